@@ -1,0 +1,37 @@
+"""Compress the KV cache of vision-language models, every layer by its own share (PrefixKV, arXiv 2412.03409).
+
+Importing this package changes nothing and loads no torch: the names below are loaded on first use.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from prefixkv.budget import Budget
+    from prefixkv.cache import PrefixKVCache
+    from prefixkv.chat import Conversation
+    from prefixkv.compression import compress
+    from prefixkv.errors import PrefixKVError
+    from prefixkv.models import load_model
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Budget": "prefixkv.budget",
+    "Conversation": "prefixkv.chat",
+    "PrefixKVCache": "prefixkv.cache",
+    "PrefixKVError": "prefixkv.errors",
+    "compress": "prefixkv.compression",
+    "load_model": "prefixkv.models",
+}
+
+__all__ = ["Budget", "Conversation", "PrefixKVCache", "PrefixKVError", "__version__", "compress", "load_model"]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name from its module on first use."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'prefixkv' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

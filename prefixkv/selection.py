@@ -1,0 +1,47 @@
+"""Selection: which entries stay, given their importance and how many may. Pure functions; knows nothing of caches."""
+
+from __future__ import annotations
+
+import torch
+
+
+def select(importance: torch.Tensor, kept_len: int, sink_tokens: int, recent_tokens: int) -> torch.Tensor:
+    """The protected entries and, of the others, the most important ones; ties go to the earlier entry.
+
+    Args:
+        importance: (batch, heads, seen_len), float; one row of entries for each head, or `heads` = 1 where all heads
+            share a choice. Entries are in the order of their positions. Not written to.
+        kept_len: entries to keep, in 1 .. seen_len.
+        sink_tokens: first entries that are always kept.
+        recent_tokens: last entries that are always kept; where both do not fit, the newest come first.
+
+    Returns:
+        (batch, heads, kept_len), int64: indices along `seen_len`, ascending.
+
+    Example:
+        `select(tensor([[[5., 1., 3., 2.]]]), kept_len=2, sink_tokens=0, recent_tokens=1)` is `[[[0, 3]]]`.
+    """
+    seen_len = importance.shape[-1]
+    recent_tokens = min(recent_tokens, kept_len)
+    sink_tokens = min(sink_tokens, kept_len - recent_tokens)
+    priority = importance.to(torch.float32, copy=True)
+    priority[..., :sink_tokens] = torch.inf
+    priority[..., seen_len - recent_tokens :] = torch.inf
+    ranked = priority.argsort(dim=-1, descending=True, stable=True)
+    return ranked[..., :kept_len].sort(dim=-1).values
+
+
+def concentration(importance: torch.Tensor) -> torch.Tensor:
+    """The layer's normalised importance from the largest to the smallest (the paper's priority sequence).
+
+    Args:
+        importance: (batch, heads, seen_len), float, not negative.
+
+    Returns:
+        (seen_len,), float64, descending, sum 1: the mean over rows and heads of their sorted shares. An all-zero row
+        counts as flat.
+    """
+    shares = importance.double().sort(dim=-1, descending=True).values
+    totals = shares.sum(dim=-1, keepdim=True)
+    flat = torch.full_like(shares, 1 / shares.shape[-1])
+    return torch.where(totals > 0, shares / totals.clamp_min(torch.finfo(torch.float64).tiny), flat).mean(dim=(0, 1))
