@@ -1,0 +1,137 @@
+"""Measure the demo model on unseen questions: `python -m prefixkv.demo.evaluate --questions 1000 --seed 1`.
+
+The pictures come from `prefixkv.demo.questions.question_set`, whose scene seeds training never reaches. Answers are
+decoded greedily by the stock `generate` and compared exactly.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import defaultdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from prefixkv.demo import weights_path
+from prefixkv.demo.questions import KINDS, Question, question_set
+from prefixkv.demo.scenes import IMAGE_PIXELS, Scene
+
+if TYPE_CHECKING:
+    from transformers import LlavaForConditionalGeneration, LlavaProcessor
+
+_BLANK_GREY = (128, 128, 128)
+_DESCRIBE_TOKENS, _SHORT_TOKENS = 320, 24
+
+
+def messages(question: Question) -> list[dict[str, Any]]:
+    """The conversation that ends with the question, for `apply_chat_template`; the picture is in the first turn."""
+    turns: list[dict[str, Any]] = []
+    for asked, answer in question.context:
+        turns.append({"role": "user", "content": [{"type": "text", "text": asked}]})
+        turns.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
+    turns.append({"role": "user", "content": [{"type": "text", "text": question.question}]})
+    turns[0]["content"].insert(0, {"type": "image"})
+    return turns
+
+
+def answer_questions(
+    model: LlavaForConditionalGeneration,
+    processor: LlavaProcessor,
+    pairs: list[tuple[Scene, Question]],
+    batch_size: int = 16,
+    blank: bool = False,
+) -> list[str]:
+    """Greedy answers of the model.
+
+    Args:
+        model: The model, on any device.
+        processor: Its processor.
+        pairs: Scenes and questions, as `question_set` gives them.
+        batch_size: Questions decoded together.
+        blank: Show a plain grey picture in place of every scene.
+
+    Returns:
+        One answer a question, in the same order.
+    """
+    import torch
+
+    prompts = [processor.apply_chat_template(messages(question), add_generation_prompt=True) for _, question in pairs]
+    answers = [""] * len(pairs)
+    # Batches of similar length: padding costs time, and one description would hold up a batch of short answers.
+    order = sorted(range(len(pairs)), key=lambda index: (pairs[index][1].kind == "describe", len(prompts[index])))
+    plain = Image.new("RGB", (IMAGE_PIXELS, IMAGE_PIXELS), _BLANK_GREY)
+    start = 0
+    while start < len(order):
+        describing = pairs[order[start]][1].kind == "describe"
+        rows = [i for i in order[start : start + batch_size] if (pairs[i][1].kind == "describe") == describing]
+        start += len(rows)
+        inputs = processor(
+            images=[plain if blank else pairs[row][0].image for row in rows],
+            text=[prompts[row] for row in rows],
+            padding=True,
+            return_tensors="pt",
+        ).to(model.device)
+        with torch.inference_mode():
+            limit = _DESCRIBE_TOKENS if describing else _SHORT_TOKENS
+            output = model.generate(**inputs, max_new_tokens=limit, do_sample=False)
+        new = output[:, inputs["input_ids"].shape[1] :]
+        for row, text in zip(rows, processor.batch_decode(new, skip_special_tokens=True), strict=True):
+            answers[row] = text.strip()
+    return answers
+
+
+def accuracy(pairs: list[tuple[Scene, Question]], answers: list[str]) -> dict[str, Any]:
+    """Exact-match accuracy, overall and by kind, as a JSON-ready dict."""
+    right: dict[str, list[bool]] = defaultdict(list)
+    for (_, question), answer in zip(pairs, answers, strict=True):
+        right[question.kind].append(answer == question.answer)
+    every = [value for values in right.values() for value in values]
+    return {
+        "questions": len(every),
+        "accuracy": round(sum(every) / len(every), 4),
+        "kinds": {
+            kind: {"questions": len(right[kind]), "accuracy": round(sum(right[kind]) / len(right[kind]), 4)}
+            for kind in KINDS
+            if kind in right
+        },
+    }
+
+
+def evaluate(folder: Path, questions: int, seed: int, blank: bool, device: str, batch_size: int) -> dict[str, Any]:
+    """Load the model of a folder and measure it on a fresh test set."""
+    from transformers import AutoProcessor, LlavaForConditionalGeneration
+
+    model = LlavaForConditionalGeneration.from_pretrained(folder).to(device).eval()
+    processor = AutoProcessor.from_pretrained(folder)
+    pairs = question_set(questions, seed)
+    answers = answer_questions(model, processor, pairs, batch_size, blank)
+    return {"seed": seed, "blank_pictures": blank, "device": device, **accuracy(pairs, answers)}
+
+
+def main() -> None:
+    """Read the options, measure, print."""
+    parser = argparse.ArgumentParser(prog="python -m prefixkv.demo.evaluate", description="Measure the demo model.")
+    parser.add_argument("--questions", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--blank", action="store_true", help="show a plain grey picture instead of the scenes")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--batch", type=int, default=16, help="questions decoded together")
+    parser.add_argument("--weights", type=Path, help="folder of the model; default: the bundled one")
+    options = parser.parse_args()
+    folder = options.weights or weights_path()
+    result = evaluate(folder, options.questions, options.seed, options.blank, options.device, options.batch)
+    if options.json:
+        json.dump(result, sys.stdout, indent=2)
+        print()
+        return
+    print(f"exact answers: {result['accuracy']:.1%} of {result['questions']} questions")
+    for kind, figures in result["kinds"].items():
+        print(f"  {kind:<14} {figures['accuracy']:7.1%} of {figures['questions']}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,283 @@
+"""Train the demo model: `python -m prefixkv.demo.train --minutes 14 --out DIR`.
+
+First the vision tower alone on dense labels of its patches, then the whole model on packed conversations: trained
+end to end from scratch the decoder never learns to look at the picture.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import platform
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from prefixkv.demo.forward import PackedForward
+from prefixkv.demo.labels import ATTRIBUTES
+from prefixkv.demo.losses import KIND_NAMES, DenseHeads, answer_loss, exact_matches
+from prefixkv.demo.model import build_config, build_model, build_processor, save_model
+from prefixkv.demo.packing import Packer
+from prefixkv.demo.pool import ScenePool, fixed_scenes
+from prefixkv.demo.scenes import TRAINING_SEED_START
+from prefixkv.demo.tokens import build_tokenizer
+
+# Scenes that training never draws, still above every public seed.
+_HELD_OUT_SEED_START = 2 * TRAINING_SEED_START
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What decides a training run.
+
+    Attributes:
+        seed: Of the initial weights, the scenes and their order.
+        minutes: Wall-clock time of the whole training, compilation included.
+        tower_share: Share of the time in which only the tower learns.
+        batch: Scenes a step.
+        text_tokens: Packed text tokens a scene.
+        tower_peak: Peak learning rate of the tower while it learns alone.
+        peak: Peak learning rate of the decoder and the projector.
+        joint_tower_peak: Peak learning rate of the tower while the whole model learns.
+        dense_weight: Weight of the dense labels while the whole model learns.
+        workers: Processes that draw scenes.
+        capacity: Scenes kept on the device.
+        flex: Use flex attention on a GPU; else attention with a dense mask.
+        tiny: Train the tiny configuration.
+    """
+
+    seed: int = 0
+    minutes: float = 14.0
+    tower_share: float = 0.14
+    batch: int = 64
+    text_tokens: int = 443
+    tower_peak: float = 1e-3
+    peak: float = 1e-3
+    joint_tower_peak: float = 3e-4
+    dense_weight: float = 0.1
+    workers: int = 15
+    capacity: int = 24576
+    flex: bool = True
+    tiny: bool = False
+
+
+class Trainer:
+    """One training run.
+
+    Args:
+        recipe: What to do.
+        out: Folder for the weights, the log and the metrics.
+        resume: A folder of an earlier run, to go on from its weights with a fresh schedule; or None.
+        device: Where to train.
+    """
+
+    def __init__(self, recipe: Recipe, out: Path, resume: Path | None, device: torch.device) -> None:
+        self.recipe, self.out, self.device = recipe, out, device
+        self.began = time.monotonic()
+        out.mkdir(parents=True, exist_ok=True)
+        self._log_file = (out / "training_log.txt").open("a", encoding="utf-8")
+        tokenizer = build_tokenizer()
+        self.processor = build_processor(tokenizer)
+        packer = Packer(tokenizer, recipe.text_tokens)
+        first_seed = TRAINING_SEED_START + recipe.seed * 10**9 + (5 * 10**8 if resume else 0)
+        self.pool = ScenePool(packer, first_seed, recipe.workers, recipe.capacity)
+        held_out = fixed_scenes(range(_HELD_OUT_SEED_START, _HELD_OUT_SEED_START + 6 * recipe.batch), packer)
+        model = build_model(build_config(tokenizer, recipe.tiny), recipe.seed)
+        self.heads = DenseHeads(model.config.vision_config.hidden_size)
+        if resume is not None:
+            model = transformers.LlavaForConditionalGeneration.from_pretrained(resume / "weights", dtype=torch.float32)
+            self.heads.load_state_dict(load_file(resume / "heads.safetensors"))
+        self.resumed = resume is not None
+        self.model, self.heads = model.to(device), self.heads.to(device)
+        self.held_out = {name: value.to(device) for name, value in held_out.items()}
+        self.prefix = torch.from_numpy(packer.prefix).to(device)
+        on_gpu = device.type == "cuda"
+        self.forward = PackedForward(
+            self.model, torch.bfloat16 if on_gpu else torch.float32, compiled=on_gpu, flex=on_gpu and recipe.flex
+        )
+        self.generator = torch.Generator().manual_seed(recipe.seed)
+        self.pool.start(device)
+        self.seen = 0
+        parameters = sum(parameter.numel() for parameter in self.model.parameters())
+        self.log(f"recipe {json.dumps(asdict(recipe))}")
+        self.log(f"parameters {parameters}, device {device_name(device)}, torch {torch.__version__}")
+
+    def seconds(self) -> float:
+        """Seconds since the start."""
+        return time.monotonic() - self.began
+
+    def log(self, line: str) -> None:
+        """Write one line, with the time, to the log and to standard output."""
+        text = f"[{self.seconds():7.1f} s] {line}"
+        print(text, flush=True)
+        self._log_file.write(text + "\n")
+        self._log_file.flush()
+
+    def run(self) -> None:
+        """Train, measure and save."""
+        total = self.recipe.minutes * 60
+        self.pool.refresh(at_least=min(self.recipe.capacity, 16 * self.recipe.batch))
+        self.log(f"pool holds {self.pool.drawn} scenes")
+        if not self.resumed:
+            self._train("tower", self.seconds(), total * self.recipe.tower_share)
+            self.save()
+        self._train("whole", self.seconds(), total)
+        self.pool.close()
+        self.save()
+        self.log(f"done: {self.seen} pictures read, {self.pool.drawn} different ones drawn")
+
+    def _train(self, phase: str, start: float, end: float) -> None:
+        groups = self._parameter_groups(phase)
+        optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.02, fused=self.device.type == "cuda")
+        trained = [parameter for group in groups for parameter in group["params"]]
+        warm_up = 100 if phase == "tower" else 400
+        step, next_log, next_measure, next_save = 0, start + 5, start + 40, start + 150
+        window = [self.seconds(), float(self.seen)]
+        while True:
+            now = self.seconds()
+            progress = min(1.0, (now - start) / max(end - start, 1e-6))
+            if progress >= 1.0:
+                break
+            floor = 0.1 if phase == "tower" else 0.01
+            scale = min(1.0, (step + 1) / warm_up) * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress)))
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak"] * scale
+            self.pool.refresh()
+            loss, parts = self._losses(phase, self.pool.batch(self.recipe.batch, self.generator))
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(trained, 1.0, foreach=True)
+            optimizer.step()
+            step += 1
+            self.seen += self.recipe.batch
+            # Reading the loss waits for the device; every eighth step keeps the clock honest at little cost.
+            if step % 8 and now < next_log:
+                continue
+            figures = {name: round(float(value), 4) for name, value in parts.items()}
+            if now >= next_log:
+                rate = (self.seen - window[1]) / max(self.seconds() - window[0], 1e-6)
+                window = [self.seconds(), float(self.seen)]
+                self.log(f"{phase} step {step} lr {scale:.3f} {figures} {rate:.0f} pictures/s, drawn {self.pool.drawn}")
+                next_log = self.seconds() + 15
+            if now >= next_measure:
+                self.log(self.measure(tower_only=phase == "tower"))
+                next_measure = self.seconds() + 60
+            if now >= next_save:
+                self.save()
+                next_save = self.seconds() + 150
+        self.log(self.measure(tower_only=phase == "tower"))
+
+    def _parameter_groups(self, phase: str) -> list[dict[str, object]]:
+        tower_peak = self.recipe.tower_peak if phase == "tower" else self.recipe.joint_tower_peak
+        named = [(name, parameter, tower_peak) for name, parameter in self.model.model.vision_tower.named_parameters()]
+        named += [(name, parameter, tower_peak) for name, parameter in self.heads.named_parameters()]
+        if phase == "whole":
+            for part in (self.model.model.language_model, self.model.model.multi_modal_projector):
+                named += [(name, parameter, self.recipe.peak) for name, parameter in part.named_parameters()]
+        groups = []
+        for peak in sorted({peak for _, _, peak in named}):
+            for decayed in (True, False):
+                chosen = [
+                    parameter
+                    for name, parameter, own in named
+                    if own == peak and (parameter.ndim > 1 and "embed" not in name) == decayed
+                ]
+                groups.append({"params": chosen, "peak": peak, **({} if decayed else {"weight_decay": 0.0})})
+        return [group for group in groups if group["params"]]
+
+    def _losses(self, phase: str, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        patches = self.forward.patches(batch["images"])
+        dense, accuracies = self.heads(patches, batch["patch_objects"], batch["attributes"])
+        if phase == "tower":
+            return dense, {"dense": dense.detach(), "right": accuracies.mean()}
+        answers = answer_loss(self._logits(patches, batch), batch)
+        return answers + self.recipe.dense_weight * dense, {"answers": answers.detach(), "dense": dense.detach()}
+
+    def _logits(self, patches: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        tokens, segments = batch["tokens"].long(), batch["segments"].int()
+        return self.forward.logits(patches, self.prefix, tokens, segments, batch["positions"].long())
+
+    def measure(self, tower_only: bool = False) -> str:
+        """Accuracy on the held-out scenes, in one line."""
+        # Gradients stay on: without them every compiled graph would be compiled a second time.
+        accuracies, counts = [], torch.zeros(2, len(KIND_NAMES), device=self.device)
+        for start in range(0, len(self.held_out["images"]), self.recipe.batch):
+            batch = {name: value[start : start + self.recipe.batch] for name, value in self.held_out.items()}
+            patches = self.forward.patches(batch["images"])
+            accuracies.append(self.heads(patches, batch["patch_objects"], batch["attributes"])[1])
+            if not tower_only:
+                counts += torch.stack(exact_matches(self._logits(patches, batch).detach(), batch))
+        dense = torch.stack(accuracies).mean(0).tolist()
+        line = " ".join(f"{name} {value:.3f}" for name, value in zip(("object", *ATTRIBUTES), dense, strict=True))
+        if tower_only:
+            return f"held-out patches: {line}"
+        exact, total = counts.tolist()
+        kinds = " ".join(f"{n} {e / max(t, 1):.3f}" for n, e, t in zip(KIND_NAMES, exact, total, strict=True))
+        asked = sum(total[:-1])
+        return f"held-out exact {sum(exact[:-1]) / max(asked, 1):.4f} of {asked:.0f}: {kinds} | patches: {line}"
+
+    def save(self) -> None:
+        """Write the weights, so far, as a folder for `from_pretrained`, and the dense heads beside it."""
+        save_model(self.model, self.processor, self.out / "weights")
+        save_file({name: value.cpu() for name, value in self.heads.state_dict().items()}, self.out / "heads.safetensors")
+        facts = {
+            "command": f"python -m prefixkv.demo.train --minutes {self.recipe.minutes:g} --seed {self.recipe.seed}",
+            "recipe": asdict(self.recipe),
+            "device": device_name(self.device),
+            "seconds": round(self.seconds(), 1),
+            "pictures_read": self.seen,
+            "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
+            "versions": {
+                "python": platform.python_version(),
+                "torch": torch.__version__,
+                "transformers": transformers.__version__,
+            },
+        }
+        (self.out / "training.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        self.log("saved")
+
+
+def device_name(device: torch.device) -> str:
+    """The device in words."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+
+
+def main() -> None:
+    """Read the options and train."""
+    parser = argparse.ArgumentParser(prog="python -m prefixkv.demo.train", description="Train the demo model.")
+    parser.add_argument("--minutes", type=float, default=Recipe.minutes)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--resume", type=Path, help="folder of an earlier run to go on from")
+    parser.add_argument("--peak", type=float, default=Recipe.peak, help="peak learning rate of the decoder")
+    parser.add_argument("--tower-share", type=float, default=Recipe.tower_share, help="share of the time for the tower alone")
+    parser.add_argument("--plain-attention", action="store_true", help="no flex attention on a GPU")
+    parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 1))
+    parser.add_argument("--tiny", action="store_true", help="a tiny model and small batches, to try the code")
+    options = parser.parse_args()
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    small = {"batch": 4, "capacity": 256} if options.tiny else {}
+    recipe = Recipe(
+        seed=options.seed,
+        minutes=options.minutes,
+        workers=options.workers,
+        peak=options.peak,
+        tower_share=options.tower_share,
+        flex=not options.plain_attention,
+        tiny=options.tiny,
+        **small,
+    )
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.set_float32_matmul_precision("high")
+    Trainer(recipe, options.out, options.resume, device).run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,38 @@
+"""How the next token is chosen, as the user asks for it. Knows nothing of torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from prefixkv.errors import OptionError
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Options of one answer.
+
+    Attributes:
+        max_new_tokens: longest answer, in tokens.
+        temperature: 0 takes the most likely token; higher values draw more freely.
+        top_p: draw from the smallest set of tokens whose probabilities reach this sum.
+        seed: makes drawing repeatable; None draws afresh.
+
+    Raises:
+        OptionError: when a value is not allowed.
+    """
+
+    max_new_tokens: int = 512
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        if self.max_new_tokens < 1:
+            raise OptionError(f"max-new-tokens {self.max_new_tokens} is too small: give 1 or more")
+        if not 0 <= self.temperature <= 100:
+            raise OptionError(f"temperature {self.temperature} is outside 0 .. 100: 0 takes the most likely token")
+        if not 0 < self.top_p <= 1:
+            raise OptionError(f"top-p {self.top_p} is outside (0, 1]: 1 draws from all tokens")
+        if self.seed is not None and not 0 <= self.seed < 2**63:
+            raise OptionError(f"seed {self.seed} is outside 0 .. 2^63 - 1")

@@ -1,0 +1,1 @@
+"""The `prefixkv` command. Presents what the engine does; no tensor in here."""

@@ -1,0 +1,80 @@
+"""The program: its commands, its global options, and the one place where it ends."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from typing import Annotated
+
+import typer
+
+import prefixkv
+from prefixkv_cli import output
+from prefixkv_cli.commands.chat import chat
+from prefixkv_cli.commands.demo_scene import demo_scene
+from prefixkv_cli.failures import Failure
+
+app = typer.Typer(
+    name="prefixkv",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(chat)
+app.command()(demo_scene)
+
+
+class _Invocation:
+    """Global options of this run; stays readable when the command ends in an error."""
+
+    debug = False
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"prefixkv {prefixkv.__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def _globals(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Talk to pictures on a compressed KV cache."""
+    context.obj.debug = debug
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the program and exit.
+
+    Args:
+        arguments: instead of the command line's.
+    """
+    sys.exit(_run(sys.argv[1:] if arguments is None else arguments))
+
+
+def _run(arguments: list[str]) -> int:
+    invocation = _Invocation()
+    try:
+        # None where a command came to its end; the number of a typer.Exit otherwise.
+        code = typer.main.get_command(app).main(arguments, "prefixkv", standalone_mode=False, obj=invocation) or 0
+        sys.stdout.flush()
+    except (output.ReaderLeftError, BrokenPipeError):
+        # Whoever read us has all it wants. Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (Exception, KeyboardInterrupt) as error:
+        failure = Failure.of(error)
+        if invocation.debug:
+            traceback.print_exc()
+        if failure.message:
+            output.error(failure.message)
+        return failure.exit_code
+    return code

@@ -1,0 +1,81 @@
+"""`prefixkv demo-scene`: draw a picture that the demo model can be asked about, with questions and exact answers."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from prefixkv.errors import OptionError, PrefixKVError
+from prefixkv_cli import options, output
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from prefixkv.demo.questions import Question
+
+_FRESH_SEEDS = 10**9
+
+
+def demo_scene(
+    path: Annotated[str, typer.Argument(metavar="OUT.png", help="The picture to write.")],
+    seed: Annotated[
+        int | None, typer.Option("--seed", help="The same seed draws the same picture.", show_default="a new one")
+    ] = None,
+    json: options.JsonOption = False,
+) -> None:
+    """Draw a picture for the demo model; print questions about it with their answers.
+
+    Example: prefixkv demo-scene scene.png --seed 7
+    """
+    if not path.lower().endswith(".png"):
+        raise OptionError(f"picture {path!r} cannot be written: give a name that ends in .png")
+    if seed is not None and seed < 0:
+        raise OptionError(f"seed {seed} is negative: give 0 or more")
+    from prefixkv.demo.questions import scene_questions
+    from prefixkv.demo.scenes import draw_scene
+
+    seed = secrets.randbelow(_FRESH_SEEDS) if seed is None else seed
+    scene = draw_scene(seed)
+    questions = scene_questions(scene, seed)
+    _write_png(scene.image, Path(path))
+    if json:
+        asked = [
+            {
+                "kind": question.kind,
+                "question": question.question,
+                "answer": question.answer,
+                "context": [list(turn) for turn in question.context],
+            }
+            for question in questions
+        ]
+        output.write_json({"path": path, "seed": seed, "questions": asked})
+        return
+    output.notice(f"wrote {path} (seed {seed})")
+    output.write_text("".join(f"{_as_text(question)}\n" for question in questions))
+
+
+def _as_text(question: Question) -> str:
+    before = "".join(f"{asked} -> {answer} / " for asked, answer in question.context)
+    return f"{question.kind}: {before}{question.question} -> {question.answer}"
+
+
+def _write_png(image: Image, path: Path) -> None:
+    """Write all or nothing: a picture that is there already is replaced only by a whole one."""
+    if path.is_dir():
+        raise PrefixKVError(f"picture {str(path)!r} is a folder: give a file name")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        image.save(temporary, format="PNG")
+        temporary.replace(path)
+    except FileNotFoundError as error:
+        raise PrefixKVError(f"folder {str(path.parent)!r} does not exist: create it first") from error
+    except PermissionError as error:
+        raise PrefixKVError(f"picture {str(path)!r} may not be written: check the folder's permissions") from error
+    except NotADirectoryError as error:
+        raise PrefixKVError(f"{str(path.parent)!r} is a file, not a folder: write somewhere else") from error
+    finally:
+        temporary.unlink(missing_ok=True)

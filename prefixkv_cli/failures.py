@@ -1,0 +1,61 @@
+"""What a failed run tells the user: one line and an exit code."""
+
+from __future__ import annotations
+
+import errno
+import sys
+from dataclasses import dataclass
+
+import typer
+
+from prefixkv.errors import DeviceMemoryError, PrefixKVError
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """How a run ends.
+
+    Attributes:
+        message: one line; empty where nothing needs to be said.
+        exit_code: 1 known error, 2 usage, 3 budget cannot be met, 4 out of memory, 130 interrupted.
+    """
+
+    message: str
+    exit_code: int
+
+    @classmethod
+    def of(cls, error: BaseException) -> Failure:
+        """The failure that an exception stands for."""
+        if isinstance(error, PrefixKVError):
+            return cls(_one_line(str(error)), error.exit_code)
+        if isinstance(error, (KeyboardInterrupt, typer.Abort)):
+            return cls("", INTERRUPTED)
+        if isinstance(error, typer.TyperException):
+            return cls(_one_line(error.format_message()), error.exit_code)
+        if _is_out_of_memory(error):
+            return cls(
+                "out of memory: give a smaller --budget, a smaller model, or --dtype bfloat16",
+                DeviceMemoryError.exit_code,
+            )
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            return cls("no space left on the disk: free some, or write somewhere else", PrefixKVError.exit_code)
+        kind = type(error).__name__
+        return cls(
+            f"internal error: {_one_line(f'{kind}: {error}')[:300]} (run again as `prefixkv --debug ...` to see where)",
+            PrefixKVError.exit_code,
+        )
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(error, torch.OutOfMemoryError):
+        return True
+    # On the CPU torch raises a plain RuntimeError.
+    return isinstance(error, MemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

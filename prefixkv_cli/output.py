@@ -1,0 +1,62 @@
+"""Where things go: answers and data on stdout; progress, tables, notices and errors on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console, RenderableType
+
+
+class ReaderLeftError(Exception):
+    """Nobody reads stdout any more, as after `| head -1`; no OSError, because Typer ends those with exit code 1."""
+
+
+def stderr_console() -> Console:
+    """A console on stderr; without colour where that is no terminal, or where NO_COLOR is set."""
+    return Console(stderr=True, highlight=False)
+
+
+def is_terminal(stream: Any) -> bool:
+    """Whether a standard stream is there and is a terminal."""
+    return stream is not None and not stream.closed and stream.isatty()
+
+
+def notice(text: str) -> None:
+    """One line that the user should know."""
+    _line("note", text, style="dim")
+
+
+def error(text: str) -> None:
+    """The one line that says what went wrong."""
+    _line("error", text, style="red")
+
+
+def show(renderable: RenderableType) -> None:
+    """A table or the like, on stderr."""
+    stderr_console().print(renderable)
+
+
+def write_json(record: Mapping[str, Any]) -> None:
+    """The one object that `--json` promises, on stdout."""
+    write_text(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+def write_text(text: str) -> None:
+    """A piece of an answer, on stdout, at once; what the terminal's encoding lacks is replaced.
+
+    Raises:
+        ReaderLeftError: whoever read stdout has closed it.
+    """
+    encoding = sys.stdout.encoding
+    try:
+        sys.stdout.write(text.encode(encoding, errors="replace").decode(encoding))
+        sys.stdout.flush()
+    except BrokenPipeError as error:
+        raise ReaderLeftError from error
+
+
+def _line(label: str, text: str, style: str) -> None:
+    stderr_console().print(f"{label}: {text}", style=style, markup=False, soft_wrap=True)

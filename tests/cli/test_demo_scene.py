@@ -1,0 +1,55 @@
+"""`prefixkv demo-scene`."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+from PIL import Image
+
+from tests.cli.conftest import ENVIRONMENT, PROGRAM, Run
+
+
+def test_demo_scene_writes_a_picture_and_prints_questions(run: Run, tmp_path: Path) -> None:
+    done = run("demo-scene", "scene.png", "--seed", "7", cwd=tmp_path)
+    assert done.returncode == 0
+    assert Image.open(tmp_path / "scene.png").size == (336, 336)
+    assert "seed 7" in done.stderr
+    assert "describe: " in done.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["scene.png"]
+
+
+def test_demo_scene_json_is_one_object_that_a_seed_repeats(run: Run, tmp_path: Path) -> None:
+    done = run("demo-scene", "a.png", "--seed", "7", "--json", cwd=tmp_path)
+    record = json.loads(done.stdout)
+    assert (record["path"], record["seed"], done.stderr) == ("a.png", 7, "")
+    assert {"kind", "question", "answer", "context"} == set(record["questions"][0])
+    follow_up = next(question for question in record["questions"] if question["context"])
+    assert all(len(turn) == 2 for turn in follow_up["context"])
+    again = json.loads(run("demo-scene", "b.png", "--seed", "7", "--json", cwd=tmp_path).stdout)
+    assert again["questions"] == record["questions"]
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def test_demo_scene_without_seed_reports_one_that_draws_the_same(run: Run, tmp_path: Path) -> None:
+    first = json.loads(run("demo-scene", "a.png", "--json", cwd=tmp_path).stdout)
+    second = json.loads(run("demo-scene", "b.png", "--json", cwd=tmp_path).stdout)
+    assert first["seed"] != second["seed"]
+    run("demo-scene", "c.png", "--seed", str(first["seed"]), cwd=tmp_path)
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "c.png").read_bytes()
+
+
+def test_reader_that_stops_reading_is_no_error(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [*PROGRAM, "demo-scene", "scene.png", "--json"],
+        cwd=tmp_path,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait() == 0

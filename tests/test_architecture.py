@@ -1,0 +1,130 @@
+"""The direction of imports, and what importing costs."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SOURCES = sorted(path for package in ("prefixkv", "prefixkv_cli") for path in (ROOT / package).rglob("*.py"))
+MAX_LINES = 300
+
+LEVELS = (
+    {"errors", "geometry", "budget"},
+    {"kernels"},
+    {"importance", "allocation", "selection", "methods", "usage", "sampling", "images"},
+    {"attention", "layer", "cache", "compression"},
+    {"models", "prompts", "detokenization", "decoding"},
+    {"chat", "profiling", "evaluation"},
+)
+"""From the bottom up: a module may import from its own level and from those below."""
+
+USES_TRANSFORMERS = {"attention", "layer", "cache", "compression", "models", "decoding", "chat", "demo"}
+USES_NO_TORCH = {"errors", "geometry", "budget", "methods", "usage", "sampling", "images"}
+
+
+def _names(path: Path, everywhere: bool = True) -> Iterator[str]:
+    """Full names of the modules that a file imports; with `everywhere` false, only what importing the file imports."""
+    pending: list[ast.AST] = [ast.parse(path.read_text())]
+    while pending:
+        node = pending.pop()
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            assert node.module is not None
+            yield node.module
+            yield from (f"{node.module}.{name.name}" for name in node.names)
+        elif not everywhere and (isinstance(node, ast.FunctionDef) or _is_for_types_only(node)):
+            continue
+        pending.extend(ast.iter_child_nodes(node))
+
+
+def _is_for_types_only(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+
+
+def _roots(path: Path, everywhere: bool = True) -> set[str]:
+    return {name.split(".")[0] for name in _names(path, everywhere)}
+
+
+def _part(path: Path) -> str:
+    """The module of `prefixkv` that a file belongs to, `kernels` for `prefixkv/kernels/x.py`; empty for `__init__`."""
+    part = path.relative_to(ROOT / "prefixkv").parts[0].removesuffix(".py")
+    return "" if part == "__init__" else part
+
+
+ENGINE = [path for path in SOURCES if path.is_relative_to(ROOT / "prefixkv")]
+CLI = [path for path in SOURCES if path.is_relative_to(ROOT / "prefixkv_cli")]
+per_file = pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+per_engine_file = pytest.mark.parametrize("path", ENGINE, ids=lambda path: str(path.relative_to(ROOT)))
+per_cli_file = pytest.mark.parametrize("path", CLI, ids=lambda path: str(path.relative_to(ROOT)))
+
+
+@per_engine_file
+def test_engine_knows_nothing_of_the_command_line(path: Path) -> None:
+    assert not _roots(path) & {"prefixkv_cli", "typer", "rich", "click", "prompt_toolkit"}
+
+
+@per_cli_file
+def test_command_line_touches_no_tensor(path: Path) -> None:
+    assert not _roots(path) & {"torch", "transformers", "click"}
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in ENGINE if _part(path) not in ("", "demo")], ids=lambda path: path.stem
+)
+def test_engine_imports_point_downwards(path: Path) -> None:
+    part = _part(path)
+    level = {module: number for number, modules in enumerate(LEVELS) for module in modules}
+    assert part in level, f"give {part} a place in LEVELS"
+    imported = {name.split(".")[1] for name in _names(path, everywhere=False) if name.startswith("prefixkv.")}
+    upwards = {name for name in imported if level.get(name, -1) > level[part]}
+    assert not upwards
+
+
+@per_engine_file
+def test_demo_is_imported_only_when_it_is_asked_for(path: Path) -> None:
+    if _part(path) != "demo":
+        assert not {name for name in _names(path, everywhere=False) if name.startswith("prefixkv.demo")}
+
+
+@per_engine_file
+def test_transformers_stays_where_it_may_be(path: Path) -> None:
+    if _part(path) not in USES_TRANSFORMERS:
+        assert "transformers" not in _roots(path)
+
+
+@per_engine_file
+def test_plain_modules_know_nothing_of_torch(path: Path) -> None:
+    if _part(path) in USES_NO_TORCH:
+        assert "torch" not in _roots(path)
+
+
+@per_file
+def test_file_is_short_and_named_for_what_it_holds(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= MAX_LINES
+    assert path.stem not in {"utils", "common", "helpers", "misc"}
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import prefixkv",
+        "import prefixkv_cli.app",
+        "import prefixkv.models, prefixkv.methods, prefixkv.images, prefixkv.demo.questions",
+        "from prefixkv_cli.app import _run; _run(['--help'])",
+        "from prefixkv_cli.app import _run; _run(['chat', '--help'])",
+        "from prefixkv_cli.app import _run; _run(['--version'])",
+        "from prefixkv_cli.app import _run; _run(['chat', 'missing.png', '-p', 'hello'])",
+    ],
+)
+def test_nothing_heavy_is_loaded_before_it_is_needed(statement: str) -> None:
+    check = "import sys; sys.exit(', '.join({'torch', 'transformers', 'accelerate'} & set(sys.modules)) or 0)"
+    done = subprocess.run([sys.executable, "-c", f"{statement}\n{check}"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,114 @@
+"""Stock `generate` on a compressed cache: equal where it must be, and the model is left as it was."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from transformers import DynamicCache, TextStreamer
+
+import prefixkv
+from prefixkv.errors import PrefixKVError
+from prefixkv.methods import METHODS
+from tests import tiny
+
+
+class Turns:
+    """Three turns on one cache, through stock `generate`."""
+
+    def __init__(self, model: Any, cache: Any, **options: Any) -> None:
+        inputs = tiny.prompt(70)
+        self.answers = []
+        for turn in range(3):
+            out = model.generate(**inputs, past_key_values=cache, max_new_tokens=25, **options)
+            self.answers.append(out[0, inputs["input_ids"].shape[1] :].tolist())
+            inputs = {"input_ids": torch.cat([out, tiny.text(12, seed=turn)], dim=1)}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("seed", range(3))
+def test_whole_budget_equals_stock_over_three_turns(method: str, seed: int) -> None:
+    model = tiny.llava(seed=seed)
+    stock = Turns(model, DynamicCache(config=model.config.text_config), do_sample=False)
+    with prefixkv.compress(model, "100%", method) as cache:
+        assert Turns(model, cache, do_sample=False).answers == stock.answers
+        assert cache.usage().keep_fraction == 1
+
+
+def test_whole_budget_logits_are_bit_equal() -> None:
+    model, inputs = tiny.llava(), tiny.prompt(70)
+    with torch.no_grad():
+        stock = model(**inputs)
+        after = model(input_ids=tiny.text(9), past_key_values=stock.past_key_values).logits
+        with prefixkv.compress(model, "100%") as cache:
+            assert model(**inputs, past_key_values=cache).logits.equal(stock.logits)
+            assert model(input_ids=tiny.text(9), past_key_values=cache).logits.equal(after)
+
+
+def test_sampling_equals_stock_from_the_same_seed() -> None:
+    model, inputs = tiny.llava(), tiny.prompt()
+    options = {"do_sample": True, "temperature": 0.8, "top_p": 0.9, "max_new_tokens": 30}
+    torch.manual_seed(5)
+    stock = model.generate(**inputs, **options)
+    torch.manual_seed(5)
+    with prefixkv.compress(model, "100%") as cache:
+        assert model.generate(**inputs, **options, past_key_values=cache).equal(stock)
+
+
+def test_streamer_sees_every_token() -> None:
+    seen: list[int] = []
+
+    class Collector(TextStreamer):
+        def __init__(self) -> None:
+            pass
+
+        def put(self, value: torch.Tensor) -> None:
+            seen.extend(value.flatten().tolist())
+
+        def end(self) -> None:
+            seen.append(-1)
+
+    model, inputs = tiny.llava(), tiny.prompt()
+    with prefixkv.compress(model, "20%") as cache:
+        out = model.generate(**inputs, past_key_values=cache, max_new_tokens=20, streamer=Collector())
+    assert seen == [*out[0].tolist(), -1]
+
+
+def test_model_is_restored_after_an_exception() -> None:
+    model, inputs = tiny.llava(), tiny.prompt()
+    before = model(**inputs).logits
+    with pytest.raises(RuntimeError, match="on purpose"), prefixkv.compress(model) as cache:
+        model(**inputs, past_key_values=cache)
+        raise RuntimeError("on purpose")
+    assert model.config.text_config._attn_implementation == "sdpa"
+    assert model.config.vision_config._attn_implementation == "sdpa"
+    assert model(**inputs).logits.equal(before)
+
+
+def test_forgotten_cache_is_warned_about_and_still_right() -> None:
+    model, inputs = tiny.llava(), tiny.prompt()
+    stock = model.generate(**inputs, max_new_tokens=5, do_sample=False)
+    with prefixkv.compress(model), pytest.warns(UserWarning, match="past_key_values=cache"):
+        assert model.generate(**inputs, max_new_tokens=5, do_sample=False).equal(stock)
+
+
+def test_padding_is_refused() -> None:
+    model = tiny.llama()
+    mask = torch.ones(2, 20, dtype=torch.int64)
+    mask[0, :4] = 0
+    with prefixkv.compress(model) as cache, pytest.raises(PrefixKVError, match="padded"):
+        model.generate(tiny.text(20, batch=2), attention_mask=mask, past_key_values=cache, max_new_tokens=2)
+
+
+def test_assisted_decoding_is_refused() -> None:
+    model = tiny.llama()
+    with prefixkv.compress(model) as cache, pytest.raises(PrefixKVError, match="assisted"):
+        model.generate(tiny.text(20), past_key_values=cache, max_new_tokens=9, prompt_lookup_num_tokens=3)
+
+
+def test_sliding_layers_are_refused() -> None:
+    model = tiny.llama()
+    model.config.sliding_window = 16
+    with pytest.raises(PrefixKVError, match="sliding"), prefixkv.compress(model):
+        pass
