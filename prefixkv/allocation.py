@@ -1,17 +1,17 @@
-"""Allocation: how many entries each layer keeps. Pure functions on numbers; exact, and they always end.
+"""Allocation: how many entries each layer keeps. Pure functions on plain numbers; exact, and they always end.
 
 Every allocator gives whole numbers that add up to the total (or to all there is, if that is less), each between the
-layer's floor and the entries it has.
+layer's floor and the entries it has. Knows nothing of torch, so that a search from a stored profile starts at once.
 """
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_left
 from collections.abc import Sequence
 
-import torch
-
 BISECTIONS = 48
-"""Halvings of the threshold's interval; what is still undecided then is ordered one by one, so none is missed."""
+"""Halvings of an interval; what is still undecided then is ordered one by one, so none is missed."""
 
 
 def uniform(total: int, layers: int) -> list[int]:
@@ -28,10 +28,10 @@ def uniform(total: int, layers: int) -> list[int]:
     return [share + (layer < extra) for layer in range(layers)]
 
 
-def prefix(concentrations: Sequence[torch.Tensor], total: int, floor: int) -> list[int]:
+def prefix(curves: Sequence[Sequence[float]], total: int, floor: int) -> list[int]:
     """The paper's allocation: ONE threshold on cumulative importance for all layers (PrefixKV, section 3.3).
 
-    A layer keeps the shortest prefix of its ranked entries whose cumulative importance reaches the threshold `p`. So the
+    A layer keeps the shortest prefix of its ranked entries whose cumulative importance reaches the threshold `p`: the
     entry of rank `o` is kept exactly when the importance before it is below `p`, and finding `p` for a total means
     taking the `total` smallest of these "importance before" numbers over all layers. The binary search narrows `p`;
     entries that no threshold can tell apart (equal numbers) are taken by rank, then by layer.
@@ -39,8 +39,8 @@ def prefix(concentrations: Sequence[torch.Tensor], total: int, floor: int) -> li
     Deviation: the paper scales the configuration when the sizes miss the budget; here they add up exactly.
 
     Args:
-        concentrations: for each layer (entries,), descending shares that sum to 1 over all entries the layer has read;
-            may be cut off at the entries that the layer still stores.
+        curves: for each layer the cumulative importance of its 1, 2, ... most important entries, ascending to 1 over
+            all entries that the layer has read; may be cut off at the entries that it still stores.
         total: entries that all layers together may keep.
         floor: entries that every layer keeps whatever its importance (all it has, where that is fewer).
 
@@ -50,38 +50,68 @@ def prefix(concentrations: Sequence[torch.Tensor], total: int, floor: int) -> li
     Raises:
         ValueError: when the floors alone exceed the total, or an importance is not a number.
     """
-    befores = [_importance_before(shares, floor) for shares in concentrations]
-    total = min(total, sum(len(before) for before in befores))
+    if any(math.isnan(curve[-1]) or math.isnan(curve[0]) for curve in curves):
+        raise ValueError("the importance of a layer is not a number")
+    befores = [[0.0, *curve[:-1]] for curve in curves]
+    total = min(total, sum(map(len, befores)))
     if sum(min(floor, len(before)) for before in befores) > total:
         raise ValueError(f"{total} entries cannot hold {floor} in each of {len(befores)} layers")
-    low, high = -2.0, 2.0
+
+    def kept_below(threshold: float) -> list[int]:
+        return [max(min(floor, len(before)), bisect_left(before, threshold)) for before in befores]
+
+    low, high = -1.0, 2.0
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
-        if sum(_below(before, middle) for before in befores) <= total:
+        if sum(kept_below(middle)) <= total:
             low = middle
         else:
             high = middle
-    kept = [_below(before, low) for before in befores]
+    kept, beyond = kept_below(low), kept_below(high)
     undecided = sorted(
-        (before, rank, layer)
-        for layer, numbers in enumerate(befores)
-        for rank, before in enumerate(numbers[kept[layer] : _below(numbers, high)].tolist(), start=kept[layer])
+        (befores[layer][rank], rank, layer)
+        for layer in range(len(befores))
+        for rank in range(kept[layer], beyond[layer])
     )
     for _, _, layer in undecided[: total - sum(kept)]:
         kept[layer] += 1
     return kept
 
 
-def _importance_before(shares: torch.Tensor, floor: int) -> torch.Tensor:
-    """The cumulative importance before each rank, (entries,) float64 ascending; -1 for the entries of the floor."""
-    before = shares.double().cpu().cumsum(0).roll(1)
-    before[:1] = 0.0
-    before[:floor] = -1.0
-    if before.isnan().any() or shares.isnan().any():
-        raise ValueError("the importance of a layer is not a number")
-    return before
+def proportional(shares: Sequence[float], total: int, floor: int, entries: int) -> list[int]:
+    """Sizes in the proportions of a configuration, scaled to the total.
 
+    Args:
+        shares: for each layer its keep fraction; only their proportions matter.
+        total: entries that all layers together may keep.
+        floor: entries that every layer keeps at least (all it has, where that is fewer).
+        entries: entries that every layer has; none keeps more.
 
-def _below(before: torch.Tensor, threshold: float) -> int:
-    """How many of the ascending numbers are below the threshold."""
-    return int(torch.searchsorted(before, threshold))
+    Returns:
+        Entries for each layer; their sum is `min(total, all entries)`. What rounding down leaves over goes to the
+        largest remainders, then to the first layers.
+
+    Raises:
+        ValueError: when the floors alone exceed the total.
+    """
+    floor, total = min(floor, entries), min(total, entries * len(shares))
+    if floor * len(shares) > total:
+        raise ValueError(f"{total} entries cannot hold {floor} in each of {len(shares)} layers")
+
+    def sizes(scale: float) -> list[float]:
+        return [min(max(share * scale, floor), entries) for share in shares]
+
+    low, high = 0.0, entries / min(shares)
+    for _ in range(2 * BISECTIONS):
+        middle = (low + high) / 2
+        if sum(sizes(middle)) <= total:
+            low = middle
+        else:
+            high = middle
+    exact = sizes(low)
+    kept = [int(size) for size in exact]
+    by_remainder = sorted(range(len(shares)), key=lambda layer: (kept[layer] - exact[layer], layer))
+    while missing := total - sum(kept):
+        for layer in [layer for layer in by_remainder if kept[layer] < entries][:missing]:
+            kept[layer] += 1
+    return kept

@@ -95,9 +95,7 @@ def make_mask(
 ) -> torch.Tensor | None:
     """No mask tensor: `attend` is causal by itself. Padding, which would need one, is refused."""
     if attention_mask is not None and attention_mask.ndim == 2 and not bool(attention_mask.all()):
-        raise PrefixKVError(
-            "the prompts are padded, which a compressed cache does not support: give one prompt, or several of one length"
-        )
+        raise PrefixKVError("the prompts are padded, which is not supported: give one prompt, or several of one length")
     return None
 
 

@@ -17,7 +17,7 @@ from prefixkv.geometry import KVGeometry
 from prefixkv.importance import SCORERS
 from prefixkv.layer import CompressedLayer
 from prefixkv.methods import DEFAULT_METHOD, Method, get_method
-from prefixkv.selection import concentration, select
+from prefixkv.selection import cumulative_importance, select
 from prefixkv.usage import CacheUsage, LayerUsage
 
 SLACK = 8
@@ -36,7 +36,11 @@ class PrefixKVCache(Cache):
     A hard limit bounds the layers' buffers together; beside them one layer at a time exists as a working copy.
     """
 
-    def __init__(self, geometry: KVGeometry, budget: str | float | Budget = "20%", method: str | Method = DEFAULT_METHOD):
+    layers: list[CompressedLayer]  # type: ignore[assignment]
+
+    def __init__(
+        self, geometry: KVGeometry, budget: str | float | Budget = "20%", method: str | Method = DEFAULT_METHOD
+    ):
         """Make an empty cache.
 
         Args:
@@ -52,7 +56,7 @@ class PrefixKVCache(Cache):
         self.geometry, self.budget, self.method = geometry, Budget.parse(budget), get_method(method)
         self.budget.check_floor(geometry, self.method.floor_tokens)
         self._batch = 1
-        self._shares: list[torch.Tensor] = []
+        self._curves: list[list[float]] = []
         self._limits: list[int] = []
 
     @property
@@ -116,7 +120,7 @@ class PrefixKVCache(Cache):
 
     def _begin_chunk(self, keys: torch.Tensor) -> None:
         self._batch = keys.shape[0]
-        self._shares = []
+        self._curves = []
         self.budget.check_floor(self.geometry, self.method.floor_tokens, self._batch)
 
     def _total(self, seen_tokens: int) -> int:
@@ -146,7 +150,7 @@ class PrefixKVCache(Cache):
             everything = torch.arange(entries, device=keys.device).expand(*importance.shape[:2], -1)
             layer.keep(everything, importance, chunk_len)
         else:
-            self._shares.append(concentration(importance).cpu())
+            self._curves.append(cumulative_importance(importance).tolist())
             counts = self._allocate(index, seen, total)
             if index == self.geometry.layers - 1 or others + counts[-1] > total + self._slack(total):
                 for earlier in range(index):
@@ -175,13 +179,15 @@ class PrefixKVCache(Cache):
         """Entries for layers 0 .. index, so that the later layers keep what they store, or their floor, at least."""
         layers, floor = self.geometry.layers, min(self.method.floor_tokens, seen)
         stored = [layer.kept_tokens for layer in self.layers]
-        ceilings = [*stored[:index], len(self._shares[index])]
+        ceilings = [*stored[:index], len(self._curves[index])]
         if self.method.allocator == "uniform":
             # In the order of the layers the remainder goes to the first ones, whatever is known of the later ones.
-            return [min(ceiling, share) for ceiling, share in zip(ceilings, allocation.uniform(total, layers), strict=False)]
+            return [
+                min(ceiling, share) for ceiling, share in zip(ceilings, allocation.uniform(total, layers), strict=False)
+            ]
         reserved = sum(max(floor, kept) for kept in stored[index + 1 :])
-        shares = [share[:ceiling] for share, ceiling in zip(self._shares, ceilings, strict=True)]
-        return allocation.prefix(shares, max(total - reserved, floor * (index + 1)), floor)
+        curves = [curve[:ceiling] for curve, ceiling in zip(self._curves, ceilings, strict=True)]
+        return allocation.prefix(curves, max(total - reserved, floor * (index + 1)), floor)
 
     def _shrink(self, index: int, count: int) -> None:
         layer = self.layers[index]

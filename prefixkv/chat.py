@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -54,9 +54,9 @@ class Answer:
 class Conversation:
     """Asks a model question after question; later turns read only what is new.
 
-    What was compressed in an earlier turn stays compressed. Where the rendered conversation does not begin with what the
-    cache has read (a tokenizer that spells an answer differently, an interrupted step), it is read again as a whole, and
-    `notify` says so.
+    What was compressed in an earlier turn stays compressed. Where the rendered conversation does not begin with what
+    the cache has read (a tokenizer that spells an answer differently), it is read again as a whole, and `notify` says
+    so.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class Conversation:
         self._read.clear()
         self.last_answer = None
 
-    def ask(self, prompt: str, images: Sequence[Image.Image] = ()) -> Iterator[str]:
+    def ask(self, prompt: str, images: Sequence[Image.Image] = ()) -> Generator[str, None, None]:
         """Ask and stream the answer.
 
         Args:
@@ -135,7 +135,7 @@ class Conversation:
             if any(layer.arriving is not None or layer.seen_tokens != len(self._read) for layer in self.cache.layers):
                 self._forget_tokens()
 
-    def _answer(self, turn: Turn) -> Iterator[str]:
+    def _answer(self, turn: Turn) -> Generator[str, None, None]:
         started = time.perf_counter()
         inputs, prompt_tokens = self._new_inputs()
         detokenizer = Detokenizer(self.loaded.tokenizer)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Generator, Mapping
 from typing import Any
 
 import torch
@@ -18,11 +18,11 @@ def decode(
     cache: PrefixKVCache,
     sampling: Sampling,
     stop_tokens: Collection[int],
-) -> Iterator[int]:
+) -> Generator[int, None, None]:
     """Read the inputs and yield new tokens, the stop token included.
 
-    A token's own entry comes into the cache only when the next one is asked for: after the n-th token the cache has read
-    the inputs and n - 1 tokens.
+    A token's own entry comes into the cache only when the next one is asked for: after the n-th token the cache has
+    read the inputs and n - 1 tokens.
 
     Args:
         model: inside `prefixkv.attention.installed`.

@@ -42,8 +42,8 @@ class KVGeometry:
         others = set(getattr(text, "layer_types", None) or ["full_attention"]) - {"full_attention"}
         if others or (getattr(text, "use_sliding_window", True) and getattr(text, "sliding_window", None)):
             raise PrefixKVError(
-                f"{config.model_type} has layers with {', '.join(sorted(others)) or 'sliding attention'}: only models whose "
-                "layers all attend to the whole text can be compressed"
+                f"{config.model_type} has layers with {', '.join(sorted(others)) or 'sliding attention'}: only models "
+                "whose layers all attend to the whole text can be compressed"
             )
         if dtype not in DTYPE_BYTES:
             raise PrefixKVError(f"a KV cache in {dtype} is not supported: use {', '.join(DTYPE_BYTES)}")

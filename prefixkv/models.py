@@ -121,9 +121,7 @@ def load_model(
     except (OSError, ValueError, KeyError, ImportError) as error:
         reason = " ".join(str(error).split())
         raise PrefixKVError(f"model {chosen!r} cannot be loaded: {reason[:300]}") from error
-    return LoadedModel(
-        chosen, model.eval(), processor, geometry, where, takes_images, time.perf_counter() - started
-    )
+    return LoadedModel(chosen, model.eval(), processor, geometry, where, takes_images, time.perf_counter() - started)
 
 
 def _device(name: str) -> torch.device:

@@ -31,17 +31,18 @@ def select(importance: torch.Tensor, kept_len: int, sink_tokens: int, recent_tok
     return ranked[..., :kept_len].sort(dim=-1).values
 
 
-def concentration(importance: torch.Tensor) -> torch.Tensor:
-    """The layer's normalised importance from the largest to the smallest (the paper's priority sequence).
+def cumulative_importance(importance: torch.Tensor) -> torch.Tensor:
+    """Importance of a layer's 1, 2, ... most important entries together (the paper's prefix cumulative priority).
 
     Args:
         importance: (batch, heads, seen_len), float, not negative.
 
     Returns:
-        (seen_len,), float64, descending, sum 1: the mean over rows and heads of their sorted shares. An all-zero row
-        counts as flat.
+        (seen_len,), float64, ascending to 1: the mean over rows and heads of their sorted, normalised and summed
+        importance. An all-zero row counts as flat.
     """
     shares = importance.double().sort(dim=-1, descending=True).values
     totals = shares.sum(dim=-1, keepdim=True)
     flat = torch.full_like(shares, 1 / shares.shape[-1])
-    return torch.where(totals > 0, shares / totals.clamp_min(torch.finfo(torch.float64).tiny), flat).mean(dim=(0, 1))
+    shares = torch.where(totals == 0, flat, shares / totals)
+    return shares.mean(dim=(0, 1)).cumsum(0)

@@ -12,6 +12,7 @@ from prompt_toolkit.output.defaults import create_output
 from prefixkv.errors import BudgetTooSmallError, PrefixKVError
 from prefixkv_cli import output
 from prefixkv_cli.answer_view import show_answer
+from prefixkv_cli.interrupts import stoppable
 from prefixkv_cli.usage_table import usage_line, usage_table
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ class _Talk:
     def _ask(self, question: str) -> None:
         before = self._conversation.last_answer
         try:
-            show_answer(self._conversation, self._conversation.ask(question, self._unseen))
+            show_answer(self._conversation, stoppable(self._conversation.ask(question, self._unseen)))
         except KeyboardInterrupt:
             output.notice("stopped")
         except BudgetTooSmallError:

@@ -51,9 +51,10 @@ def usage_line(usage: CacheUsage, tokens_per_second: float | None = None) -> str
 
 
 def _blocks(layers: Sequence[LayerUsage], rows: int) -> list[Sequence[LayerUsage]]:
-    count = -(-len(layers) // rows) if layers else 0
+    if not layers:
+        return []
     # Even blocks: 32 layers that need two blocks are 16 and 16, not 30 and 2.
-    rows = -(-len(layers) // count) if count else rows
+    rows = -(-len(layers) // -(-len(layers) // rows))
     return [layers[start : start + rows] for start in range(0, len(layers), rows)]
 
 

@@ -1,4 +1,4 @@
-"""The paper's choice written down straightforwardly, from whole attention matrices: what the streamed engine must equal."""
+"""The choices written down straightforwardly, from whole attention matrices: what the streamed engine must equal."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ def whole_matrices(model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> l
     return [layer[0] for layer in attentions]
 
 
-def prefixkv_positions(matrices: list[torch.Tensor], keep_fraction: float, sinks: int = 1, recent: int = 1) -> list[list[int]]:
+def prefixkv_positions(
+    matrices: list[torch.Tensor], keep_fraction: float, sinks: int = 1, recent: int = 1
+) -> list[list[int]]:
     """The kept positions of each layer: one threshold for all layers, found by trying every value that can matter."""
     length = matrices[0].shape[-1]
     importance = [matrix.double().mean(dim=0).sum(dim=0) for matrix in matrices]

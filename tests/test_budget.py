@@ -40,7 +40,10 @@ def test_reads(text: str | float, kind: str, amount: Fraction) -> None:
 def test_refuses_in_one_line(text: str) -> None:
     with pytest.raises(OptionError) as caught:
         Budget.parse(text)
-    assert repr(text) in str(caught.value) and "20%" in str(caught.value) and "\n" not in str(caught.value)
+    message = str(caught.value)
+    assert repr(text) in message
+    assert "20%" in message
+    assert "\n" not in message
 
 
 def test_llava_bytes() -> None:

@@ -13,7 +13,7 @@ from prefixkv.cache import PrefixKVCache
 from prefixkv.errors import BudgetTooSmallError, PrefixKVError
 from prefixkv.geometry import KVGeometry
 from prefixkv.layer import CompressedLayer
-from prefixkv.selection import concentration
+from prefixkv.selection import cumulative_importance
 from tests import reference, tiny
 
 
@@ -69,7 +69,7 @@ def test_layer_by_layer_search_equals_global_search() -> None:
     """Shrinking layer after layer ends where one search over all layers at once would."""
     model, inputs = tiny.llava(layers=6, seed=3), tiny.prompt(200)
     matrices = reference.whole_matrices(model, inputs)
-    curves = [concentration(matrix.mean(dim=0).sum(dim=0)[None, None]) for matrix in matrices]
+    curves = [cumulative_importance(matrix.mean(dim=0).sum(dim=0)[None, None]).tolist() for matrix in matrices]
     for budget, total in (("25%", 300), ("50tok", 300)):
         with prefixkv.compress(model, budget) as cache:
             prefill(model, inputs, cache)
@@ -89,7 +89,14 @@ def test_hard_limit_holds_at_every_layer_and_step(method: str, share: float, mon
 
             def watched(layer: CompressedLayer, *args: Any, original: Any = original) -> Any:
                 result = original(layer, *args)
-                measured.append(sum(tensor.untyped_storage().nbytes() for each in cache.layers for tensor in (each.keys, each.values) if tensor is not None))
+                measured.append(
+                    sum(
+                        tensor.untyped_storage().nbytes()
+                        for each in cache.layers
+                        for tensor in (each.keys, each.values)
+                        if tensor is not None
+                    )
+                )
                 return result
 
             monkeypatch.setattr(CompressedLayer, name, watched)
@@ -148,7 +155,7 @@ def test_later_turn_keeps_budget_and_positions() -> None:
         for layer in range(4):
             positions = cache.kept_positions(layer)[0, 0].tolist()
             assert positions == sorted(set(positions))
-            assert positions[0] == 0 and positions[-1] == 199
+            assert (positions[0], positions[-1]) == (0, 199)
             assert {position for position in positions if position < 150} <= first[layer]
 
 
@@ -169,15 +176,17 @@ def test_refusals_are_clear() -> None:
     with pytest.raises(BudgetTooSmallError, match="at least"):
         PrefixKVCache(geometry, "1KiB")
     model, inputs = tiny.llava(), tiny.prompt()
-    with prefixkv.compress(model, "50tok", "full") as cache, pytest.raises(BudgetTooSmallError, match="keeps everything"):
+    with (
+        prefixkv.compress(model, "50tok", "full") as cache,
+        pytest.raises(BudgetTooSmallError, match="keeps everything"),
+    ):
         prefill(model, inputs, cache)
-    with prefixkv.compress(model) as cache:
-        with pytest.raises(PrefixKVError, match="num_beams=1"):
-            model.generate(**inputs, past_key_values=cache, num_beams=2, max_new_tokens=3)
+    with prefixkv.compress(model) as cache, pytest.raises(PrefixKVError, match="num_beams=1"):
+        model.generate(**inputs, past_key_values=cache, num_beams=2, max_new_tokens=3)
     cache = PrefixKVCache(geometry)
     with torch.no_grad():
         model(**inputs, past_key_values=cache)
-        with pytest.raises(PrefixKVError, match="with prefixkv.compress"):
+        with pytest.raises(PrefixKVError, match=r"with prefixkv\.compress"):
             model(input_ids=tiny.text(3), past_key_values=cache)
 
 

@@ -7,12 +7,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefixkv.selection import concentration, select
+from prefixkv.selection import cumulative_importance, select
 
 
-@given(
-    st.lists(st.integers(0, 5), min_size=1, max_size=40), st.integers(1, 40), st.integers(0, 5), st.integers(0, 5)
-)
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=40), st.integers(1, 40), st.integers(0, 5), st.integers(0, 5))
 def test_equals_sorting_by_hand(scores: list[int], kept_len: int, sinks: int, recent: int) -> None:
     kept_len = min(kept_len, len(scores))
     recent, sinks = min(recent, kept_len), min(sinks, kept_len - min(recent, kept_len))
@@ -35,7 +33,7 @@ def test_choice_is_nested() -> None:
     assert small.tolist() == select(importance, 20, 1, 1)[0, 0].tolist()
 
 
-def test_concentration_is_sorted_shares() -> None:
-    shares = concentration(torch.tensor([[[1.0, 3.0, 0.0]]]))
-    assert shares.tolist() == [0.75, 0.25, 0.0]
-    assert concentration(torch.zeros(1, 2, 4)).tolist() == pytest.approx([0.25] * 4)
+def test_cumulative_importance_is_sorted_and_normalised() -> None:
+    assert cumulative_importance(torch.tensor([[[1.0, 3.0, 0.0]]])).tolist() == [0.75, 1.0, 1.0]
+    assert cumulative_importance(torch.zeros(1, 2, 4)).tolist() == pytest.approx([0.25, 0.5, 0.75, 1.0])
+    assert cumulative_importance(torch.tensor([[[1.0, float("nan")]]])).isnan().any()

@@ -146,6 +146,9 @@ class ScenePool:
             staged = self._staged.get()
             start = self.drawn % self.capacity
             for name, value in staged.items():
+                if value.is_cuda:
+                    # Else the allocator may hand the memory to the next chunk before this copy has run.
+                    value.record_stream(torch.cuda.current_stream(value.device))
                 self._ring[name][start : start + self._chunk] = value
             self.drawn += self._chunk
 
@@ -167,5 +170,3 @@ class ScenePool:
         """Stop the workers."""
         for process in self._processes:
             process.terminate()
-
-

@@ -60,7 +60,9 @@ def _corpus() -> list[str]:
     texts += [f"the letter {letter}. {letter}, {letter}" for letter in LETTERS for _ in range(20)]
     for seed in range(TRAINING_SEED_START, TRAINING_SEED_START + 400):
         for item in scene_questions(draw_scene(seed), 0):
-            texts += [f"{question} ASSISTANT: {answer}" for question, answer in (*item.context, (item.question, item.answer))]
+            texts += [
+                f"{question} ASSISTANT: {answer}" for question, answer in (*item.context, (item.question, item.answer))
+            ]
     return texts
 
 

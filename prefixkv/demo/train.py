@@ -46,6 +46,7 @@ class Recipe:
         tower_peak: Peak learning rate of the tower while it learns alone.
         peak: Peak learning rate of the decoder and the projector.
         joint_tower_peak: Peak learning rate of the tower while the whole model learns.
+        warm_up: Steps of rising learning rate when the whole model begins to learn.
         dense_weight: Weight of the dense labels while the whole model learns.
         workers: Processes that draw scenes.
         capacity: Scenes kept on the device.
@@ -61,6 +62,7 @@ class Recipe:
     tower_peak: float = 1e-3
     peak: float = 1e-3
     joint_tower_peak: float = 3e-4
+    warm_up: int = 400
     dense_weight: float = 0.1
     workers: int = 15
     capacity: int = 24576
@@ -137,8 +139,8 @@ class Trainer:
         groups = self._parameter_groups(phase)
         optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.02, fused=self.device.type == "cuda")
         trained = [parameter for group in groups for parameter in group["params"]]
-        warm_up = 100 if phase == "tower" else 400
-        step, next_log, next_measure, next_save = 0, start + 5, start + 40, start + 150
+        warm_up = 100 if phase == "tower" else self.recipe.warm_up
+        step, next_log, next_measure, next_save = 0, start + 5, start + 30, start + 120
         window = [self.seconds(), float(self.seen)]
         while True:
             now = self.seconds()
@@ -168,10 +170,10 @@ class Trainer:
                 next_log = self.seconds() + 15
             if now >= next_measure:
                 self.log(self.measure(tower_only=phase == "tower"))
-                next_measure = self.seconds() + 60
+                next_measure = self.seconds() + 45
             if now >= next_save:
                 self.save()
-                next_save = self.seconds() + 150
+                next_save = self.seconds() + 120
         self.log(self.measure(tower_only=phase == "tower"))
 
     def _parameter_groups(self, phase: str) -> list[dict[str, object]]:
@@ -226,7 +228,9 @@ class Trainer:
     def save(self) -> None:
         """Write the weights, so far, as a folder for `from_pretrained`, and the dense heads beside it."""
         save_model(self.model, self.processor, self.out / "weights")
-        save_file({name: value.cpu() for name, value in self.heads.state_dict().items()}, self.out / "heads.safetensors")
+        save_file(
+            {name: value.cpu() for name, value in self.heads.state_dict().items()}, self.out / "heads.safetensors"
+        )
         facts = {
             "command": f"python -m prefixkv.demo.train --minutes {self.recipe.minutes:g} --seed {self.recipe.seed}",
             "recipe": asdict(self.recipe),
@@ -257,7 +261,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--resume", type=Path, help="folder of an earlier run to go on from")
     parser.add_argument("--peak", type=float, default=Recipe.peak, help="peak learning rate of the decoder")
-    parser.add_argument("--tower-share", type=float, default=Recipe.tower_share, help="share of the time for the tower alone")
+    parser.add_argument("--warm-up", type=int, default=Recipe.warm_up, help="steps of rising learning rate")
+    parser.add_argument(
+        "--tower-share", type=float, default=Recipe.tower_share, help="share of the time for the tower alone"
+    )
     parser.add_argument("--plain-attention", action="store_true", help="no flex attention on a GPU")
     parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 1))
     parser.add_argument("--tiny", action="store_true", help="a tiny model and small batches, to try the code")
@@ -270,6 +277,7 @@ def main() -> None:
         workers=options.workers,
         peak=options.peak,
         tower_share=options.tower_share,
+        warm_up=options.warm_up,
         flex=not options.plain_attention,
         tiny=options.tiny,
         **small,

@@ -1,6 +1,6 @@
 """Attention mass: how much attention every key receives, streamed by query chunks.
 
-Knows nothing of caches, layers or budgets. A query sees the keys up to its own place, the last query seeing all of them.
+Knows nothing of caches, layers or budgets. A query sees the keys up to its own place, the last query all of them.
 """
 
 from __future__ import annotations

@@ -90,6 +90,7 @@ def test_conversation_has_turns_commands_and_survives_an_interrupt(start: Start)
     child.send("/stats\r")
     child.expect(r" 3 +(\d+) / (\d+) ")
     first_seen = int(child.match[2])
+    assert first_seen > 9
     child.expect(READY)
     child.send("bo bu\r")
     child.expect("kept / seen")

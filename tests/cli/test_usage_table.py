@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 
 import pytest
@@ -21,7 +22,7 @@ USAGE = CacheUsage(
 
 @pytest.mark.parametrize(("max_rows", "rows", "blocks"), [(None, 33, 1), (32, 17, 2), (12, 11, 3), (1, 1, 33)])
 def test_layers_go_side_by_side_in_even_blocks(max_rows: int | None, rows: int, blocks: int) -> None:
-    console = Console(width=BLOCK_COLUMNS * blocks, record=True, quiet=True)
+    console = Console(width=BLOCK_COLUMNS * blocks, record=True, file=io.StringIO())
     console.print(usage_table(USAGE, 12.5, max_rows))
     lines = console.export_text().splitlines()
     assert len(lines) >= rows + 2
@@ -36,6 +37,6 @@ def test_totals_say_what_is_kept_and_saved() -> None:
 
 
 def test_empty_cache_has_totals_only() -> None:
-    console = Console(width=80, record=True, quiet=True)
+    console = Console(width=80, record=True, file=io.StringIO())
     console.print(usage_table(CacheUsage(0, 0, 0, 1.0, ())))
     assert console.export_text().strip() == "kept 0 B of 0 B (100.0%) · saved 0 B"

@@ -23,7 +23,9 @@ def full_matrix(queries: torch.Tensor, keys: torch.Tensor, scale: float) -> torc
 @pytest.mark.parametrize("group", [1, 3, 7])
 @pytest.mark.parametrize(("query_len", "key_len"), [(1, 1), (1, 9), (13, 13), (64, 100), (130, 257)])
 @pytest.mark.parametrize("block", [1, 5_000, 4 * 2**20])
-def test_equals_full_matrix(group: int, query_len: int, key_len: int, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_equals_full_matrix(
+    group: int, query_len: int, key_len: int, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "BLOCK_ELEMENTS", block)
     torch.manual_seed(group * 1000 + query_len)
     queries = torch.randn(2, 2 * group, query_len, 16)
