@@ -91,10 +91,12 @@ class Trainer:
         first_seed = TRAINING_SEED_START + recipe.seed * 10**9 + (5 * 10**8 if resume else 0)
         self.pool = ScenePool(packer, first_seed, recipe.workers, recipe.capacity)
         held_out = fixed_scenes(range(_HELD_OUT_SEED_START, _HELD_OUT_SEED_START + 6 * recipe.batch), packer)
-        model = build_model(build_config(tokenizer, recipe.tiny), recipe.seed)
+        if resume is None:
+            model = build_model(build_config(tokenizer, recipe.tiny), recipe.seed)
+        else:
+            model = transformers.LlavaForConditionalGeneration.from_pretrained(resume / "weights", dtype=torch.float32)
         self.heads = DenseHeads(model.config.vision_config.hidden_size)
         if resume is not None:
-            model = transformers.LlavaForConditionalGeneration.from_pretrained(resume / "weights", dtype=torch.float32)
             self.heads.load_state_dict(load_file(resume / "heads.safetensors"))
         self.resumed = resume is not None
         self.model, self.heads = model.to(device), self.heads.to(device)

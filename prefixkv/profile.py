@@ -1,0 +1,170 @@
+"""A layer profile: how concentrated every layer's importance is, measured once and stored as JSON.
+
+Plain numbers: reading one and searching from it needs no torch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, pstdev
+from typing import Any
+
+from prefixkv.documents import VERSION, read_document, write_document
+from prefixkv.errors import PrefixKVError
+from prefixkv.identity import ModelIdentity
+
+FORMAT = "prefixkv-profile"
+POINTS = 1001
+"""Points of a measured curve: the cumulative importance at 0, 0.1, ..., 100 % of the entries."""
+
+
+@dataclass(frozen=True)
+class LayerCurve:
+    """One layer, averaged over the samples.
+
+    Attributes:
+        curve: cumulative importance of the most important 0 .. 100 % of the entries, equal steps, from 0 to 1.
+        gini: Gini coefficient of the importance: 0 spread evenly, towards 1 concentrated on few entries.
+        gini_spread: standard deviation of the samples' Gini coefficients.
+    """
+
+    curve: tuple[float, ...]
+    gini: float
+    gini_spread: float
+
+    def at(self, entries: int) -> list[float]:
+        """Cumulative importance of the 1, 2, ... most important of so many entries, by linear interpolation."""
+        steps = len(self.curve) - 1
+        values = []
+        for rank in range(1, entries + 1):
+            step, rest = divmod(rank * steps, entries)
+            value = self.curve[step]
+            values.append(value + (self.curve[step + 1] - value) * rest / entries if rest else value)
+        return values
+
+    def entries_for(self, importance: float) -> float:
+        """The share of the entries that together have so much of the importance."""
+        for step, value in enumerate(self.curve):
+            if value >= importance:
+                before = self.curve[step - 1] if step else 0.0
+                part = (importance - before) / (value - before) if value > before else 1.0
+                return max(0.0, step - 1 + part) / (len(self.curve) - 1)
+        return 1.0
+
+
+@dataclass(frozen=True)
+class LayerProfile:
+    """What a calibration run has found.
+
+    Attributes:
+        model: which model was measured.
+        scorer: name of the scorer of importance.
+        source: what the samples were, in words.
+        samples: for each its `image_sha256`, `prompt_tokens` and `answer_tokens`.
+        layers: a curve for each layer.
+        created_by: program and version.
+    """
+
+    model: ModelIdentity
+    scorer: str
+    source: str
+    samples: tuple[dict[str, Any], ...]
+    layers: tuple[LayerCurve, ...]
+    created_by: str
+
+    @classmethod
+    def load(cls, path: Path) -> LayerProfile:
+        """Read a profile.
+
+        Raises:
+            PrefixKVError: the file is missing, broken or no profile.
+        """
+        content = read_document(path, FORMAT)
+        model = ModelIdentity.read(content.get("model"), str(path))
+        layers, samples = content.get("layers"), content.get("samples")
+        if not isinstance(layers, list) or len(layers) != model.geometry.layers:
+            found = len(layers) if isinstance(layers, list) else "no"
+            raise PrefixKVError(f"{path} has {found} curves for a model of {model.geometry.layers} layers")
+        if not isinstance(samples, list) or not all(isinstance(sample, dict) for sample in samples):
+            raise PrefixKVError(f"{path} does not list its samples")
+        curves = tuple(_read_curve(layer, index, path) for index, layer in enumerate(layers))
+        texts = {name: content.get(name) for name in ("scorer", "source", "created_by")}
+        for name, text in texts.items():
+            if not isinstance(text, str):
+                raise PrefixKVError(f"{path}: {name} is {text!r}, which is no text")
+        return cls(model, texts["scorer"], texts["source"], tuple(samples), curves, texts["created_by"])
+
+    def save(self, path: Path) -> None:
+        """Write the profile, whole or not at all.
+
+        Raises:
+            PrefixKVError: the place cannot be written.
+        """
+        write_document(path, self.as_dict())
+
+    def as_dict(self) -> dict[str, Any]:
+        """The file's content."""
+        layers = [
+            {"layer": index, "gini": layer.gini, "gini_spread": layer.gini_spread, "curve": list(layer.curve)}
+            for index, layer in enumerate(self.layers)
+        ]
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "model": self.model.as_dict(),
+            "scorer": self.scorer,
+            "source": self.source,
+            "samples": list(self.samples),
+            "layers": layers,
+            "created_by": self.created_by,
+        }
+
+
+def average_curve(cumulative: Sequence[Sequence[float]]) -> LayerCurve:
+    """One layer's curve from its samples.
+
+    Args:
+        cumulative: for each sample the cumulative importance of its 1, 2, ... most important entries.
+
+    Raises:
+        PrefixKVError: an importance is not a number.
+    """
+    resampled = [_resample(sample) for sample in cumulative]
+    ginis = [_gini(curve) for curve in resampled]
+    if any(math.isnan(gini) for gini in ginis):
+        raise PrefixKVError("the model's attention is not a number (NaN): try --dtype float32")
+    mean = [round(fmean(values), 9) for values in zip(*resampled, strict=True)]
+    return LayerCurve((*mean[:-1], 1.0), round(fmean(ginis), 6), round(pstdev(ginis), 6))
+
+
+def _resample(cumulative: Sequence[float]) -> list[float]:
+    """The curve at `POINTS` equal steps from 0 to 100 % of the entries, by linear interpolation."""
+    values, entries = [0.0, *cumulative], len(cumulative)
+    points = []
+    for point in range(POINTS):
+        step, rest = divmod(point * entries, POINTS - 1)
+        value = values[step]
+        points.append(value + (values[step + 1] - value) * rest / (POINTS - 1) if rest else value)
+    return points
+
+
+def _gini(curve: Sequence[float]) -> float:
+    """Twice the area between the curve of the largest-first sums and the diagonal, by the trapezoid rule."""
+    area = (sum(curve) - (curve[0] + curve[-1]) / 2) / (len(curve) - 1)
+    return 2 * area - 1
+
+
+def _read_curve(content: Any, index: int, path: Path) -> LayerCurve:
+    if not isinstance(content, dict):
+        raise PrefixKVError(f"{path}: layer {index} is no object")
+    curve = content.get("curve")
+    numbers = [*curve, content.get("gini"), content.get("gini_spread", 0.0)] if isinstance(curve, list) else []
+    if len(numbers) < 4 or not all(type(value) in (int, float) for value in numbers):
+        raise PrefixKVError(f"{path}: layer {index} has no curve of numbers with a gini")
+    rising = all(low <= high + 1e-9 for low, high in zip(curve, curve[1:], strict=False))
+    if not rising or abs(curve[0]) > 1e-9 or abs(curve[-1] - 1) > 1e-6:
+        raise PrefixKVError(f"{path}: the curve of layer {index} does not rise from 0 to 1")
+    return LayerCurve(tuple(map(float, curve)), float(content["gini"]), float(numbers[-1]))
