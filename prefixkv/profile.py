@@ -161,7 +161,8 @@ def _read_curve(content: Any, index: int, path: Path) -> LayerCurve:
     if not isinstance(content, dict):
         raise PrefixKVError(f"{path}: layer {index} is no object")
     curve = content.get("curve")
-    numbers = [*curve, content.get("gini"), content.get("gini_spread", 0.0)] if isinstance(curve, list) else []
+    curve = curve if isinstance(curve, list) else []
+    numbers = [*curve, content.get("gini"), content.get("gini_spread", 0.0)]
     if len(numbers) < 4 or not all(type(value) in (int, float) for value in numbers):
         raise PrefixKVError(f"{path}: layer {index} has no curve of numbers with a gini")
     rising = all(low <= high + 1e-9 for low, high in zip(curve, curve[1:], strict=False))

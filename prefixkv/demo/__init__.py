@@ -10,7 +10,10 @@ from pathlib import Path
 
 from prefixkv.errors import PrefixKVError
 
-__all__ = ["scene_path", "weights_path"]
+__all__ = ["SCENE_SEED", "scene_path", "weights_path"]
+
+# The bundled picture is the scene of this seed.
+SCENE_SEED = 8
 
 _FOLDER = Path(__file__).resolve().parent
 

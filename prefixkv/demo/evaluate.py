@@ -20,7 +20,7 @@ from prefixkv.demo.questions import KINDS, Question, question_set
 from prefixkv.demo.scenes import IMAGE_PIXELS, Scene
 
 if TYPE_CHECKING:
-    from transformers import LlavaForConditionalGeneration, LlavaProcessor
+    from transformers import LlavaProcessor
 
 _BLANK_GREY = (128, 128, 128)
 _DESCRIBE_TOKENS, _SHORT_TOKENS = 320, 24
@@ -38,7 +38,7 @@ def messages(question: Question) -> list[dict[str, Any]]:
 
 
 def answer_questions(
-    model: LlavaForConditionalGeneration,
+    model: Any,
     processor: LlavaProcessor,
     pairs: list[tuple[Scene, Question]],
     batch_size: int = 16,
@@ -47,7 +47,7 @@ def answer_questions(
     """Greedy answers of the model.
 
     Args:
-        model: The model, on any device.
+        model: A `LlavaForConditionalGeneration` on any device.
         processor: Its processor.
         pairs: Scenes and questions, as `question_set` gives them.
         batch_size: Questions decoded together.
@@ -100,15 +100,21 @@ def accuracy(pairs: list[tuple[Scene, Question]], answers: list[str]) -> dict[st
     }
 
 
-def evaluate(folder: Path, questions: int, seed: int, blank: bool, device: str, batch_size: int) -> dict[str, Any]:
-    """Load the model of a folder and measure it on a fresh test set."""
+def evaluate(
+    folder: Path, questions: int, seed: int, blanks: tuple[bool, ...], device: str, batch_size: int
+) -> list[dict[str, Any]]:
+    """Load the model of a folder and measure it on one fresh test set, once for every entry of `blanks`."""
     from transformers import AutoProcessor, LlavaForConditionalGeneration
 
-    model = LlavaForConditionalGeneration.from_pretrained(folder).to(device).eval()
+    model: Any = LlavaForConditionalGeneration.from_pretrained(folder)
+    model.to(device).eval()
     processor = AutoProcessor.from_pretrained(folder)
     pairs = question_set(questions, seed)
-    answers = answer_questions(model, processor, pairs, batch_size, blank)
-    return {"seed": seed, "blank_pictures": blank, "device": device, **accuracy(pairs, answers)}
+    results = []
+    for blank in blanks:
+        answers = answer_questions(model, processor, pairs, batch_size, blank)
+        results.append({"seed": seed, "blank_pictures": blank, "device": device, **accuracy(pairs, answers)})
+    return results
 
 
 def main() -> None:
@@ -121,9 +127,16 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--batch", type=int, default=16, help="questions decoded together")
     parser.add_argument("--weights", type=Path, help="folder of the model; default: the bundled one")
+    parser.add_argument("--metrics", type=Path, help="write the accuracy with and without pictures to this file")
     options = parser.parse_args()
     folder = options.weights or weights_path()
-    result = evaluate(folder, options.questions, options.seed, options.blank, options.device, options.batch)
+    blanks = (False, True) if options.metrics else (options.blank,)
+    results = evaluate(folder, options.questions, options.seed, blanks, options.device, options.batch)
+    result = results[0]
+    if options.metrics:
+        training = json.loads((folder.parent / "training.json").read_text(encoding="utf-8"))
+        facts = {"with_pictures": results[0], "with_blank_pictures": results[1], "training": training}
+        options.metrics.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     if options.json:
         json.dump(result, sys.stdout, indent=2)
         print()

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 from transformers import LlavaForConditionalGeneration
 
@@ -71,7 +71,7 @@ def _decoder_layer(
     return x + F.linear(h, dw.to(dtype)).float()
 
 
-def _affine(module: nn.Module) -> list[Tensor]:
+def _affine(module: Any) -> list[Tensor]:
     return [module.weight, module.bias]
 
 
@@ -86,7 +86,8 @@ class PackedForward:
     """
 
     def __init__(self, model: LlavaForConditionalGeneration, dtype: torch.dtype, compiled: bool, flex: bool) -> None:
-        self.model = model
+        self.model: Any = model
+        self._config: Any = model.config
         self.dtype = dtype
         self.flex = flex
         wrap: Callable[[Any], Any] = (lambda fn: torch.compile(fn, dynamic=False)) if compiled else (lambda fn: fn)
@@ -95,7 +96,7 @@ class PackedForward:
         device = model.device
         self._mean = torch.tensor(PIXEL_MEAN, device=device) * 255
         self._std = torch.tensor(PIXEL_STD, device=device) * 255
-        text = model.config.text_config
+        text: Any = self._config.text_config
         angles = torch.arange(text.max_position_embeddings, device=device)[:, None].float()
         angles = angles / text.rope_parameters["rope_theta"] ** (
             torch.arange(0, text.head_dim, 2, device=device).float() / text.head_dim
@@ -119,7 +120,7 @@ class PackedForward:
         x = F.linear(pixels.reshape(batch, side * side, -1), weight.flatten(1).to(self.dtype)).float()
         x = torch.cat((tower.embeddings.class_embedding.expand(batch, 1, -1), x), dim=1)
         x = tower.pre_layrnorm(x + tower.embeddings.position_embedding.weight)
-        config = self.model.config.vision_config
+        config = self._config.vision_config
         for layer in tower.encoder.layers:
             attention = layer.self_attn
             weights = [
@@ -149,7 +150,7 @@ class PackedForward:
         """
         model = self.model.model
         batch, length = tokens.shape
-        image = prefix == self.model.config.image_token_id
+        image = prefix == self._config.image_token_id
         first, last = int(image.nonzero()[0]), int(image.nonzero()[-1]) + 1
         embedding = model.language_model.embed_tokens.weight
         projector = model.multi_modal_projector
@@ -160,7 +161,7 @@ class PackedForward:
         places = torch.cat((torch.arange(len(prefix), device=x.device).expand(batch, -1), positions), dim=1)
         cos, sin = self._cos[places][:, None], self._sin[places][:, None]
         mask = self._mask(F.pad(segments, (len(prefix), 0)))
-        config = self.model.config.text_config
+        config = self._config.text_config
         for layer in model.language_model.layers:
             attention, mlp = layer.self_attn, layer.mlp
             weights = [

@@ -1,4 +1,4 @@
-"""Masks of the shapes and letters that a scene is drawn with, made from formulas and bitmaps so that no font is needed."""
+"""Masks of the shapes and letters that a scene is drawn with, made from formulas and bitmaps no font needed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Dense labels of the vision tower: what object lies under each patch, and what lies around that object; no torch here."""
+"""Dense labels of the vision tower: what object lies under each patch, and what lies around it; no torch here."""
 
 from __future__ import annotations
 

@@ -29,6 +29,7 @@ class DenseHeads(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, (1 + len(ATTRIBUTES)) * _CLASSES)
         weights = [1.0] + [_CONTEXTUAL_WEIGHT if name in CONTEXTUAL else 1.0 for name in ATTRIBUTES]
+        self.weights: Tensor
         self.register_buffer("weights", torch.tensor(weights), persistent=False)
 
     def forward(self, patches: Tensor, patch_objects: Tensor, attributes: Tensor) -> tuple[Tensor, Tensor]:
@@ -69,7 +70,7 @@ def answer_loss(logits: Tensor, batch: dict[str, Tensor]) -> Tensor:
 def exact_matches(logits: Tensor, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     """Count the answers that greedy decoding would give exactly.
 
-    An answer is what greedy decoding gives exactly when every token of it is the most likely one after the tokens before.
+    Greedy decoding gives an answer exactly when each of its tokens is the most likely one after the tokens before.
 
     Args:
         logits: float32 (batch, text length, vocabulary), entry t predicting token t.

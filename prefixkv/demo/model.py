@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prefixkv.demo.scenes import IMAGE_PIXELS
 from prefixkv.demo.tokens import CHAT_TEMPLATE, IMAGE, VOCABULARY_SIZE
@@ -56,13 +56,11 @@ def build_config(tokenizer: PreTrainedTokenizerFast, tiny: bool = False) -> Llav
     return LlavaConfig(
         vision_config=vision,
         text_config=text,
-        image_token_id=tokenizer.convert_tokens_to_ids(IMAGE),
-        image_token_index=tokenizer.convert_tokens_to_ids(IMAGE),
+        image_token_index=tokenizer.vocab[IMAGE],
         vision_feature_layer=-1,
         vision_feature_select_strategy="default",
         image_seq_length=(IMAGE_PIXELS // PATCH_PIXELS) ** 2,
         tie_word_embeddings=True,
-        pad_token_id=tokenizer.pad_token_id,
     )
 
 
@@ -112,8 +110,9 @@ def save_model(model: LlavaForConditionalGeneration, processor: LlavaProcessor, 
 
     for old in folder.glob("model*.safetensors*"):
         old.unlink()
-    half = copy.deepcopy(model).to(device="cpu", dtype=torch.float16)
-    text = model.config.text_config
+    half: Any = copy.deepcopy(model)
+    half.to(device="cpu", dtype=torch.float16)
+    text = half.config.text_config
     half.generation_config = GenerationConfig(
         do_sample=False,
         bos_token_id=text.bos_token_id,

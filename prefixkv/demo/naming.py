@@ -66,7 +66,7 @@ def unique_names(scene: Scene, item: SceneObject, hidden: tuple[str, ...] = ()) 
 
 def describe(scene: Scene) -> str:
     """The whole scene in sentences: every object in reading order with its place, size, colour, shape and letter."""
-    sentences = [f"The image shows {len(scene.objects)} objects on a {scene.background} background."]
+    sentences = [f"The image shows {len(scene.objects)} objects."]
     for item in scene.objects:
         letter = "no letter" if item.letter is None else f"the letter {item.letter}"
         sentences.append(f"In the {place(item.row, item.column)}, there is {description(item)} with {letter}.")

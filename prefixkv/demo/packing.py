@@ -1,7 +1,7 @@
-"""Conversations as token arrays: many short conversations about one picture share its 576 image tokens; no torch here.
+r"""Conversations as token arrays: many short conversations about one picture share its 576 image tokens; no torch here.
 
 A packed text is a row of blocks. Each block is one conversation that continues the common prefix
-`<s>USER: <image>...\\n` on its own: it sees the prefix and itself, and its positions start right after the prefix.
+`<s>USER: <image>...\n` on its own: it sees the prefix and itself, and its positions start right after the prefix.
 So the model trains on exactly what it is asked later, and pays for the picture once.
 """
 
@@ -57,9 +57,9 @@ class Packer:
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, text_tokens: int) -> None:
         self._backend = tokenizer.backend_tokenizer
-        self._eos = tokenizer.convert_tokens_to_ids(EOS)
+        self._eos = tokenizer.vocab[EOS]
         self.text_tokens = text_tokens
-        image = tokenizer.convert_tokens_to_ids(IMAGE)
+        image = tokenizer.vocab[IMAGE]
         before = self._encode([f"{BOS}USER: "])[0]
         self.prefix = np.array(before + [image] * IMAGE_TOKENS + self._encode(["\n"])[0], dtype=np.int64)
 

@@ -40,7 +40,8 @@ def fields(text_tokens: int) -> Fields:
 
 
 def _views(buffer: Any, count: int, layout: Fields) -> dict[str, np.ndarray]:
-    views, offset = {}, 0
+    views: dict[str, np.ndarray] = {}
+    offset = 0
     for name, (shape, dtype) in layout.items():
         entries = count * int(np.prod(shape))
         views[name] = np.frombuffer(buffer, dtype=dtype, count=entries, offset=offset).reshape(count, *shape)

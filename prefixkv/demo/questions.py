@@ -108,7 +108,7 @@ def _larger(scene: Scene, choose: Chooser) -> Asked | None:
     found = _pair(scene, choose, "size", ("size", "letter"))
     if found is None:
         return None
-    first, name, second, other = found
+    first, name, _, other = found
     return phrase(choose, "larger", noun=name, other=other), f"the {name if first.size == 'large' else other}", ()
 
 

@@ -1,4 +1,4 @@
-"""Pictures of coloured shapes on a four by four grid, drawn from a seed, the same on every machine; no torch in here."""
+"""Pictures of coloured shapes on a four by four grid, drawn from a seed, the same everywhere; no torch in here."""
 
 from __future__ import annotations
 

@@ -12,8 +12,9 @@ import math
 import os
 import platform
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -26,48 +27,12 @@ from prefixkv.demo.losses import KIND_NAMES, DenseHeads, answer_loss, exact_matc
 from prefixkv.demo.model import build_config, build_model, build_processor, save_model
 from prefixkv.demo.packing import Packer
 from prefixkv.demo.pool import ScenePool, fixed_scenes
+from prefixkv.demo.recipe import Recipe
 from prefixkv.demo.scenes import TRAINING_SEED_START
 from prefixkv.demo.tokens import build_tokenizer
 
 # Scenes that training never draws, still above every public seed.
 _HELD_OUT_SEED_START = 2 * TRAINING_SEED_START
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What decides a training run.
-
-    Attributes:
-        seed: Of the initial weights, the scenes and their order.
-        minutes: Wall-clock time of the whole training, compilation included.
-        tower_share: Share of the time in which only the tower learns.
-        batch: Scenes a step.
-        text_tokens: Packed text tokens a scene.
-        tower_peak: Peak learning rate of the tower while it learns alone.
-        peak: Peak learning rate of the decoder and the projector.
-        joint_tower_peak: Peak learning rate of the tower while the whole model learns.
-        warm_up: Steps of rising learning rate when the whole model begins to learn.
-        dense_weight: Weight of the dense labels while the whole model learns.
-        workers: Processes that draw scenes.
-        capacity: Scenes kept on the device.
-        flex: Use flex attention on a GPU; else attention with a dense mask.
-        tiny: Train the tiny configuration.
-    """
-
-    seed: int = 0
-    minutes: float = 14.0
-    tower_share: float = 0.14
-    batch: int = 64
-    text_tokens: int = 443
-    tower_peak: float = 1e-3
-    peak: float = 1e-3
-    joint_tower_peak: float = 3e-4
-    warm_up: int = 400
-    dense_weight: float = 0.1
-    workers: int = 15
-    capacity: int = 24576
-    flex: bool = True
-    tiny: bool = False
 
 
 class Trainer:
@@ -85,12 +50,22 @@ class Trainer:
         self.began = time.monotonic()
         out.mkdir(parents=True, exist_ok=True)
         self._log_file = (out / "training_log.txt").open("a", encoding="utf-8")
-        tokenizer = build_tokenizer()
+        self._earlier = None
+        if resume is not None:
+            self._earlier = json.loads((resume / "training.json").read_text(encoding="utf-8"))
+            self._log_file.write((resume / "training_log.txt").read_text(encoding="utf-8"))
+        # Weights are worth nothing with another vocabulary, and what it is built from may have changed since.
+        tokenizer = (
+            build_tokenizer()
+            if resume is None
+            else transformers.PreTrainedTokenizerFast.from_pretrained(resume / "weights")
+        )
         self.processor = build_processor(tokenizer)
         packer = Packer(tokenizer, recipe.text_tokens)
         first_seed = TRAINING_SEED_START + recipe.seed * 10**9 + (5 * 10**8 if resume else 0)
         self.pool = ScenePool(packer, first_seed, recipe.workers, recipe.capacity)
         held_out = fixed_scenes(range(_HELD_OUT_SEED_START, _HELD_OUT_SEED_START + 6 * recipe.batch), packer)
+        model: Any
         if resume is None:
             model = build_model(build_config(tokenizer, recipe.tiny), recipe.seed)
         else:
@@ -131,10 +106,8 @@ class Trainer:
         self.log(f"pool holds {self.pool.drawn} scenes")
         if not self.resumed:
             self._train("tower", self.seconds(), total * self.recipe.tower_share)
-            self.save()
         self._train("whole", self.seconds(), total)
         self.pool.close()
-        self.save()
         self.log(f"done: {self.seen} pictures read, {self.pool.drawn} different ones drawn")
 
     def _train(self, phase: str, start: float, end: float) -> None:
@@ -176,9 +149,11 @@ class Trainer:
             if now >= next_save:
                 self.save()
                 next_save = self.seconds() + 120
+        # Saved before it is measured: whatever ends the run early, the last weights are safe.
+        self.save()
         self.log(self.measure(tower_only=phase == "tower"))
 
-    def _parameter_groups(self, phase: str) -> list[dict[str, object]]:
+    def _parameter_groups(self, phase: str) -> list[dict[str, Any]]:
         tower_peak = self.recipe.tower_peak if phase == "tower" else self.recipe.joint_tower_peak
         named = [(name, parameter, tower_peak) for name, parameter in self.model.model.vision_tower.named_parameters()]
         named += [(name, parameter, tower_peak) for name, parameter in self.heads.named_parameters()]
@@ -233,9 +208,10 @@ class Trainer:
         save_file(
             {name: value.cpu() for name, value in self.heads.state_dict().items()}, self.out / "heads.safetensors"
         )
-        facts = {
+        facts: dict[str, Any] = {
             "command": f"python -m prefixkv.demo.train --minutes {self.recipe.minutes:g} --seed {self.recipe.seed}",
             "recipe": asdict(self.recipe),
+            "earlier": self._earlier,
             "device": device_name(self.device),
             "seconds": round(self.seconds(), 1),
             "pictures_read": self.seen,
@@ -246,6 +222,8 @@ class Trainer:
                 "transformers": transformers.__version__,
             },
         }
+        if self.resumed:
+            facts["command"] = f"{facts['command']} --resume DIR"
         (self.out / "training.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
         self.log("saved")
 
@@ -263,6 +241,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--resume", type=Path, help="folder of an earlier run to go on from")
     parser.add_argument("--peak", type=float, default=Recipe.peak, help="peak learning rate of the decoder")
+    parser.add_argument("--batch", type=int, default=Recipe.batch, help="scenes a step")
+    parser.add_argument("--capacity", type=int, default=Recipe.capacity, help="scenes kept on the device")
     parser.add_argument("--warm-up", type=int, default=Recipe.warm_up, help="steps of rising learning rate")
     parser.add_argument(
         "--tower-share", type=float, default=Recipe.tower_share, help="share of the time for the tower alone"
@@ -272,17 +252,20 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="a tiny model and small batches, to try the code")
     options = parser.parse_args()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    small = {"batch": 4, "capacity": 256} if options.tiny else {}
+    if options.tiny:
+        options.batch, options.capacity = 4, 256
     recipe = Recipe(
         seed=options.seed,
         minutes=options.minutes,
         workers=options.workers,
+        batch=options.batch,
+        capacity=options.capacity,
         peak=options.peak,
+        joint_tower_peak=0.3 * options.peak,
         tower_share=options.tower_share,
         warm_up=options.warm_up,
         flex=not options.plain_attention,
         tiny=options.tiny,
-        **small,
     )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.set_float32_matmul_precision("high")

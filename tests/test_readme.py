@@ -1,0 +1,27 @@
+"""The README's Python example is run as it stands."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+
+def test_python_example_runs() -> None:
+    readme = Path(__file__).parents[1] / "README.md"
+    (example,) = re.findall(r"```python\n(.*?)```", readme.read_text(encoding="utf-8"), re.DOTALL)
+    done = subprocess.run([sys.executable, "-c", example], capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr
+    answer, kept = done.stdout.splitlines()
+    assert answer.isdigit()
+    numbers = [int(number.replace(",", "")) for number in re.findall(r"[\d,]+", kept)]
+    assert 0.15 < numbers[0] / numbers[1] <= 0.2
+
+
+def test_file_map_names_files_that_exist() -> None:
+    root = Path(__file__).parents[1]
+    readme = (root / "README.md").read_text(encoding="utf-8")
+    named = re.findall(r"^  ([\w/]+\.py)", readme, re.MULTILINE)
+    assert len(named) > 10
+    assert [name for name in named if not (root / "prefixkv" / name).is_file()] == []
