@@ -65,16 +65,18 @@ class ModelIdentity:
             if type(content.get(name)) is not int or not 0 < content[name] <= 100_000:
                 raise PrefixKVError(f"{where}: model has {name} {content.get(name)!r}, which is no count")
         if content.get("dtype") not in DTYPE_BYTES:
-            raise PrefixKVError(f"{where}: model has dtype {content.get('dtype')!r}, not one of {', '.join(DTYPE_BYTES)}")
+            known = ", ".join(DTYPE_BYTES)
+            raise PrefixKVError(f"{where}: model has dtype {content.get('dtype')!r}, not one of {known}")
         for name in ("revision", "fingerprint"):
             if not isinstance(content.get(name), (str, type(None))):
                 raise PrefixKVError(f"{where}: model has {name} {content[name]!r}, which is no text")
-        geometry = KVGeometry(*(content[name] for name in counts), content["dtype"])
+        geometry = KVGeometry(content["layers"], content["kv_heads"], content["head_dim"], content["dtype"])
         return cls(content["id"], content.get("revision"), geometry, content.get("fingerprint"))
 
     def differences(self, other: ModelIdentity) -> list[str]:
         """What makes files of this model unusable with another; the dtype does not."""
-        pairs = [(name, getattr(self.geometry, name), getattr(other.geometry, name)) for name in ("layers", "kv_heads", "head_dim")]
+        names = ("layers", "kv_heads", "head_dim")
+        pairs = [(name, getattr(self.geometry, name), getattr(other.geometry, name)) for name in names]
         if self.fingerprint and other.fingerprint:
             pairs.append(("fingerprint", self.fingerprint, other.fingerprint))
         return [f"{name} {mine} instead of {theirs}" for name, mine, theirs in pairs if mine != theirs]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from statistics import fmean, pstdev
 from typing import Any
@@ -91,11 +92,10 @@ class LayerProfile:
         if not isinstance(samples, list) or not all(isinstance(sample, dict) for sample in samples):
             raise PrefixKVError(f"{path} does not list its samples")
         curves = tuple(_read_curve(layer, index, path) for index, layer in enumerate(layers))
-        texts = {name: content.get(name) for name in ("scorer", "source", "created_by")}
-        for name, text in texts.items():
-            if not isinstance(text, str):
-                raise PrefixKVError(f"{path}: {name} is {text!r}, which is no text")
-        return cls(model, texts["scorer"], texts["source"], tuple(samples), curves, texts["created_by"])
+        for name in ("scorer", "source", "created_by"):
+            if not isinstance(content.get(name), str):
+                raise PrefixKVError(f"{path}: {name} is {content.get(name)!r}, which is no text")
+        return cls(model, content["scorer"], content["source"], tuple(samples), curves, content["created_by"])
 
     def save(self, path: Path) -> None:
         """Write the profile, whole or not at all.
@@ -165,7 +165,8 @@ def _read_curve(content: Any, index: int, path: Path) -> LayerCurve:
     numbers = [*curve, content.get("gini"), content.get("gini_spread", 0.0)]
     if len(numbers) < 4 or not all(type(value) in (int, float) for value in numbers):
         raise PrefixKVError(f"{path}: layer {index} has no curve of numbers with a gini")
-    rising = all(low <= high + 1e-9 for low, high in zip(curve, curve[1:], strict=False))
-    if not rising or abs(curve[0]) > 1e-9 or abs(curve[-1] - 1) > 1e-6:
+    *points, gini, spread = map(float, numbers)
+    rising = all(low <= high + 1e-9 for low, high in pairwise(points))
+    if not rising or abs(points[0]) > 1e-9 or abs(points[-1] - 1) > 1e-6:
         raise PrefixKVError(f"{path}: the curve of layer {index} does not rise from 0 to 1")
-    return LayerCurve(tuple(map(float, curve)), float(content["gini"]), float(numbers[-1]))
+    return LayerCurve(tuple(points), gini, spread)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from prefixkv.errors import PrefixKVError
 from tests.cli.conftest import Run
 
 
@@ -87,12 +86,7 @@ def test_picture_for_a_model_that_is_missing_from_the_hub_is_one_line(run: Run, 
 
 
 def test_demo_model_answers_about_a_drawn_scene(run: Run, tmp_path: Path) -> None:
-    from prefixkv.demo import weights_path
 
-    try:
-        weights_path()
-    except PrefixKVError as error:
-        pytest.skip(str(error))
     scene = json.loads(run("demo-scene", "scene.png", "--seed", "11", "--json", cwd=tmp_path).stdout)
     asked = next(question for question in scene["questions"] if question["kind"] == "count_all")
     done = run("chat", "scene.png", "--model", "demo", "-p", asked["question"], cwd=tmp_path)
