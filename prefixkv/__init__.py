@@ -13,21 +13,35 @@ if TYPE_CHECKING:
     from prefixkv.cache import PrefixKVCache
     from prefixkv.chat import Conversation
     from prefixkv.compression import compress
+    from prefixkv.config import PrefixConfig
     from prefixkv.errors import PrefixKVError
     from prefixkv.models import load_model
+    from prefixkv.profile import LayerProfile
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "Budget": "prefixkv.budget",
     "Conversation": "prefixkv.chat",
+    "LayerProfile": "prefixkv.profile",
+    "PrefixConfig": "prefixkv.config",
     "PrefixKVCache": "prefixkv.cache",
     "PrefixKVError": "prefixkv.errors",
     "compress": "prefixkv.compression",
     "load_model": "prefixkv.models",
 }
 
-__all__ = ["Budget", "Conversation", "PrefixKVCache", "PrefixKVError", "__version__", "compress", "load_model"]
+__all__ = [
+    "Budget",
+    "Conversation",
+    "LayerProfile",
+    "PrefixConfig",
+    "PrefixKVCache",
+    "PrefixKVError",
+    "__version__",
+    "compress",
+    "load_model",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -5,6 +5,7 @@ Works with stock `generate`: it tells transformers how many tokens were read, so
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -39,7 +40,11 @@ class PrefixKVCache(Cache):
     layers: list[CompressedLayer]  # type: ignore[assignment]
 
     def __init__(
-        self, geometry: KVGeometry, budget: str | float | Budget = "20%", method: str | Method = DEFAULT_METHOD
+        self,
+        geometry: KVGeometry,
+        budget: str | float | Budget = "20%",
+        method: str | Method = DEFAULT_METHOD,
+        keep_fractions: Sequence[float] | None = None,
     ):
         """Make an empty cache.
 
@@ -47,6 +52,8 @@ class PrefixKVCache(Cache):
             geometry: the model's KV shape.
             budget: what to keep, as `Budget.parse` reads it.
             method: name of a method.
+            keep_fractions: proportions of the layers' shares, from a configuration; else the method's allocator finds
+                them for every prompt.
 
         Raises:
             OptionError: unknown method or budget.
@@ -55,6 +62,7 @@ class PrefixKVCache(Cache):
         super().__init__(layers=[CompressedLayer() for _ in range(geometry.layers)])
         self.geometry, self.budget, self.method = geometry, Budget.parse(budget), get_method(method)
         self.budget.check_floor(geometry, self.method.floor_tokens)
+        self._keep_fractions = keep_fractions
         self._batch = 1
         self._curves: list[list[float]] = []
         self._limits: list[int] = []
@@ -150,8 +158,7 @@ class PrefixKVCache(Cache):
             everything = torch.arange(entries, device=keys.device).expand(*importance.shape[:2], -1)
             layer.keep(everything, importance, chunk_len)
         else:
-            self._curves.append(cumulative_importance(importance).tolist())
-            counts = self._allocate(index, seen, total)
+            counts = self._allocate(index, seen, total, importance)
             if index == self.geometry.layers - 1 or others + counts[-1] > total + self._slack(total):
                 for earlier in range(index):
                     self._shrink(earlier, counts[earlier])
@@ -175,16 +182,19 @@ class PrefixKVCache(Cache):
     def _slack(self, total: int) -> int:
         return 0 if self.budget.is_hard_limit else total // SLACK
 
-    def _allocate(self, index: int, seen: int, total: int) -> list[int]:
+    def _allocate(self, index: int, seen: int, total: int, importance: torch.Tensor) -> list[int]:
         """Entries for layers 0 .. index, so that the later layers keep what they store, or their floor, at least."""
         layers, floor = self.geometry.layers, min(self.method.floor_tokens, seen)
         stored = [layer.kept_tokens for layer in self.layers]
-        ceilings = [*stored[:index], len(self._curves[index])]
-        if self.method.allocator == "uniform":
-            # In the order of the layers the remainder goes to the first ones, whatever is known of the later ones.
-            return [
-                min(ceiling, share) for ceiling, share in zip(ceilings, allocation.uniform(total, layers), strict=False)
-            ]
+        ceilings = [*stored[:index], importance.shape[-1]]
+        known = None
+        if self._keep_fractions is not None:
+            known = allocation.proportional(self._keep_fractions, total, floor, seen)
+        elif self.method.allocator == "uniform":
+            known = allocation.uniform(total, layers)
+        if known is not None:
+            return [min(ceiling, share) for ceiling, share in zip(ceilings, known[: index + 1], strict=True)]
+        self._curves.append(cumulative_importance(importance).tolist())
         reserved = sum(max(floor, kept) for kept in stored[index + 1 :])
         curves = [curve[:ceiling] for curve, ceiling in zip(self._curves, ceilings, strict=True)]
         return allocation.prefix(curves, max(total - reserved, floor * (index + 1)), floor)

@@ -15,6 +15,7 @@ from PIL import Image
 from prefixkv import attention
 from prefixkv.budget import Budget
 from prefixkv.cache import PrefixKVCache
+from prefixkv.config import PrefixConfig
 from prefixkv.decoding import decode
 from prefixkv.detokenization import Detokenizer
 from prefixkv.errors import DeviceMemoryError, PrefixKVError
@@ -62,7 +63,7 @@ class Conversation:
     def __init__(
         self,
         loaded: LoadedModel,
-        budget: str | float | Budget = "20%",
+        budget: str | float | Budget | PrefixConfig = "20%",
         method: str | Method = DEFAULT_METHOD,
         sampling: Sampling | None = None,
         notify: Notify = lambda text: None,
@@ -71,8 +72,8 @@ class Conversation:
 
         Args:
             loaded: from `prefixkv.load_model`.
-            budget: what to keep, as `Budget.parse` reads it.
-            method: name of a method.
+            budget: what to keep, as `Budget.parse` reads it; or a configuration, which brings its shares and method.
+            method: name of a method; not used with a configuration.
             sampling: how tokens are chosen; greedy, at most 512 tokens, where None.
             notify: called with one line for each thing that the user should know.
 
@@ -81,7 +82,11 @@ class Conversation:
             BudgetTooSmallError: a hard limit cannot hold the method's protected entries.
         """
         self.loaded, self.sampling, self._notify = loaded, sampling or Sampling(), notify
-        self.cache = PrefixKVCache(loaded.geometry, budget, method)
+        if isinstance(budget, PrefixConfig):
+            budget.require_model(loaded.identity)
+            self.cache = PrefixKVCache(loaded.geometry, budget.as_budget(), budget.method, budget.keep_fractions)
+        else:
+            self.cache = PrefixKVCache(loaded.geometry, budget, method)
         self.last_answer: Answer | None = None
         self._turns: list[Turn] = []
         self._read: list[int] = []
@@ -175,17 +180,10 @@ class Conversation:
         if self._read:
             rest = prompt.after(self._read)
             if rest is not None:
-                return self._on_device(rest), prompt.tokens
+                return self.loaded.on_device(rest), prompt.tokens
             self._notify("the conversation so far is read again: it is not spelt as the cache has read it")
             self._forget_tokens()
-        return self._on_device(prompt.inputs), prompt.tokens
-
-    def _on_device(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        model = self.loaded.model
-        return {
-            name: value.to(self.loaded.device, model.dtype if value.is_floating_point() else None)
-            for name, value in inputs.items()
-        }
+        return self.loaded.on_device(prompt.inputs), prompt.tokens
 
     def _stop_tokens(self) -> set[int]:
         stop = self.loaded.model.generation_config.eos_token_id

@@ -62,12 +62,12 @@ def read_json(path: Path) -> Any:
         raise PrefixKVError(f"{path} is not valid JSON: {error}") from None
 
 
-def write_document(path: Path, content: dict[str, Any]) -> None:
+def write_json(path: Path, content: Any) -> None:
     """Write a file so that a crash at any moment leaves the old one or the new one, never a part.
 
     Args:
         path: the file; folders are made.
-        content: `format` and `version` included.
+        content: plain values; numbers come back bit for bit.
 
     Raises:
         PrefixKVError: the place cannot be written, or is a link.

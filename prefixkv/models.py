@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from prefixkv.errors import OptionError, PrefixKVError
 from prefixkv.geometry import DTYPE_BYTES, KVGeometry
+from prefixkv.identity import ModelIdentity
 
 if TYPE_CHECKING:
     import torch
@@ -50,6 +51,18 @@ class LoadedModel:
     device: torch.device
     takes_images: bool
     load_seconds: float
+
+    @property
+    def identity(self) -> ModelIdentity:
+        """Which model this is, for profiles and configurations."""
+        return ModelIdentity.of(self.id, self.model.config, self.geometry.dtype)
+
+    def on_device(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Inputs where the model is, pixels in its dtype."""
+        dtype = self.model.dtype
+        return {
+            name: value.to(self.device, dtype if value.is_floating_point() else None) for name, value in inputs.items()
+        }
 
     @property
     def tokenizer(self) -> Any:
@@ -122,6 +135,45 @@ def load_model(
         reason = " ".join(str(error).split())
         raise PrefixKVError(f"model {chosen!r} cannot be loaded: {reason[:300]}") from error
     return LoadedModel(chosen, model.eval(), processor, geometry, where, takes_images, time.perf_counter() - started)
+
+
+def profile_name(name: str) -> str:
+    """The name under which a model's profile is saved."""
+    wanted = "demo" if name == "auto" else ALIASES.get(name, name)
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "--", str(Path(wanted).expanduser())).strip(".-")
+    return plain[-100:].strip(".-")
+
+
+def weights_are_here(name: str) -> bool:
+    """Whether a model can be loaded without the network."""
+    wanted = ALIASES.get(name, name)
+    if wanted in ("auto", "demo") or Path(wanted).expanduser().is_dir():
+        return True
+    from huggingface_hub import try_to_load_from_cache
+
+    files = ("model.safetensors", "model.safetensors.index.json")
+    return any(isinstance(try_to_load_from_cache(wanted, file), str) for file in files)
+
+
+def read_identity(name: str) -> ModelIdentity:
+    """A model's shape and fingerprint, from its configuration alone.
+
+    Raises:
+        PrefixKVError: the configuration cannot be had.
+    """
+    check_model_name(name)
+    import transformers
+
+    wanted = ALIASES.get(name, name)
+    transformers.logging.set_verbosity_error()
+    try:
+        config = transformers.AutoConfig.from_pretrained(_source(wanted))
+    except (OSError, ValueError) as error:
+        raise PrefixKVError(
+            f"the configuration of {wanted!r} cannot be read: {' '.join(str(error).split())[:300]}"
+        ) from error
+    dtype = str(config.dtype or "float32").removeprefix("torch.")
+    return ModelIdentity.of(wanted, config, dtype)
 
 
 def _device(name: str) -> torch.device:

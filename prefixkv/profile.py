@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import fmean, pstdev
 from typing import Any
 
-from prefixkv.documents import VERSION, read_document, write_document
+from prefixkv.documents import VERSION, read_document, write_json
 from prefixkv.errors import PrefixKVError
 from prefixkv.identity import ModelIdentity
 
@@ -97,13 +97,20 @@ class LayerProfile:
                 raise PrefixKVError(f"{path}: {name} is {content.get(name)!r}, which is no text")
         return cls(model, content["scorer"], content["source"], tuple(samples), curves, content["created_by"])
 
+    @classmethod
+    def measure(cls, loaded: Any, samples: Any, source: str, **options: Any) -> LayerProfile:
+        """Run calibration samples; see `prefixkv.profiling.measure`, which this loads with torch."""
+        from prefixkv.profiling import measure
+
+        return measure(loaded, samples, source, **options)
+
     def save(self, path: Path) -> None:
         """Write the profile, whole or not at all.
 
         Raises:
             PrefixKVError: the place cannot be written.
         """
-        write_document(path, self.as_dict())
+        write_json(path, self.as_dict())
 
     def as_dict(self) -> dict[str, Any]:
         """The file's content."""

@@ -12,7 +12,10 @@ import typer
 import prefixkv
 from prefixkv_cli import output
 from prefixkv_cli.commands.chat import chat
+from prefixkv_cli.commands.configs import app as configs
 from prefixkv_cli.commands.demo_scene import demo_scene
+from prefixkv_cli.commands.profile import app as profile
+from prefixkv_cli.commands.search import search
 from prefixkv_cli.failures import Failure
 
 app = typer.Typer(
@@ -22,6 +25,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(chat)
+app.add_typer(profile, name="profile")
+app.command()(search)
+app.add_typer(configs, name="configs")
 app.command()(demo_scene)
 
 

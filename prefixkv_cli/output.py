@@ -39,8 +39,8 @@ def show(renderable: RenderableType) -> None:
     stderr_console().print(renderable)
 
 
-def write_json(record: Mapping[str, Any]) -> None:
-    """The one object that `--json` promises, on stdout."""
+def write_json(record: Mapping[str, Any] | list[Any]) -> None:
+    """The one value that `--json` promises, on stdout."""
     write_text(json.dumps(record, ensure_ascii=False) + "\n")
 
 

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from prefixkv.budget import Budget
-from prefixkv.errors import PrefixKVError
+from prefixkv.config import PrefixConfig
+from prefixkv.errors import OptionError, PrefixKVError
+from prefixkv.home import find_file
 from prefixkv.images import open_image
 from prefixkv.methods import DEFAULT_METHOD, get_method
 from prefixkv.models import check_model_name, load_model
@@ -32,6 +34,9 @@ def chat(
     model: options.ModelOption = "auto",
     budget: options.BudgetOption = options.DEFAULT_BUDGET,
     method: options.MethodOption = DEFAULT_METHOD,
+    config: Annotated[
+        str | None, typer.Option("--config", help="Name or file of a configuration, instead of budget and method.")
+    ] = None,
     max_new_tokens: options.MaxNewTokensOption = 512,
     temperature: options.TemperatureOption = 0.0,
     top_p: options.TopPOption = 1.0,
@@ -47,6 +52,9 @@ def chat(
     """
     parsed_budget = Budget.parse(budget)
     get_method(method)
+    if config is not None and (budget != options.DEFAULT_BUDGET or method != DEFAULT_METHOD):
+        raise OptionError("a configuration brings its own budget and method: give either --config or those")
+    chosen = PrefixConfig.load(find_file("configs", config)) if config is not None else None
     sampling = Sampling(max_new_tokens, temperature, top_p, seed)
     options.check_device(device)
     options.check_dtype(dtype)
@@ -59,7 +67,9 @@ def chat(
     _check_pictures(loaded.id, pictures)
     from prefixkv.chat import Conversation
 
-    conversation = Conversation(loaded, budget=parsed_budget, method=method, sampling=sampling, notify=output.notice)
+    conversation = Conversation(
+        loaded, budget=chosen or parsed_budget, method=method, sampling=sampling, notify=output.notice
+    )
     if question is None:
         from prefixkv_cli.conversation import converse
 

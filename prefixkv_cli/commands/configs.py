@@ -1,0 +1,104 @@
+"""`prefixkv configs`: the configurations that were saved."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from prefixkv.config import PrefixConfig
+from prefixkv.documents import write_json
+from prefixkv.errors import PrefixKVError
+from prefixkv.home import find_file, named_file, names
+from prefixkv.identity import ModelIdentity
+from prefixkv.models import ALIASES, check_model_name, read_identity
+from prefixkv.shapes import SHAPES
+from prefixkv_cli import options, output
+from prefixkv_cli.config_table import config_table
+
+app = typer.Typer(help="List, show, import, export and remove saved configurations.", no_args_is_help=True)
+
+ConfigArgument = Annotated[str, typer.Argument(metavar="CONFIG", help="Name or file of a configuration.")]
+
+
+@app.command("list")
+def list_configs(json: options.JsonOption = False) -> None:
+    """All saved configurations."""
+    rows = []
+    for name in names("configs"):
+        path = named_file("configs", name)
+        config = PrefixConfig.load(path)
+        rows.append(
+            {
+                "name": name,
+                "model": config.model.id,
+                "method": config.method,
+                "budget": config.budget["requested"],
+                "age_seconds": round(time.time() - path.stat().st_mtime),
+                "source": config.profile["source"] if config.profile else config.allocation,
+            }
+        )
+    if json:
+        output.write_json(rows)
+    elif not rows:
+        output.notice("no configuration is saved: make one with `prefixkv search --budget 20% --name NAME`")
+    else:
+        print("\n".join("\t".join(str(value) for value in row.values()) for row in rows))
+
+
+@app.command()
+def show(config: ConfigArgument, json: options.JsonOption = False) -> None:
+    """What every layer keeps."""
+    loaded = PrefixConfig.load(find_file("configs", config))
+    if json:
+        output.write_json(loaded.as_dict())
+    else:
+        output.show(config_table(loaded))
+
+
+@app.command()
+def path(config: ConfigArgument) -> None:
+    """The file of a configuration."""
+    print(find_file("configs", config))
+
+
+@app.command("import")
+def import_release(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="confs/prefixkv_*.json of the paper's release.")],
+    model: options.ModelOption,
+    name: Annotated[str | None, typer.Option("--name", help="Save it under this name; else the file's.")] = None,
+    context: Annotated[int, typer.Option("--context", help="Tokens for the table.")] = 1024,
+) -> None:
+    """Import a list of forgotten fractions, one a layer, of the paper's release."""
+    check_model_name(model)
+    wanted = ALIASES.get(model, model)
+    shape = SHAPES.get(wanted)
+    identity = ModelIdentity(wanted, None, shape.geometry, None) if shape else read_identity(model)
+    chosen = name or file.stem
+    target = named_file("configs", chosen)
+    PrefixConfig.from_release(file, identity, chosen, context).save(target)
+    output.notice(f"saved {target}")
+
+
+@app.command()
+def export(
+    config: ConfigArgument,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="File to write.")],
+    release: Annotated[bool, typer.Option("--release", help="As the paper's release: forgotten fractions.")] = False,
+) -> None:
+    """Write a configuration to a file."""
+    loaded = PrefixConfig.load(find_file("configs", config))
+    write_json(out, loaded.to_release() if release else loaded.as_dict())
+    output.notice(f"wrote {out}")
+
+
+@app.command()
+def remove(name: Annotated[str, typer.Argument(metavar="NAME", help="Name of a configuration.")]) -> None:
+    """Remove a saved configuration."""
+    target = named_file("configs", name)
+    if not target.is_file() and not target.is_symlink():
+        raise PrefixKVError(f"there is no config named {name!r}: there are {', '.join(names('configs')) or 'none yet'}")
+    target.unlink()
+    output.notice(f"removed {target}")

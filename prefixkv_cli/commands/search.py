@@ -1,0 +1,110 @@
+"""`prefixkv search`: find every layer's share of a budget."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from prefixkv.budget import Budget, format_bytes
+from prefixkv.config import ALLOCATIONS, PrefixConfig
+from prefixkv.documents import file_sha256
+from prefixkv.errors import OptionError, PrefixKVError
+from prefixkv.home import find_file, named_file
+from prefixkv.identity import ModelIdentity
+from prefixkv.methods import DEFAULT_METHOD, get_method
+from prefixkv.models import ALIASES, check_model_name, profile_name, weights_are_here
+from prefixkv.profile import LayerProfile
+from prefixkv.shapes import SHAPES
+from prefixkv_cli import options, output
+from prefixkv_cli.config_table import config_table
+
+DEFAULT_CONTEXT = 1024
+
+
+def search(
+    budget: Annotated[str, typer.Option("--budget", help="What to keep: a share, a size or tokens.")],
+    model: options.ModelOption = "auto",
+    profile: Annotated[
+        str | None, typer.Option("--profile", help="Name or file of a profile; the model's newest where not given.")
+    ] = None,
+    context: Annotated[
+        int | None, typer.Option("--context", help="Tokens of one row, prompt and answer.", show_default="1024")
+    ] = None,
+    batch: Annotated[int, typer.Option("--batch", help="Rows that share a budget in bytes.")] = 1,
+    allocation: Annotated[
+        str, typer.Option("--allocation", help=f"How layers share: {', '.join(ALLOCATIONS)}.")
+    ] = "prefix",
+    method: options.MethodOption = DEFAULT_METHOD,
+    name: Annotated[str | None, typer.Option("--name", help="Save it under this name.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Save it to this file.")] = None,
+    json: options.JsonOption = False,
+) -> None:
+    """Find every layer's share of a budget and save it as a configuration.
+
+    Example: prefixkv search --model llava --budget 4GB --context 4096 --batch 32 --allocation uniform
+    """
+    parsed = Budget.parse(budget)
+    get_method(method)
+    if allocation not in ALLOCATIONS:
+        raise OptionError(f"allocation {allocation!r} is not known: choose {' or '.join(ALLOCATIONS)}")
+    if (context is not None and context < 1) or batch < 1:
+        raise OptionError(f"context {context} and batch {batch} must both be 1 or more")
+    check_model_name(model)
+    target = out if out is not None else named_file("configs", name) if name else None
+    path = _profile_path(profile, model, allocation)
+    measured = LayerProfile.load(path) if path else None
+    identity = measured.model if measured else _shape_of(model)
+    wanted = ALIASES.get(model, model)
+    if measured and model != "auto" and identity.id != wanted:
+        raise PrefixKVError(f"profile {path} is for {identity.id}, not for {wanted}: give its own profile")
+    tokens = DEFAULT_CONTEXT if context is None else context
+    shape = SHAPES.get(identity.id)
+    if shape and tokens > shape.context_tokens:
+        output.notice(f"{identity.id} was trained for {shape.context_tokens} tokens; a context of {tokens} is longer")
+    digest = file_sha256(path) if path else None
+    found = PrefixConfig.search(
+        parsed, identity, tokens, batch, allocation, method, name or (out.stem if out else "unnamed"), measured, digest
+    )
+    full = identity.geometry.token_bytes * tokens * batch
+    if found.budget["keep_fraction"] == 1:
+        output.notice(f"the full cache is {format_bytes(full)} and fits the budget: everything is kept")
+    if target is not None:
+        found.save(target)
+        output.notice(f"saved {target}")
+    if json:
+        output.write_json({**found.as_dict(), "full_bytes": full, "kept_tokens": found.kept_tokens()})
+    else:
+        output.show(config_table(found))
+
+
+def _profile_path(profile: str | None, model: str, allocation: str) -> Path | None:
+    """The profile to search in; None where the allocation needs none."""
+    if profile is not None:
+        return find_file("profiles", profile)
+    if allocation == "uniform":
+        return None
+    path = named_file("profiles", profile_name(model))
+    if path.is_file():
+        return path
+    if weights_are_here(model):
+        from prefixkv_cli.commands.profile import measure_to
+
+        output.notice(f"there is no profile of {model!r} yet: making one, once")
+        measure_to(path, model)
+        return path
+    raise PrefixKVError(
+        f"there is no profile of {model!r} yet: make it with `prefixkv profile --model {model}`, "
+        "or search with --allocation uniform, which needs none"
+    )
+
+
+def _shape_of(model: str) -> ModelIdentity:
+    """The model's shape without its weights: built in, or from its configuration."""
+    wanted = ALIASES.get(model, model)
+    if wanted in SHAPES:
+        return ModelIdentity(wanted, None, SHAPES[wanted].geometry, None)
+    from prefixkv.models import read_identity
+
+    return read_identity("demo" if model == "auto" else model)
