@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from prefixkv.errors import OptionError, PrefixKVError
 from prefixkv.geometry import DTYPE_BYTES, KVGeometry
 from prefixkv.identity import ModelIdentity
+from prefixkv.shapes import SHAPES
 
 if TYPE_CHECKING:
     import torch
@@ -142,6 +143,35 @@ def profile_name(name: str) -> str:
     wanted = "demo" if name == "auto" else ALIASES.get(name, name)
     plain = re.sub(r"[^A-Za-z0-9._-]+", "--", str(Path(wanted).expanduser())).strip(".-")
     return plain[-100:].strip(".-")
+
+
+def weight_bytes(name: str) -> int:
+    """Bytes of a model's weights: built in for well-known models, else the sizes of the files in its folder.
+
+    Raises:
+        PrefixKVError: neither is to be had.
+    """
+    if name in SHAPES:
+        shape = SHAPES[name]
+        return shape.parameters * DTYPE_BYTES[shape.geometry.dtype]
+    folder = Path(_source(name))
+    total = sum(file.stat().st_size for file in folder.glob("*.safetensors")) if folder.is_dir() else 0
+    if not total:
+        raise PrefixKVError(f"the size of {name!r} is not known: give its folder with safetensors files")
+    return total
+
+
+def gpu_bytes() -> int:
+    """Memory of this machine's first CUDA device.
+
+    Raises:
+        PrefixKVError: there is none.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        raise PrefixKVError("there is no GPU on this machine: say what to fit with --device-memory 80GB")
+    return torch.cuda.get_device_properties(0).total_memory
 
 
 def weights_are_here(name: str) -> bool:

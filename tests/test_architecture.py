@@ -15,17 +15,41 @@ SOURCES = sorted(path for package in ("prefixkv", "prefixkv_cli") for path in (R
 MAX_LINES = 300
 
 LEVELS = (
-    {"errors", "geometry", "budget"},
+    {"errors", "geometry", "budget", "documents", "home"},
     {"kernels"},
-    {"importance", "allocation", "selection", "methods", "usage", "sampling", "images"},
+    {
+        "importance",
+        "allocation",
+        "selection",
+        "methods",
+        "usage",
+        "sampling",
+        "images",
+        "identity",
+        "shapes",
+        "fitting",
+    },
+    {"profile", "config", "calibration"},
     {"attention", "layer", "cache", "compression"},
     {"models", "prompts", "detokenization", "decoding"},
     {"chat", "profiling", "evaluation"},
+    {"tuning"},
 )
 """From the bottom up: a module may import from its own level and from those below."""
 
-USES_TRANSFORMERS = {"attention", "layer", "cache", "compression", "models", "decoding", "chat", "demo"}
-USES_NO_TORCH = {"errors", "geometry", "budget", "methods", "usage", "sampling", "images"}
+USES_TRANSFORMERS = {"attention", "layer", "cache", "compression", "models", "decoding", "chat", "demo"} | {
+    "profiling",
+    "evaluation",
+}
+USES_NO_TORCH = {"errors", "geometry", "budget", "documents", "home", "methods", "usage", "sampling", "images"} | {
+    "allocation",
+    "identity",
+    "shapes",
+    "fitting",
+    "profile",
+    "config",
+    "calibration",
+}
 
 
 def _names(path: Path, everywhere: bool = True) -> Iterator[str]:

@@ -37,6 +37,9 @@ def chat(
     config: Annotated[
         str | None, typer.Option("--config", help="Name or file of a configuration, instead of budget and method.")
     ] = None,
+    search: Annotated[
+        str, typer.Option("--search", help="config: the configuration's shares; online: search for every prompt.")
+    ] = "config",
     max_new_tokens: options.MaxNewTokensOption = 512,
     temperature: options.TemperatureOption = 0.0,
     top_p: options.TopPOption = 1.0,
@@ -54,7 +57,11 @@ def chat(
     get_method(method)
     if config is not None and (budget != options.DEFAULT_BUDGET or method != DEFAULT_METHOD):
         raise OptionError("a configuration brings its own budget and method: give either --config or those")
+    if search not in ("config", "online"):
+        raise OptionError(f"search {search!r} is not known: choose config or online")
     chosen = PrefixConfig.load(find_file("configs", config)) if config is not None else None
+    if chosen is not None and search == "online":
+        parsed_budget, method, chosen = chosen.as_budget(), chosen.method, None
     sampling = Sampling(max_new_tokens, temperature, top_p, seed)
     options.check_device(device)
     options.check_dtype(dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from pathlib import Path
 from typing import Annotated
 
@@ -19,12 +20,19 @@ from prefixkv.profile import LayerProfile
 from prefixkv.shapes import SHAPES
 from prefixkv_cli import options, output
 from prefixkv_cli.config_table import config_table
+from prefixkv_cli.device_fit import fit_lines, room_on_device
 
 DEFAULT_CONTEXT = 1024
+HELD_OUT_SAMPLES, HELD_OUT_SEED = 6, 1_000_000
 
 
 def search(
-    budget: Annotated[str, typer.Option("--budget", help="What to keep: a share, a size or tokens.")],
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            "--budget", help="What to keep: a share, a size or tokens; auto: the smallest within --tolerance."
+        ),
+    ] = None,
     model: options.ModelOption = "auto",
     profile: Annotated[
         str | None, typer.Option("--profile", help="Name or file of a profile; the model's newest where not given.")
@@ -37,6 +45,16 @@ def search(
         str, typer.Option("--allocation", help=f"How layers share: {', '.join(ALLOCATIONS)}.")
     ] = "prefix",
     method: options.MethodOption = DEFAULT_METHOD,
+    tolerance: Annotated[
+        str, typer.Option("--tolerance", help="With --budget auto: allowed rise of held-out perplexity.")
+    ] = "1%",
+    fit: Annotated[bool, typer.Option("--fit", help="Say how many rows fit the device.")] = False,
+    target_batch: Annotated[
+        int | None, typer.Option("--target-batch", help="Take the largest budget at which so many rows fit the device.")
+    ] = None,
+    device_memory: Annotated[
+        str | None, typer.Option("--device-memory", help="Memory to fit, such as 80GB.", show_default="this GPU's")
+    ] = None,
     name: Annotated[str | None, typer.Option("--name", help="Save it under this name.")] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Save it to this file.")] = None,
     json: options.JsonOption = False,
@@ -45,12 +63,18 @@ def search(
 
     Example: prefixkv search --model llava --budget 4GB --context 4096 --batch 32 --allocation uniform
     """
-    parsed = Budget.parse(budget)
+    if (budget is None) == (target_batch is None):
+        raise OptionError("give either --budget or --target-batch")
+    automatic = budget == "auto"
+    parsed = None if budget is None or automatic else Budget.parse(budget)
+    allowed = Budget.parse(tolerance)
+    if allowed.kind != "fraction":
+        raise OptionError(f"tolerance {tolerance!r} is no share: give one such as 1%")
     get_method(method)
     if allocation not in ALLOCATIONS:
         raise OptionError(f"allocation {allocation!r} is not known: choose {' or '.join(ALLOCATIONS)}")
-    if (context is not None and context < 1) or batch < 1:
-        raise OptionError(f"context {context} and batch {batch} must both be 1 or more")
+    if (context is not None and context < 1) or batch < 1 or (target_batch is not None and target_batch < 1):
+        raise OptionError(f"context {context}, batch {target_batch or batch}: both must be 1 or more")
     check_model_name(model)
     target = out if out is not None else named_file("configs", name) if name else None
     path = _profile_path(profile, model, allocation)
@@ -63,6 +87,15 @@ def search(
     shape = SHAPES.get(identity.id)
     if shape and tokens > shape.context_tokens:
         output.notice(f"{identity.id} was trained for {shape.context_tokens} tokens; a context of {tokens} is longer")
+    room = None
+    if fit or target_batch is not None:
+        room = room_on_device(identity, tokens, device_memory)
+        batch = target_batch or batch
+    if target_batch is not None and room is not None:
+        parsed = Budget.parse(f"{room.cache_bytes}B")
+    elif automatic:
+        parsed = find_budget(model, allowed.amount, measured, method)
+    assert parsed is not None
     digest = file_sha256(path) if path else None
     found = PrefixConfig.search(
         parsed, identity, tokens, batch, allocation, method, name or (out.stem if out else "unnamed"), measured, digest
@@ -70,6 +103,8 @@ def search(
     full = identity.geometry.token_bytes * tokens * batch
     if found.budget["keep_fraction"] == 1:
         output.notice(f"the full cache is {format_bytes(full)} and fits the budget: everything is kept")
+    if room is not None:
+        output.show(fit_lines(room, found))
     if target is not None:
         found.save(target)
         output.notice(f"saved {target}")
@@ -108,3 +143,15 @@ def _shape_of(model: str) -> ModelIdentity:
     from prefixkv.models import read_identity
 
     return read_identity("demo" if model == "auto" else model)
+
+
+def find_budget(model: str, tolerance: Fraction, profile: LayerProfile | None, method: str) -> Budget:
+    """The smallest budget whose held-out perplexity rises by no more than the tolerance."""
+    from prefixkv.calibration import drawn_samples
+    from prefixkv.models import load_model
+    from prefixkv.tuning import smallest_budget
+
+    output.notice("the held-out samples are drawn scenes of coloured shapes, with the model's own answers")
+    loaded = load_model(model, notify=output.notice)
+    held_out = drawn_samples(HELD_OUT_SAMPLES, first_seed=HELD_OUT_SEED)
+    return smallest_budget(loaded, held_out, tolerance, profile, method, output.notice)

@@ -40,7 +40,8 @@ def run() -> Run:
     def run(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
         if "input" not in options:
             options.setdefault("stdin", subprocess.DEVNULL)
-        options.setdefault("env", ENVIRONMENT)
+        home = {name: os.environ[name] for name in ("PREFIXKV_HOME",) if name in os.environ}
+        options.setdefault("env", ENVIRONMENT | home)
         return subprocess.run([*PROGRAM, *arguments], capture_output=True, text=True, timeout=120, **options)
 
     return run

@@ -1,0 +1,154 @@
+"""Files: hostile ones are refused in one line, and a killed save leaves the old file or the new one."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prefixkv.config import PrefixConfig
+from prefixkv.documents import write_json
+from prefixkv.errors import OptionError, PrefixKVError
+from prefixkv.geometry import KVGeometry
+from prefixkv.home import find_file, named_file
+from prefixkv.identity import ModelIdentity
+from prefixkv.profile import LayerProfile, average_curve
+
+MODEL = ModelIdentity("some/model", None, KVGeometry(3, 2, 16, "float32"), "0123456789abcdef")
+
+
+def a_profile() -> LayerProfile:
+    curves = [[0.5, 0.8, 0.95, 1.0], [0.25, 0.5, 0.75, 1.0], [0.9, 1.0, 1.0, 1.0]]
+    return LayerProfile(
+        MODEL, "accumulated", "by hand", ({"prompt_tokens": 4},), tuple(average_curve([c]) for c in curves), "a test"
+    )
+
+
+def a_config() -> PrefixConfig:
+    return PrefixConfig.search("30%", MODEL, 100, name="third", profile=a_profile(), profile_sha256="ab")
+
+
+def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
+    a_config().save(tmp_path / "config.json")
+    a_profile().save(tmp_path / "profile.json")
+    assert PrefixConfig.load(tmp_path / "config.json") == a_config()
+    assert LayerProfile.load(tmp_path / "profile.json") == a_profile()
+
+
+def changed(content: dict[str, Any], key: str, value: Any) -> str:
+    return json.dumps({**content, key: value})
+
+
+HOSTILE_CONFIGS = {
+    "truncated": lambda good: json.dumps(good)[:-20],
+    "another version": lambda good: changed(good, "version", 2),
+    "another format": lambda good: changed(good, "format", "prefixkv-profile"),
+    "NaN": lambda good: changed(good, "keep_fractions", [0.5, float("nan"), 0.5]),
+    "Infinity": lambda good: changed(good, "keep_fractions", [0.5, float("inf"), 0.5]),
+    "too few layers": lambda good: changed(good, "keep_fractions", [0.5, 0.5]),
+    "a text for a number": lambda good: changed(good, "keep_fractions", [0.5, "0.5", 0.5]),
+    "zero": lambda good: changed(good, "keep_fractions", [0.5, 0, 0.5]),
+    "above one": lambda good: changed(good, "keep_fractions", [0.5, 1.5, 0.5]),
+    "true": lambda good: changed(good, "keep_fractions", [0.5, True, 0.5]),
+    "no model": lambda good: changed(good, "model", None),
+    "a model of text layers": lambda good: changed(good, "model", {**good["model"], "layers": "3"}),
+    "an unknown method": lambda good: changed(good, "method", {"name": "magic", "allocation": "prefix"}),
+    "an impossible budget": lambda good: changed(good, "budget", {**good["budget"], "requested": "-1GB"}),
+    "a list": lambda good: "[1, 2, 3]",
+    "no JSON": lambda good: "hello",
+    "deep nesting": lambda good: "[" * 200_000,
+    "bytes": lambda good: "\ud800",
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE_CONFIGS)
+def test_hostile_config_is_one_line(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_bytes(HOSTILE_CONFIGS[kind](a_config().as_dict()).encode("utf-8", "surrogatepass"))
+    with pytest.raises(PrefixKVError) as caught:
+        PrefixConfig.load(path)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize(
+    "curve", [[0, 0.5, 0.4, 1], [0.1, 0.5, 1], [0, 0.5, 0.9], [], [0, "x", 1], None, [0, float("nan"), 1]]
+)
+def test_hostile_curve_is_refused(curve: Any, tmp_path: Path) -> None:
+    content = a_profile().as_dict()
+    content["layers"][1]["curve"] = curve
+    (tmp_path / "profile.json").write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(PrefixKVError):
+        LayerProfile.load(tmp_path / "profile.json")
+
+
+def test_huge_file_is_refused_unread(tmp_path: Path) -> None:
+    path = tmp_path / "huge.json"
+    with path.open("wb") as file:
+        file.truncate(2**30)
+    started = time.perf_counter()
+    with pytest.raises(PrefixKVError, match="too large"):
+        PrefixConfig.load(path)
+    assert time.perf_counter() - started < 0.5
+
+
+def test_links_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    a_config().save(outside / "config.json")
+    (tmp_path / "link.json").symlink_to(outside / "config.json")
+    for action in (PrefixConfig.load, a_config().save):
+        with pytest.raises(PrefixKVError, match="symbolic link"):
+            action(tmp_path / "link.json")
+    monkeypatch.setenv("PREFIXKV_HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "configs").symlink_to(outside)
+    with pytest.raises(PrefixKVError, match="leads out"):
+        named_file("configs", "new")
+
+
+@pytest.mark.parametrize("name", ["../../x", "/etc/x", "", ".", "..", "a/b", "x" * 101, "a\nb", "-x", ".hidden"])
+def test_names_stay_in_the_home_folder(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFIXKV_HOME", str(tmp_path))
+    with pytest.raises(OptionError):
+        named_file("configs", name)
+
+
+def test_unknown_name_says_which_there_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFIXKV_HOME", str(tmp_path))
+    a_config().save(named_file("configs", "third"))
+    with pytest.raises(PrefixKVError, match="there are third"):
+        find_file("configs", "fourth")
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from prefixkv.documents import write_json
+print("ready", flush=True)
+while True:
+    for value in ("a", "b"):
+        write_json(Path(sys.argv[1]), {"format": value, "filler": [value] * 200_000})
+"""
+
+
+def test_killed_save_leaves_a_whole_file(tmp_path: Path) -> None:
+    path = tmp_path / "file.json"
+    write_json(path, {"format": "a", "filler": ["a"] * 200_000})
+    for round_ in range(6):
+        process = subprocess.Popen([sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(0.05 + 0.037 * round_)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+        content = json.loads(path.read_text(encoding="utf-8"))
+        assert content["filler"] == [content["format"]] * 200_000
