@@ -52,13 +52,15 @@ def prefix(curves: Sequence[Sequence[float]], total: int, floor: int) -> list[in
     """
     if any(math.isnan(curve[-1]) or math.isnan(curve[0]) for curve in curves):
         raise ValueError("the importance of a layer is not a number")
-    befores = [[0.0, *curve[:-1]] for curve in curves]
-    total = min(total, sum(map(len, befores)))
-    if sum(min(floor, len(before)) for before in befores) > total:
-        raise ValueError(f"{total} entries cannot hold {floor} in each of {len(befores)} layers")
+    lengths = [len(curve) for curve in curves]
+    total = min(total, sum(lengths))
+    if sum(min(floor, length) for length in lengths) > total:
+        raise ValueError(f"{total} entries cannot hold {floor} in each of {len(lengths)} layers")
 
     def kept_below(threshold: float) -> list[int]:
-        return [max(min(floor, len(before)), bisect_left(before, threshold)) for before in befores]
+        # The importance before rank 0 is 0, before any other rank it is the curve's value one rank earlier.
+        reached = [bisect_left(curve, threshold, 0, len(curve) - 1) + 1 if threshold > 0 else 0 for curve in curves]
+        return [max(min(floor, length), rank) for length, rank in zip(lengths, reached, strict=True)]
 
     low, high = -1.0, 2.0
     for _ in range(BISECTIONS):
@@ -69,8 +71,8 @@ def prefix(curves: Sequence[Sequence[float]], total: int, floor: int) -> list[in
             high = middle
     kept, beyond = kept_below(low), kept_below(high)
     undecided = sorted(
-        (befores[layer][rank], rank, layer)
-        for layer in range(len(befores))
+        (curve[rank - 1] if rank else 0.0, rank, layer)
+        for layer, curve in enumerate(curves)
         for rank in range(kept[layer], beyond[layer])
     )
     for _, _, layer in undecided[: total - sum(kept)]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 from statistics import fmean, pstdev
 from typing import Any
@@ -36,15 +36,9 @@ class LayerCurve:
     gini: float
     gini_spread: float
 
-    def at(self, entries: int) -> list[float]:
+    def at(self, entries: int) -> Sequence[float]:
         """Cumulative importance of the 1, 2, ... most important of so many entries, by linear interpolation."""
-        steps = len(self.curve) - 1
-        values = []
-        for rank in range(1, entries + 1):
-            step, rest = divmod(rank * steps, entries)
-            value = self.curve[step]
-            values.append(value + (self.curve[step + 1] - value) * rest / entries if rest else value)
-        return values
+        return _Stretched(self.curve, entries)
 
     def entries_for(self, importance: float) -> float:
         """The share of the entries that together have so much of the importance."""
@@ -54,6 +48,24 @@ class LayerCurve:
                 part = (importance - before) / (value - before) if value > before else 1.0
                 return max(0.0, step - 1 + part) / (len(self.curve) - 1)
         return 1.0
+
+
+class _Stretched(Sequence[float]):
+    """A curve read at any number of entries; each value is worked out when it is asked for, so a search is fast."""
+
+    def __init__(self, curve: Sequence[float], entries: int) -> None:
+        self._curve, self._entries = curve, entries
+
+    def __len__(self) -> int:
+        return self._entries
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[rank] for rank in range(*index.indices(self._entries))]
+        rank = range(self._entries)[index] + 1
+        step, rest = divmod(rank * (len(self._curve) - 1), self._entries)
+        value = self._curve[step]
+        return value + (self._curve[step + 1] - value) * rest / self._entries if rest else value
 
 
 @dataclass(frozen=True)
@@ -143,7 +155,8 @@ def average_curve(cumulative: Sequence[Sequence[float]]) -> LayerCurve:
     ginis = [_gini(curve) for curve in resampled]
     if any(math.isnan(gini) for gini in ginis):
         raise PrefixKVError("the model's attention is not a number (NaN): try --dtype float32")
-    mean = [round(fmean(values), 9) for values in zip(*resampled, strict=True)]
+    # Rounding may turn equal numbers into falling ones, and a search relies on curves that never fall.
+    mean = [*accumulate((round(fmean(values), 9) for values in zip(*resampled, strict=True)), max)]
     return LayerCurve((*mean[:-1], 1.0), round(fmean(ginis), 6), round(pstdev(ginis), 6))
 
 
@@ -173,7 +186,7 @@ def _read_curve(content: Any, index: int, path: Path) -> LayerCurve:
     if len(numbers) < 4 or not all(type(value) in (int, float) for value in numbers):
         raise PrefixKVError(f"{path}: layer {index} has no curve of numbers with a gini")
     *points, gini, spread = map(float, numbers)
-    rising = all(low <= high + 1e-9 for low, high in pairwise(points))
+    rising = all(low <= high for low, high in pairwise(points))
     if not rising or abs(points[0]) > 1e-9 or abs(points[-1] - 1) > 1e-6:
         raise PrefixKVError(f"{path}: the curve of layer {index} does not rise from 0 to 1")
     return LayerCurve(tuple(points), gini, spread)
