@@ -10,7 +10,7 @@ from pathlib import Path
 
 def test_python_example_runs() -> None:
     readme = Path(__file__).parents[1] / "README.md"
-    (example,) = re.findall(r"```python\n(.*?)```", readme.read_text(encoding="utf-8"), re.DOTALL)
+    example, _ = re.findall(r"```python\n(.*?)```", readme.read_text(encoding="utf-8"), re.DOTALL)
     done = subprocess.run([sys.executable, "-c", example], capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stderr
     answer, kept = done.stdout.splitlines()
