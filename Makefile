@@ -13,7 +13,7 @@ STAMP := $(VENV)/installed-$(shell printf '%s' '$(TORCH)' | cksum | cut -d ' ' -
 .DEFAULT_GOAL := demo
 
 demo: $(STAMP)
-	@$(BIN)/prefixkv chat prefixkv/demo/scene.png --prompt "Describe the image." --model demo --budget 20% --stats
+	@$(BIN)/prefixkv chat prefixkv/demo/scene.png --prompt "Which object is in row 3, column 3?" --model demo --budget 20% --stats
 
 test: $(STAMP)
 	@$(BIN)/pytest -q

@@ -89,5 +89,5 @@ def test_demo_model_answers_about_a_drawn_scene(run: Run, tmp_path: Path) -> Non
 
     scene = json.loads(run("demo-scene", "scene.png", "--seed", "11", "--json", cwd=tmp_path).stdout)
     asked = next(question for question in scene["questions"] if question["kind"] == "count_all")
-    done = run("chat", "scene.png", "--model", "demo", "-p", asked["question"], cwd=tmp_path)
+    done = run("chat", "scene.png", "--model", "demo", "--budget", "100%", "-p", asked["question"], cwd=tmp_path)
     assert (done.returncode, done.stdout) == (0, asked["answer"] + "\n")
