@@ -10,7 +10,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Sequence
 
-BISECTIONS = 48
+BISECTIONS = 32
 """Halvings of an interval; what is still undecided then is ordered one by one, so none is missed."""
 
 

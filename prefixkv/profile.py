@@ -156,7 +156,7 @@ def average_curve(cumulative: Sequence[Sequence[float]]) -> LayerCurve:
     if any(math.isnan(gini) for gini in ginis):
         raise PrefixKVError("the model's attention is not a number (NaN): try --dtype float32")
     # Rounding may turn equal numbers into falling ones, and a search relies on curves that never fall.
-    mean = [*accumulate((round(fmean(values), 9) for values in zip(*resampled, strict=True)), max)]
+    mean = [*accumulate((round(fmean(values), 6) for values in zip(*resampled, strict=True)), max)]
     return LayerCurve((*mean[:-1], 1.0), round(fmean(ginis), 6), round(pstdev(ginis), 6))
 
 

@@ -11,14 +11,11 @@ from prefixkv.budget import Budget
 from prefixkv.config import PrefixConfig
 from prefixkv.errors import OptionError, PrefixKVError
 from prefixkv.home import find_file
-from prefixkv.images import open_image
 from prefixkv.methods import DEFAULT_METHOD, get_method
 from prefixkv.models import check_model_name, load_model
 from prefixkv.sampling import Sampling
 from prefixkv_cli import options, output
-from prefixkv_cli.answer_view import show_answer
 from prefixkv_cli.prompt_input import read_prompt
-from prefixkv_cli.usage_table import usage_table
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -53,6 +50,9 @@ def chat(
 
     Example: prefixkv chat photo.jpg -p "What is on the table?" --budget 20%
     """
+    # Here, so that the other commands start without the picture and table code.
+    from prefixkv.images import open_image
+
     parsed_budget = Budget.parse(budget)
     get_method(method)
     if config is not None and (budget != options.DEFAULT_BUDGET or method != DEFAULT_METHOD):
@@ -86,6 +86,8 @@ def chat(
             pass
         output.write_json(_record(conversation))
     else:
+        from prefixkv_cli.answer_view import show_answer
+
         show_answer(conversation, conversation.ask(question, pictures))
         if stats or output.is_terminal(sys.stderr):
             show_stats(conversation)
@@ -93,6 +95,8 @@ def chat(
 
 def show_stats(conversation: Conversation) -> None:
     """The table of cache usage as it is now, with the last answer's speed."""
+    from prefixkv_cli.usage_table import usage_table
+
     answer = conversation.last_answer
     output.show(usage_table(conversation.usage(), answer.tokens_per_second if answer else None))
 
