@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prefixkv.errors import OptionError, PrefixKVError
+from prefixkv.errors import DeviceMemoryError, OptionError, PrefixKVError
 from prefixkv.geometry import DTYPE_BYTES, KVGeometry
 from prefixkv.identity import ModelIdentity
 from prefixkv.shapes import SHAPES
@@ -92,6 +92,18 @@ def check_model_name(name: str) -> None:
         )
 
 
+def check_device_name(name: str) -> None:
+    """Raise an OptionError for what is no device; whether this machine has it is seen when a model is loaded."""
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name):
+        raise OptionError(f"device {name!r} is not known: choose auto, cpu, cuda, cuda:N or mps")
+
+
+def check_dtype_name(name: str) -> None:
+    """Raise an OptionError for what is no dtype that a cache can be stored in."""
+    if name not in ("auto", *DTYPE_BYTES):
+        raise OptionError(f"dtype {name!r} is not known: choose auto, {', '.join(DTYPE_BYTES)}")
+
+
 def load_model(
     name: str = "auto", device: str = "auto", dtype: str = "auto", notify: Notify = lambda text: None
 ) -> LoadedModel:
@@ -110,8 +122,8 @@ def load_model(
         DeviceMemoryError: the weights do not fit.
     """
     check_model_name(name)
-    if dtype not in ("auto", *DTYPE_BYTES):
-        raise OptionError(f"dtype {dtype!r} is not known: choose auto, {', '.join(DTYPE_BYTES)}")
+    check_device_name(device)
+    check_dtype_name(dtype)
     started = time.perf_counter()
     import torch
     import transformers
@@ -132,6 +144,8 @@ def load_model(
         reader = transformers.AutoProcessor if takes_images else transformers.AutoTokenizer
         processor = reader.from_pretrained(source)
         model = kind.from_pretrained(source, config=config, dtype=getattr(torch, dtype), device_map={"": where})
+    except torch.OutOfMemoryError as error:
+        raise DeviceMemoryError(f"the weights of {chosen!r} do not fit {where}: choose a smaller model") from error
     except (OSError, ValueError, KeyError, ImportError) as error:
         reason = " ".join(str(error).split())
         raise PrefixKVError(f"model {chosen!r} cannot be loaded: {reason[:300]}") from error
@@ -210,13 +224,10 @@ def _device(name: str) -> torch.device:
     """The torch device of that name.
 
     Raises:
-        OptionError: no such kind of device.
         PrefixKVError: this machine has none.
     """
     import torch
 
-    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name):
-        raise OptionError(f"device {name!r} is not known: choose auto, cpu, cuda, cuda:N or mps")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     device = torch.device(name)

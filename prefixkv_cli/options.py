@@ -1,13 +1,11 @@
-"""Options that commands share, and the checks that need no model."""
+"""Options that commands share."""
 
 from __future__ import annotations
 
-import re
 from typing import Annotated
 
 import typer
 
-from prefixkv.errors import OptionError
 from prefixkv.geometry import DTYPE_BYTES
 from prefixkv.methods import METHODS
 
@@ -41,23 +39,3 @@ DtypeOption = Annotated[str, typer.Option("--dtype", help=f"auto, {', '.join(DTY
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 
 DEFAULT_BUDGET = "20%"
-
-
-def check_device(name: str) -> None:
-    """Refuse a name that is no device; whether this machine has it is seen when the model is loaded.
-
-    Raises:
-        OptionError: says which names there are.
-    """
-    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name):
-        raise OptionError(f"device {name!r} is not known: choose auto, cpu, cuda, cuda:N or mps")
-
-
-def check_dtype(name: str) -> None:
-    """Refuse a name that is no dtype.
-
-    Raises:
-        OptionError: says which names there are.
-    """
-    if name not in ("auto", *DTYPE_BYTES):
-        raise OptionError(f"dtype {name!r} is not known: choose auto, {', '.join(DTYPE_BYTES)}")

@@ -12,7 +12,7 @@ from prefixkv.config import PrefixConfig
 from prefixkv.errors import OptionError, PrefixKVError
 from prefixkv.home import find_file
 from prefixkv.methods import DEFAULT_METHOD, get_method
-from prefixkv.models import check_model_name, load_model
+from prefixkv.models import check_device_name, check_dtype_name, check_model_name, load_model
 from prefixkv.sampling import Sampling
 from prefixkv_cli import options, output
 from prefixkv_cli.prompt_input import read_prompt
@@ -62,9 +62,11 @@ def chat(
     chosen = PrefixConfig.load(find_file("configs", config)) if config is not None else None
     if chosen is not None and search == "online":
         parsed_budget, method, chosen = chosen.as_budget(), chosen.method, None
+    if get_method(method).keeps_all and not parsed_budget.is_hard_limit and parsed_budget.amount != 1:
+        output.notice(f"method {method!r} keeps everything: the budget of {parsed_budget.text} is not applied")
     sampling = Sampling(max_new_tokens, temperature, top_p, seed)
-    options.check_device(device)
-    options.check_dtype(dtype)
+    check_device_name(device)
+    check_dtype_name(dtype)
     pictures = [open_image(image) for image in images or []]
     check_model_name(model)
     _check_pictures(model, pictures)

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from prefixkv.errors import OptionError
 from prefixkv.home import find_file, named_file
-from prefixkv.models import check_model_name, load_model, profile_name
+from prefixkv.models import check_device_name, check_dtype_name, check_model_name, load_model, profile_name
 from prefixkv.profile import LayerProfile
 from prefixkv_cli import options, output
 from prefixkv_cli.profile_table import difference_table, profile_table
@@ -51,8 +51,8 @@ def profile(
         raise OptionError("give either --images or --data")
     if plot is not None and plot.suffix not in (".png", ".svg"):
         raise OptionError(f"plot {str(plot)!r} must end in .png or .svg")
-    options.check_device(device)
-    options.check_dtype(dtype)
+    check_device_name(device)
+    check_dtype_name(dtype)
     check_model_name(model)
     chosen, source = _samples(images, data, prompts, samples, seed)
     path = out if out is not None else named_file("profiles", profile_name(model))
