@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from prefixkv.config import PrefixConfig
     from prefixkv.errors import PrefixKVError
     from prefixkv.models import load_model
+    from prefixkv.placement import Placement
     from prefixkv.profile import LayerProfile
 
 __version__ = "0.1.0"
@@ -24,6 +25,7 @@ _HOMES = {
     "Budget": "prefixkv.budget",
     "Conversation": "prefixkv.chat",
     "LayerProfile": "prefixkv.profile",
+    "Placement": "prefixkv.placement",
     "PrefixConfig": "prefixkv.config",
     "PrefixKVCache": "prefixkv.cache",
     "PrefixKVError": "prefixkv.errors",
@@ -35,6 +37,7 @@ __all__ = [
     "Budget",
     "Conversation",
     "LayerProfile",
+    "Placement",
     "PrefixConfig",
     "PrefixKVCache",
     "PrefixKVError",

@@ -80,6 +80,107 @@ def prefix(curves: Sequence[Sequence[float]], total: int, floor: int) -> list[in
     return kept
 
 
+def mean(first: Sequence[int], second: Sequence[int]) -> list[int]:
+    """The mean of two allocations; of the halves, every second one is rounded up.
+
+    Returns:
+        Entries for each layer; their sum is the mean of the two sums, rounded down.
+    """
+    halves, kept = 0, []
+    for one, other in zip(first, second, strict=True):
+        halves += (one + other) % 2
+        kept.append((one + other) // 2 + ((one + other) % 2 and halves % 2 == 0))
+    return kept
+
+
+PYRAMID_SLOPE = 20
+"""PyramidKV's beta: the top layer keeps one part in so many of the mean."""
+
+
+def pyramid(total: int, layers: int, entries: int, floor: int) -> list[int]:
+    """Shares that fall evenly from the first layer to the last (PyramidKV, arXiv 2406.02069, section 4.2).
+
+    The last layer keeps the mean divided by `PYRAMID_SLOPE`, the first what makes up for it, but no more than there is.
+    Deviation: the observation window counts as part of a layer's share.
+
+    Args:
+        total: entries that all layers together keep.
+        layers: number of layers.
+        entries: entries that every layer has.
+        floor: entries that every layer keeps at least.
+    """
+    average = total / layers
+    low = max(average / PYRAMID_SLOPE, 2 * average - entries)
+    step = 2 * (average - low) / max(1, layers - 1)
+    shares = [2 * average - low - layer * step if layers > 1 else average for layer in range(layers)]
+    return proportional([max(share, 1e-9) for share in shares], total, floor, entries)
+
+
+def text_first(masses: Sequence[float], total: int, text_tokens: int, floor: int, entries: int) -> list[int]:
+    """Every layer holds the text; the rest is dealt by how much attention the text pays to pictures (TGV-KV).
+
+    Args:
+        masses: for each layer the attention from text to pictures.
+        total: entries that all layers together keep.
+        text_tokens: entries of text that every layer has.
+        floor: entries that every layer keeps at least.
+        entries: entries that every layer has.
+    """
+    layers = len(masses)
+    rest = total - layers * text_tokens
+    if rest <= 0 or not any(masses):
+        return uniform(total, layers)
+    pictures = proportional([max(mass, 1e-9) for mass in masses], rest, max(0, floor - text_tokens), entries - text_tokens)
+    return [text_tokens + count for count in pictures]
+
+
+def release(curves: Sequence[Sequence[float]], share: float, floor: int) -> list[int]:
+    """The sizes that PrefixKV's released code finds for one sample (its profile mode, on a budget of its own).
+
+    It halves the interval of thresholds until the entries that all layers forget miss the target by less than 5, then
+    scales what each layer forgets to the target and cuts the fractions off. Deviation: it gives up halving when the
+    interval has no middle any more, where the release goes on for ever.
+
+    Args:
+        curves: for each layer the cumulative importance of its 1, 2, ... most important entries.
+        share: of the entries to keep, in (0, 1].
+        floor: entries that every layer keeps: those that the release protects.
+    """
+    lengths = [len(curve) for curve in curves]
+    target = (1 - share) * sum(lengths)
+
+    def forgotten(threshold: float) -> list[int]:
+        return [max(0, length - bisect_left(curve, threshold) - floor) for curve, length in zip(curves, lengths, strict=True)]
+
+    low, high = 0.0, 1.0
+    counts = forgotten(0.5)
+    for _ in range(2 * BISECTIONS):
+        middle = (low + high) / 2
+        counts = forgotten(middle)
+        if abs(sum(counts) - target) < RELEASE_TOLERANCE:
+            break
+        if sum(counts) > target:
+            low = middle
+        else:
+            high = middle
+    scale = target / sum(counts) if sum(counts) else 0.0
+    return [max(floor, length - int(count * scale)) for count, length in zip(counts, lengths, strict=True)]
+
+
+RELEASE_TOLERANCE = 5
+
+
+def release_known(shares: Sequence[float], entries: int, floor: int) -> list[int]:
+    """The sizes that the released code keeps of a prompt: each layer forgets its share, rounded to the nearest integer.
+
+    Args:
+        shares: keep fractions of the layers; the release stores one minus these.
+        entries: tokens of the prompt.
+        floor: entries that are protected.
+    """
+    return [min(entries, max(floor, entries - round((1 - share) * entries))) for share in shares]
+
+
 def proportional(shares: Sequence[float], total: int, floor: int, entries: int) -> list[int]:
     """Sizes in the proportions of a configuration, scaled to the total.
 

@@ -9,24 +9,29 @@ from collections.abc import Sequence
 from functools import partial
 
 import torch
-from transformers.cache_utils import Cache
 
 from prefixkv import allocation, attention
 from prefixkv.budget import Budget
 from prefixkv.errors import BudgetTooSmallError, PrefixKVError
 from prefixkv.geometry import KVGeometry
-from prefixkv.importance import SCORERS
+from prefixkv.importance import Evidence
 from prefixkv.layer import CompressedLayer
+from prefixkv.look_ahead import LookAhead
 from prefixkv.methods import DEFAULT_METHOD, Method, get_method
-from prefixkv.selection import cumulative_importance, select
+from prefixkv.precision import entry_bytes, packed_bits
+from prefixkv.scoring import entry_marks, score
+from prefixkv.selection import select
+from prefixkv.shares import LayerShares
+from prefixkv.text_marks import TextMarks
 from prefixkv.usage import CacheUsage, LayerUsage
+from prefixkv.windows import WindowedCache
 
-SLACK = 8
+SLACK = 2
 """A budget that is a fraction may be exceeded by one part in so many between two layers of one forward pass, which
 saves most of the copies of shrinking earlier layers; after the last layer it is exact. A hard limit has no slack."""
 
 
-class PrefixKVCache(Cache):
+class PrefixKVCache(WindowedCache):
     """A KV cache that holds every layer to its share of a budget.
 
     Layers are compacted one by one while the prompt is read: when a layer's attention is done its importance is scored,
@@ -34,7 +39,11 @@ class PrefixKVCache(Cache):
     and the layer is copied to a buffer of its exact size. Since the shares of `prefix` can only fall with every further
     layer, the result is that of a search over all layers at once, while only one layer is ever stored whole.
 
-    A hard limit bounds the layers' buffers together; beside them one layer at a time exists as a working copy.
+    A hard limit bounds the layers' buffers together; beside them one layer at a time exists as a working copy. Methods
+    whose shares are known only when all layers have read (`Method.waits`) exceed it until then.
+
+    A method that packs stores entries as they are while the budget holds them all, and from then on in 8 or 4 bits, so
+    that the same bytes hold more of them.
     """
 
     layers: list[CompressedLayer]  # type: ignore[assignment]
@@ -45,6 +54,7 @@ class PrefixKVCache(Cache):
         budget: str | float | Budget = "20%",
         method: str | Method = DEFAULT_METHOD,
         keep_fractions: Sequence[float] | None = None,
+        look_ahead: LookAhead | None = None,
     ):
         """Make an empty cache.
 
@@ -54,18 +64,24 @@ class PrefixKVCache(Cache):
             method: name of a method.
             keep_fractions: proportions of the layers' shares, from a configuration; else the method's allocator finds
                 them for every prompt.
+            look_ahead: a profile's queries, which make `guided` what it is; other methods do not use them.
 
         Raises:
             OptionError: unknown method or budget.
             BudgetTooSmallError: when a hard limit cannot hold the method's protected entries.
         """
-        super().__init__(layers=[CompressedLayer() for _ in range(geometry.layers)])
+        dtype = getattr(torch, geometry.dtype)
+        super().__init__(geometry, [CompressedLayer(geometry.head_dim, dtype) for _ in range(geometry.layers)])
         self.geometry, self.budget, self.method = geometry, Budget.parse(budget), get_method(method)
         self.budget.check_floor(geometry, self.method.floor_tokens)
         self._keep_fractions = keep_fractions
+        self._look_ahead = look_ahead if self.method.is_guided else None
         self._batch = 1
-        self._curves: list[list[float]] = []
+        self._bits: int | None = None
+        self._shares = LayerShares(self.method, geometry.layers, keep_fractions)
         self._limits: list[int] = []
+        self._marks = TextMarks(None, 0)
+        self._is_text: torch.Tensor | None = None
 
     @property
     def keeps_all(self) -> bool:
@@ -97,9 +113,10 @@ class PrefixKVCache(Cache):
 
     def reset(self) -> None:
         """Forget everything and free the buffers."""
-        for layer in self.layers:
-            layer.reset()
+        super().reset()
+        self._marks, self._is_text = TextMarks(None, 0), None
 
+    @torch.compiler.disable
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: object, **kwargs: object
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -115,9 +132,14 @@ class PrefixKVCache(Cache):
         Returns:
             Keys and values to attend to, (batch, kv_heads, entries, head_dim).
         """
+        if layer_idx in self.windows:
+            keys, values = self.update_window(key_states, value_states, layer_idx)
+            attention.hand_off(keys, None)
+            return keys, values
+        layer_idx = self.number(layer_idx)
         layer = self.layers[layer_idx]
         if layer.seen_tokens and key_states.shape[2] == 1 and layer.arriving is None:
-            keys, values = layer.write(key_states, value_states, self._decode_limit(layer_idx))
+            keys, values = layer.write(key_states, value_states, self.decode_limit(layer_idx), self.budget.is_hard_limit)
             attention.hand_off(keys, None)
         else:
             if layer_idx == 0:
@@ -126,78 +148,100 @@ class PrefixKVCache(Cache):
             attention.hand_off(keys, partial(self._compact, layer_idx, key_states.shape[2]))
         return keys, values
 
+    def take_rows(self, others: Sequence[PrefixKVCache]) -> None:
+        """Take over the rows of caches that have read texts of one length; layer by layer, so little is there twice.
+
+        Raises:
+            PrefixKVError: a layer keeps another number of entries in another cache.
+        """
+        for index, layer in enumerate(self.layers):
+            layer.take_rows([other.layers[index] for other in others])
+        self._batch += sum(other._batch for other in others)
+
+    def mark(self, marks: TextMarks) -> None:
+        """Say which tokens of the next chunk are text; where nobody says, all are."""
+        self._marks = marks
+
     def _begin_chunk(self, keys: torch.Tensor) -> None:
-        self._batch = keys.shape[0]
-        self._curves = []
+        self._batch, chunk_len, seen = keys.shape[0], keys.shape[2], self.seen_tokens
         self.budget.check_floor(self.geometry, self.method.floor_tokens, self._batch)
+        self._shares = LayerShares(self.method, self.geometry.layers, self._keep_fractions)
+        self._is_text = self._marks.behind(self._is_text, self._batch, seen, chunk_len)
+        self._settle_bits(seen + chunk_len)
+
+    def _settle_bits(self, seen_tokens: int) -> None:
+        """Choose the precision of storage, and bring what is stored to it before the first layer is compacted."""
+        fitting, entries = self._entries(seen_tokens), self.geometry.layers * seen_tokens
+        if not self.method.packs or self.keeps_all or (fitting >= entries and not self._is_evicted):
+            self._bits = None
+            return
+        self._bits = packed_bits(self.geometry, fitting, entries, self.layers[0].bits)
+        for layer in self.layers:
+            if layer.kept_tokens and layer.bits != self._bits:
+                layer.repack(self._bits)
+
+    @property
+    def _is_evicted(self) -> bool:
+        return any(layer.kept_tokens < layer.seen_tokens or layer.bits is not None for layer in self.layers)
+
+    def _entries(self, seen_tokens: int) -> int:
+        """Entries, in the model's precision, that fit the budget once `seen_tokens` are read."""
+        return self.budget.entries(self.geometry, seen_tokens, self._batch)
 
     def _total(self, seen_tokens: int) -> int:
-        """Entries that all layers together may hold once `seen_tokens` are read."""
-        total = self.budget.entries(self.geometry, seen_tokens, self._batch)
+        """Entries, as they are stored, that all layers together may hold once `seen_tokens` are read."""
+        total = self._entries(seen_tokens) * self.geometry.entry_bytes // entry_bytes(self.geometry, self._bits)
         if not self.budget.is_hard_limit:
             total = max(total, self.geometry.layers * min(seen_tokens, self.method.floor_tokens))
         return min(total, self.geometry.layers * seen_tokens)
 
     def _compact(self, index: int, chunk_len: int, queries: torch.Tensor, scale: float) -> None:
         """Choose what stays of the layer that has just attended, and of the earlier ones."""
-        layer = self.layers[index]
+        layer, last = self.layers[index], self.geometry.layers - 1
         assert layer.arriving is not None
-        keys = layer.arriving[0]
-        entries, seen = keys.shape[2], layer.seen_tokens + chunk_len
+        entries, seen = layer.arriving[0].shape[2], layer.seen_tokens + chunk_len
         others = sum(other.kept_tokens for other in self.layers if other is not layer)
         total = self._total(seen)
-        fits = self.keeps_all or (
-            all(other.kept_tokens == other.seen_tokens for other in self.layers)
-            and self.geometry.layers * seen <= self.budget.entries(self.geometry, seen, self._batch)
-        )
-        importance = self._importance(layer, queries, keys, scale) if not self.keeps_all else None
-        if fits or importance is None:
-            if importance is None:
-                importance = queries.new_zeros(self._batch, 1, entries, dtype=torch.float32)
-            self._check_full(others + entries)
-            everything = torch.arange(entries, device=keys.device).expand(*importance.shape[:2], -1)
-            layer.keep(everything, importance, chunk_len)
+        fits = self.keeps_all or (not self._is_evicted and self.geometry.layers * seen <= self._entries(seen))
+        if self.keeps_all:
+            importance, pictures = queries.new_zeros(self._batch, 1, entries, dtype=torch.float32), 0.0
         else:
-            counts = self._allocate(index, seen, total, importance)
-            if index == self.geometry.layers - 1 or others + counts[-1] > total + self._slack(total):
-                for earlier in range(index):
-                    self._shrink(earlier, counts[earlier])
-            layer.keep(self._select(importance, counts[-1]), importance, chunk_len)
-        layer.open_window(self.method.window_start(layer.kept_tokens))
-        if index == self.geometry.layers - 1:
+            importance, pictures = score(self.method, layer, self._evidence(index, chunk_len, queries, scale))
+        if fits:
+            self._check_full(others + entries)
+        counts = [entries]
+        if not fits:
+            self._shares.add(importance, pictures)
+            if index == last or not self.method.waits:
+                counts = self._counts(index, seen, total, entries)
+            if index == last or others + counts[-1] > total + self._slack(total):
+                for earlier, count in enumerate(counts[:-1]):
+                    self._shrink(earlier, count)
+        kept = self._select(importance, counts[-1])
+        layer.keep(kept, importance, chunk_len, self._bits)
+        layer.open_window(self.method.evictable(layer.kept_tokens))
+        if index == last:
             self._fix_limits(fits)
+            self._marks = TextMarks(None, 0)
 
-    def _importance(
-        self, layer: CompressedLayer, queries: torch.Tensor, keys: torch.Tensor, scale: float
-    ) -> torch.Tensor:
-        """(batch, heads, entries), float32: what the chunk's queries say, on top of what stored entries had before."""
-        assert self.method.scorer is not None
-        scores = SCORERS[self.method.scorer](queries, keys, scale)
-        if not self.method.per_head:
-            scores = scores.mean(dim=1, keepdim=True)
-        if layer.importance is not None and self.method.scorer == "accumulated":
-            scores[..., : layer.kept_tokens] += layer.importance[..., : layer.kept_tokens]
-        return scores
+    def _evidence(self, index: int, chunk_len: int, queries: torch.Tensor, scale: float) -> Evidence:
+        layer, look_ahead = self.layers[index], None
+        is_text = entry_marks(layer, self._is_text) if self.method.keeps_text else None
+        if self._look_ahead is not None:
+            behind = layer.seen_tokens + chunk_len if self.next_positions is None else int(self.next_positions.max())
+            look_ahead = self._look_ahead.placed(index, behind)
+        tail = chunk_len if self._marks.is_text is None else self._marks.tail
+        assert layer.arriving is not None
+        return Evidence(queries, layer.arriving[0], scale, is_text, tail, look_ahead)
+
+    def _counts(self, index: int, seen: int, total: int, entries: int) -> list[int]:
+        """Entries for layers 0 .. index, so that the later layers keep what they store, or their floor, at least."""
+        stored = [layer.kept_tokens for layer in self.layers]
+        text_tokens = seen if self._is_text is None else int(self._is_text.sum(dim=1).max())
+        return self._shares.counts(total, seen, [*stored[:index], entries], stored[index + 1 :], text_tokens)
 
     def _slack(self, total: int) -> int:
         return 0 if self.budget.is_hard_limit else total // SLACK
-
-    def _allocate(self, index: int, seen: int, total: int, importance: torch.Tensor) -> list[int]:
-        """Entries for layers 0 .. index, so that the later layers keep what they store, or their floor, at least."""
-        layers, floor = self.geometry.layers, min(self.method.floor_tokens, seen)
-        stored = [layer.kept_tokens for layer in self.layers]
-        ceilings = [*stored[:index], importance.shape[-1]]
-        known = None
-        if self._keep_fractions is not None:
-            known = allocation.proportional(self._keep_fractions, total, floor, seen)
-        elif self.method.allocator == "uniform":
-            known = allocation.uniform(total, layers)
-        if known is not None:
-            return [min(ceiling, share) for ceiling, share in zip(ceilings, known[: index + 1], strict=True)]
-        self._curves.append(cumulative_importance(importance).tolist())
-        reserved = sum(max(floor, kept) for kept in stored[index + 1 :])
-        curves = [curve[:ceiling] for curve, ceiling in zip(self._curves, ceilings, strict=True)]
-        return allocation.prefix(curves, max(total - reserved, floor * (index + 1)), floor)
 
     def _shrink(self, index: int, count: int) -> None:
         layer = self.layers[index]
@@ -205,20 +249,24 @@ class PrefixKVCache(Cache):
             return
         assert layer.importance is not None
         layer.shrink(self._select(layer.importance[..., : layer.kept_tokens], count))
-        layer.open_window(self.method.window_start(count))
+        layer.open_window(self.method.evictable(count))
 
     def _select(self, importance: torch.Tensor, count: int) -> torch.Tensor:
-        return select(importance, count, self.method.sink_tokens, self.method.recent_len(count))
+        """(batch, heads, count), int64: what stays, in the order in which it is stored."""
+        kept = select(importance, count, self.method.sink_tokens, self.method.recent_len(count))
+        if self.method.window != "least":
+            return kept
+        # The least important last, in every head, so that decoding evicts by slot whatever the head has there.
+        return kept.gather(-1, importance.gather(-1, kept).argsort(dim=-1, descending=True, stable=True))
 
     def _fix_limits(self, fits: bool) -> None:
         """All layers have read the chunk: under a hard limit, what each holds from now on is settled."""
         if self.budget.is_hard_limit and fits:
-            total = self.budget.entries(self.geometry, self.seen_tokens, self._batch)
-            self._limits = allocation.uniform(total, self.geometry.layers)
+            self._limits = allocation.uniform(self._entries(self.seen_tokens), self.geometry.layers)
         else:
             self._limits = [layer.kept_tokens for layer in self.layers]
 
-    def _decode_limit(self, index: int) -> int:
+    def decode_limit(self, index: int) -> int:
         """Entries that a layer may hold when it has read one more token."""
         layer = self.layers[index]
         if self.keeps_all:
@@ -227,6 +275,10 @@ class PrefixKVCache(Cache):
             return layer.seen_tokens + 1
         if self.budget.is_hard_limit:
             return self._limits[index]
+        if self.method.allocator == "release":
+            # It deletes one entry after a step that left the layer one entry or more above its share.
+            share = self._keep_fractions[index] if self._keep_fractions else layer.anchor_kept / layer.anchor_seen
+            return layer.kept_tokens + (int(layer.kept_tokens - layer.seen_tokens * share) <= 0)
         generated = layer.seen_tokens + 1 - layer.anchor_seen
         return layer.anchor_kept + generated * layer.anchor_kept // layer.anchor_seen
 
@@ -237,6 +289,12 @@ class PrefixKVCache(Cache):
                 f"method {self.method.name!r} keeps everything, and that is more than budget {self.budget.text!r} "
                 "allows: choose another method or a larger budget"
             )
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Where the model believes to be: the tokens read, or what the first layer keeps of them."""
+        if self.method.positions == "compressed" and layer_idx not in self.windows:
+            return self.layers[0].kept_tokens
+        return super().get_seq_length(layer_idx)
 
     def crop(self, *args: object, **kwargs: object) -> None:
         """Refused: evicted entries cannot be brought back."""

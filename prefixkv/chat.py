@@ -2,54 +2,36 @@
 
 from __future__ import annotations
 
-import resource
-import sys
-import time
+from collections import deque
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from PIL import Image
 
 from prefixkv import attention
+from prefixkv.answer import Answer, AnswerWriter
 from prefixkv.budget import Budget
 from prefixkv.cache import PrefixKVCache
 from prefixkv.config import PrefixConfig
+from prefixkv.conversation_state import ConversationState
 from prefixkv.decoding import decode
-from prefixkv.detokenization import Detokenizer
 from prefixkv.errors import DeviceMemoryError, PrefixKVError
+from prefixkv.guidance import make_cache
 from prefixkv.methods import DEFAULT_METHOD, Method
 from prefixkv.models import LoadedModel, Notify
+from prefixkv.peak_memory import peak_bytes
 from prefixkv.prompts import Prompt, Turn
+from prefixkv.reading import Reading
 from prefixkv.sampling import Sampling
+from prefixkv.snapshot import CacheSnapshot
+from prefixkv.token_ids import picture_token, stop_tokens
 from prefixkv.usage import CacheUsage
 
+__all__ = ["Answer", "Conversation"]
 
-@dataclass(frozen=True)
-class Answer:
-    """One answer and what it cost.
-
-    Attributes:
-        text: without the white space around it.
-        prompt_tokens: tokens that it was given, earlier turns and images included.
-        new_tokens: tokens generated, the end token included.
-        prefill_seconds: until the first token, image processing included.
-        decode_seconds: for the tokens after the first.
-        finish_reason: the model ended it, the length limit did, or whoever read it stopped reading.
-    """
-
-    text: str
-    prompt_tokens: int
-    new_tokens: int
-    prefill_seconds: float
-    decode_seconds: float
-    finish_reason: Literal["stop", "length", "interrupted"]
-
-    @property
-    def tokens_per_second(self) -> float | None:
-        """Speed after the first token; None where there was only one."""
-        return (self.new_tokens - 1) / self.decode_seconds if self.new_tokens > 1 and self.decode_seconds > 0 else None
+UNDO_TURNS = 4
+"""So many turns can be taken back at once, each at the price of a copy of the compressed cache in host memory."""
 
 
 class Conversation:
@@ -57,7 +39,16 @@ class Conversation:
 
     What was compressed in an earlier turn stays compressed. Where the rendered conversation does not begin with what
     the cache has read (a tokenizer that spells an answer differently), it is read again as a whole, and `notify` says
-    so.
+    so. A turn whose reader stops reading is kept as far as it was said; one that ends in an error was never asked: the
+    cache is, bit for bit, what it was before.
+
+    Attributes:
+        loaded: the model.
+        sampling: how tokens are chosen; may be replaced between two questions.
+        cache: the compressed cache.
+        config: the configuration that gives the layers' shares; None where the method finds them.
+        system: instructions before the first turn.
+        reading: what the cache has read.
     """
 
     def __init__(
@@ -82,39 +73,144 @@ class Conversation:
             BudgetTooSmallError: a hard limit cannot hold the method's protected entries.
         """
         self.loaded, self.sampling, self._notify = loaded, sampling or Sampling(), notify
-        if isinstance(budget, PrefixConfig):
-            budget.require_model(loaded.identity)
-            self.cache = PrefixKVCache(loaded.geometry, budget.as_budget(), budget.method, budget.keep_fractions)
-        else:
-            self.cache = PrefixKVCache(loaded.geometry, budget, method)
-        self.last_answer: Answer | None = None
+        self.system = ""
         self._turns: list[Turn] = []
-        self._read: list[int] = []
+        self._answers: list[Answer] = []
+        self._waiting: list[Image.Image] = []
+        self._earlier: deque[ConversationState] = deque(maxlen=UNDO_TURNS)
+        self.reading = Reading()
+        self.change_budget(budget, method)
+
+    @property
+    def last_answer(self) -> Answer | None:
+        """The newest answer and what it cost."""
+        return self._answers[-1] if self._answers else None
+
+    @property
+    def history(self) -> list[tuple[Turn, Answer]]:
+        """All turns with their answers, oldest first."""
+        return list(zip(self._turns, self._answers, strict=True))
+
+    @property
+    def waiting(self) -> tuple[Image.Image, ...]:
+        """Pictures that belong to the next question."""
+        return tuple(self._waiting)
 
     def usage(self) -> CacheUsage:
         """What the cache holds now."""
         return self.cache.usage()
 
     def peak_device_bytes(self) -> int:
-        """Most memory so far: what torch allocated on a CUDA device, else the whole process."""
-        if self.loaded.device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self.loaded.device)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if sys.platform == "darwin" else peak * 1024
+        """Most memory so far, see `prefixkv.peak_memory`."""
+        return peak_bytes(self.loaded.device)
 
     def clear(self) -> None:
         """Forget the conversation and free its cache."""
-        self.cache.reset()
         self._turns.clear()
-        self._read.clear()
-        self.last_answer = None
+        self._answers.clear()
+        self._waiting.clear()
+        self._read_again()
+
+    def attach(self, image: Image.Image) -> None:
+        """Add a picture to the next question.
+
+        Args:
+            image: RGB.
+
+        Raises:
+            PrefixKVError: the model reads no images.
+        """
+        self._require_images()
+        self._waiting.append(image)
+
+    def change_budget(self, budget: str | float | Budget | PrefixConfig, method: str | Method = DEFAULT_METHOD) -> None:
+        """Go on under another budget or method: the next question reads the whole conversation again, in one go.
+
+        Args:
+            budget: as for a new conversation.
+            method: name of a method; not used with a configuration.
+
+        Raises:
+            OptionError: unknown budget or method; everything stays as it was.
+            BudgetTooSmallError: likewise.
+            PrefixKVError: the configuration is for another model.
+        """
+        cache: PrefixKVCache = make_cache(self.loaded.model, self.loaded.identity, budget, method, self._notify)
+        self.cache, self.config = cache, budget if isinstance(budget, PrefixConfig) else None
+        self._read_again()
+
+    def instruct(self, system: str) -> None:
+        """Set the instructions before the first turn: the next question reads the whole conversation again.
+
+        Args:
+            system: empty for none.
+
+        Raises:
+            PrefixKVError: the model's chat template has no place for them.
+        """
+        if system and not Prompt(self.loaded.processor, [Turn("")], system).shows_system():
+            raise PrefixKVError(f"model {self.loaded.id!r} takes no system text: say it in a question")
+        self.system = system
+        self._read_again()
+
+    def undo(self) -> Turn:
+        """Take the newest turn back; its pictures belong to the next question.
+
+        The cache is what it was before that turn; beyond `UNDO_TURNS` turns, or where the budget has changed since, the
+        next question reads the conversation again.
+
+        Raises:
+            PrefixKVError: there is no turn.
+        """
+        if not self._turns:
+            raise PrefixKVError("there is no turn to take back: ask something first")
+        turn = self._turns.pop()
+        self._answers.pop()
+        waiting = [*turn.images, *self._waiting]
+        if self._earlier:
+            self.resume(self._earlier.pop())
+        else:
+            self._read_again()
+        self._waiting = waiting
+        return turn
+
+    def state(self) -> ConversationState:
+        """Everything at this moment, the cache copied to host memory."""
+        turns, answers, reading = tuple(self._turns), tuple(self._answers), self.reading.copy()
+        return ConversationState(self.system, turns, answers, self.waiting, reading, CacheSnapshot.take(self.cache))
+
+    def resume(self, state: ConversationState) -> None:
+        """Go back to a state of a conversation with the same model, budget and method."""
+        self.system = state.system
+        self._turns, self._answers = list(state.turns), list(state.answers)
+        self._waiting, self.reading = list(state.waiting), state.reading.copy()
+        state.cache.restore(self.cache, self.loaded.device)
+
+    def read(self) -> None:
+        """Read the pictures of the next question before it is known.
+
+        Raises:
+            PrefixKVError: no picture waits.
+        """
+        if not self._waiting:
+            raise PrefixKVError("there is no picture to read: add one first")
+        prompt = Prompt(self.loaded.processor, [*self._turns, Turn("", self.waiting)], self.system)
+        end = prompt.end_of_pictures(picture_token(self.loaded))
+        if end <= len(self.reading.tokens):
+            return
+        inputs = self._unread(prompt, until=end)
+        with attention.installed(self.loaded.model):
+            steps = decode(self.loaded.model, inputs, self.cache, Sampling(max_new_tokens=1), ())
+            next(steps)
+            steps.close()
+        self._note(inputs, prompt)
 
     def ask(self, prompt: str, images: Sequence[Image.Image] = ()) -> Generator[str, None, None]:
         """Ask and stream the answer.
 
         Args:
             prompt: the question.
-            images: RGB images that come before it.
+            images: RGB images that come before it, behind those that were attached.
 
         Yields:
             Pieces of the answer. Closing the iterator stops the answer and keeps what was said so far.
@@ -123,73 +219,72 @@ class Conversation:
             PrefixKVError: the model reads no images.
             DeviceMemoryError: the device's memory is full; the conversation goes on without this question.
         """
-        if images and not self.loaded.takes_images:
-            raise PrefixKVError(f"model {self.loaded.id!r} reads no images: ask without one, or choose another model")
-        turn = Turn(prompt, tuple(images))
+        if images:
+            self._require_images()
+        before = self.state()
+        turn = Turn(prompt, (*self._waiting, *images))
         self._turns.append(turn)
+        self._waiting.clear()
+        is_kept = False
         try:
             yield from self._answer(turn)
+            is_kept = True
+        except GeneratorExit:
+            is_kept = turn.answer is not None
+            raise
         except torch.OutOfMemoryError as error:
-            self._turns.remove(turn)
             raise DeviceMemoryError(
                 f"{self.loaded.device} ran out of memory: give a smaller --budget, a smaller image or a shorter answer"
             ) from error
         finally:
-            if turn.answer is None and turn in self._turns:
-                self._turns.remove(turn)
-            if any(layer.arriving is not None or layer.seen_tokens != len(self._read) for layer in self.cache.layers):
-                self._forget_tokens()
+            if is_kept:
+                self._earlier.append(before)
+            else:
+                self.resume(before)
 
     def _answer(self, turn: Turn) -> Generator[str, None, None]:
-        started = time.perf_counter()
-        inputs, prompt_tokens = self._new_inputs()
-        detokenizer = Detokenizer(self.loaded.tokenizer)
-        stops = self._stop_tokens()
-        text, tokens, first_token_at = "", 0, started
-        reason: Literal["stop", "length", "interrupted"] = "interrupted"
+        stops = stop_tokens(self.loaded)
+        writer = AnswerWriter(self.loaded.tokenizer, stops)
+        prompt = Prompt(self.loaded.processor, self._turns, self.system)
+        inputs = self._unread(prompt)
         with attention.installed(self.loaded.model):
             steps = decode(self.loaded.model, inputs, self.cache, self.sampling, stops)
-            unread = inputs["input_ids"][0].tolist()
             try:
                 for token in steps:
-                    self._read += unread
-                    unread = [token]
-                    tokens += 1
-                    if tokens == 1:
-                        first_token_at = time.perf_counter()
-                    reason = "stop" if token in stops else "interrupted"
-                    piece = detokenizer.push(token)
-                    piece = piece if text else piece.lstrip()
-                    text += piece
-                    if piece:
+                    if writer.tokens == 0:
+                        self._note(inputs, prompt)
+                    else:
+                        self.reading.add([writer.last_token], None, generated=True)
+                    if piece := writer.push(token):
                         yield piece
-                if reason != "stop":
-                    reason = "length"
+                writer.end()
             finally:
                 steps.close()
-                if tokens:
-                    turn.answer = text.strip()
-                    ended = time.perf_counter()
-                    self.last_answer = Answer(
-                        turn.answer, prompt_tokens, tokens, first_token_at - started, ended - first_token_at, reason
-                    )
+                if writer.tokens:
+                    answer = writer.answer(prompt.tokens)
+                    turn.answer = answer.text
+                    self._answers.append(answer)
 
-    def _new_inputs(self) -> tuple[dict[str, Any], int]:
-        """Model inputs for what the cache has not read, and the length of the whole prompt in tokens."""
-        prompt = Prompt(self.loaded.processor, self._turns)
-        if self._read:
-            rest = prompt.after(self._read)
-            if rest is not None:
-                return self.loaded.on_device(rest), prompt.tokens
+    def _unread(self, prompt: Prompt, until: int | None = None) -> dict[str, Any]:
+        """Model inputs for what the cache has not read, up to a token."""
+        rest = prompt.after(self.reading.tokens, self.reading.images, until)
+        if rest is None:
             self._notify("the conversation so far is read again: it is not spelt as the cache has read it")
-            self._forget_tokens()
-        return self.loaded.on_device(prompt.inputs), prompt.tokens
+            self._read_again()
+            rest = prompt.after([], 0, until)
+            assert rest is not None
+        return self.loaded.on_device(rest)
 
-    def _stop_tokens(self) -> set[int]:
-        stop = self.loaded.model.generation_config.eos_token_id
-        stop = self.loaded.tokenizer.eos_token_id if stop is None else stop
-        return set(stop) if isinstance(stop, list) else {stop}
+    def _note(self, inputs: dict[str, Any], prompt: Prompt) -> None:
+        self.reading.add(inputs["input_ids"][0].tolist(), picture_token(self.loaded))
+        self.reading.images = prompt.images
 
-    def _forget_tokens(self) -> None:
+    def _require_images(self) -> None:
+        if not self.loaded.takes_images:
+            raise PrefixKVError(f"model {self.loaded.id!r} reads no images: ask without one, or choose another model")
+
+    def _read_again(self) -> None:
+        """Free the cache: what comes next reads from the beginning, and no earlier cache can come back."""
         self.cache.reset()
-        self._read.clear()
+        self.reading = Reading()
+        self._earlier.clear()

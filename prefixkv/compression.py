@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Iterator
 
 from transformers import PreTrainedModel
@@ -11,8 +12,10 @@ from prefixkv import attention
 from prefixkv.budget import Budget
 from prefixkv.cache import PrefixKVCache
 from prefixkv.config import PrefixConfig
+from prefixkv.guidance import make_cache
 from prefixkv.identity import ModelIdentity
 from prefixkv.methods import DEFAULT_METHOD, Method
+from prefixkv.model_names import known_name
 
 
 @contextlib.contextmanager
@@ -25,10 +28,12 @@ def compress(
         model: a language or vision-language model of transformers.
         budget: `"20%"`, `0.2`, `"512MiB"`, `"4GB"` or `"300tok"`: what to keep; or a configuration, which brings its
             own budget, shares and method.
-        method: name of a method, see `prefixkv.methods.METHODS`; not used with a configuration.
+        method: name of a method, see `prefixkv.methods.METHODS`; not used with a configuration. `guided` uses the profile
+            that was saved for the model's hub id or folder, and warns where there is none.
 
     Yields:
-        An empty cache, to be passed as `past_key_values` to `generate` or to the model, for one conversation.
+        An empty cache, to be passed as `past_key_values` to `generate` or to the model, for one conversation or one
+        batch of them, padded on the left.
 
     Raises:
         OptionError: unknown method or budget.
@@ -41,11 +46,12 @@ def compress(
             tokens = model.generate(**inputs, past_key_values=cache, max_new_tokens=100)
         ```
     """
-    identity = ModelIdentity.of(type(model).__name__, model.config, str(model.dtype).removeprefix("torch."))
-    if isinstance(budget, PrefixConfig):
-        budget.require_model(identity)
-        cache = PrefixKVCache(identity.geometry, budget.as_budget(), budget.method, budget.keep_fractions)
-    else:
-        cache = PrefixKVCache(identity.geometry, budget, method)
+    dtype = str(model.dtype).removeprefix("torch.")
+    identity = ModelIdentity.of(known_name(model.name_or_path) or type(model).__name__, model.config, dtype)
+    cache = make_cache(model, identity, budget, method, _warn)
     with attention.installed(model):
         yield cache
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, stacklevel=2)

@@ -72,13 +72,25 @@ def write_json(path: Path, content: Any) -> None:
     Raises:
         PrefixKVError: the place cannot be written, or is a link.
     """
+    write_whole(path, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write any file so that a crash at any moment leaves the old one or the new one, never a part.
+
+    Args:
+        path: the file; folders are made.
+        data: its content.
+
+    Raises:
+        PrefixKVError: the place cannot be written, or is a link.
+    """
     refuse_link(path)
-    text = json.dumps(content, indent=1, allow_nan=False) + "\n"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as temporary:
+        with tempfile.NamedTemporaryFile("wb", dir=path.parent, prefix=f".{path.name}.", delete=False) as temporary:
             try:
-                temporary.write(text)
+                temporary.write(data)
                 temporary.flush()
                 os.fsync(temporary.fileno())
                 os.replace(temporary.name, path)

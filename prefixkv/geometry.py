@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from prefixkv.errors import PrefixKVError
+from prefixkv.families import WINDOW_LAYER, layer_kinds
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 """Bytes of one number for each dtype in which keys and values can be stored."""
@@ -16,16 +17,21 @@ class KVGeometry:
     """How many numbers a model stores for every token.
 
     Attributes:
-        layers: decoder layers that own a cache.
+        layers: decoder layers that attend to the whole text: those that are compressed.
         kv_heads: key/value heads of a layer.
         head_dim: numbers in one key (and in one value) of one head.
         dtype: name of the stored dtype, one of `DTYPE_BYTES`.
+        window_layers: places, among all decoder layers, of those that attend to a sliding window. They are left alone:
+            no budget counts them, since what they store is bounded already.
+        window_tokens: length of that window; 0 where there is none.
     """
 
     layers: int
     kv_heads: int
     head_dim: int
     dtype: str
+    window_layers: tuple[int, ...] = ()
+    window_tokens: int = 0
 
     @classmethod
     def of(cls, config: Any, dtype: str) -> KVGeometry:
@@ -38,22 +44,25 @@ class KVGeometry:
         Raises:
             PrefixKVError: when the model's cache is of a kind that is not supported.
         """
-        text = config.get_text_config(decoder=True)
-        others = set(getattr(text, "layer_types", None) or ["full_attention"]) - {"full_attention"}
-        if others or (getattr(text, "use_sliding_window", True) and getattr(text, "sliding_window", None)):
-            raise PrefixKVError(
-                f"{config.model_type} has layers with {', '.join(sorted(others)) or 'sliding attention'}: only models "
-                "whose layers all attend to the whole text can be compressed"
-            )
+        kinds = layer_kinds(config)
         if dtype not in DTYPE_BYTES:
             raise PrefixKVError(f"a KV cache in {dtype} is not supported: use {', '.join(DTYPE_BYTES)}")
+        text = config.get_text_config(decoder=True)
         heads = text.num_attention_heads
+        windows = tuple(place for place, kind in enumerate(kinds) if kind == WINDOW_LAYER)
         return cls(
-            layers=text.num_hidden_layers,
+            layers=len(kinds) - len(windows),
             kv_heads=getattr(text, "num_key_value_heads", None) or heads,
             head_dim=getattr(text, "head_dim", None) or text.hidden_size // heads,
             dtype=dtype,
+            window_layers=windows,
+            window_tokens=text.sliding_window if windows else 0,
         )
+
+    @property
+    def compressed_layers(self) -> tuple[int, ...]:
+        """Places of the compressed layers among all decoder layers."""
+        return tuple(place for place in range(self.layers + len(self.window_layers)) if place not in self.window_layers)
 
     @property
     def entry_bytes(self) -> int:
@@ -62,9 +71,17 @@ class KVGeometry:
 
     @property
     def token_bytes(self) -> int:
-        """Bytes that one token takes in the uncompressed cache, all layers."""
+        """Bytes that one token takes in the uncompressed cache, all layers that are compressed."""
         return self.layers * self.entry_bytes
 
-    def as_dict(self) -> dict[str, int | str]:
-        """The fields as plain values, for JSON."""
-        return asdict(self)
+    @property
+    def window_bytes(self) -> int:
+        """Most bytes that the window layers store for one row of a batch."""
+        return len(self.window_layers) * self.window_tokens * self.entry_bytes
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fields as plain values, for JSON; the windows only where there are some."""
+        fields = asdict(self)
+        if not self.window_layers:
+            del fields["window_layers"], fields["window_tokens"]
+        return fields

@@ -1,4 +1,4 @@
-"""Where profiles and configurations live, and how a name becomes a file there."""
+"""Where profiles, configurations and contexts live, and how a name becomes a file there."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from pathlib import Path
 from platformdirs import user_data_path
 
 from prefixkv.errors import OptionError, PrefixKVError
+
+SUFFIXES = {"contexts": ".safetensors"}
+"""How the files of a folder end, where that is not .json."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -23,7 +26,7 @@ def named_file(folder: str, name: str) -> Path:
     """The file of a name.
 
     Args:
-        folder: `configs` or `profiles`.
+        folder: `configs`, `profiles` or `contexts`.
         name: letters, digits, dot, underscore and dash.
 
     Raises:
@@ -32,15 +35,15 @@ def named_file(folder: str, name: str) -> Path:
     """
     if not _NAME.fullmatch(name):
         raise OptionError(f"name {name!r} is not allowed: use letters, digits, '.', '_' and '-', 100 at most")
-    path = home() / folder / f"{name}.json"
+    path = home() / folder / (name + _suffix(folder))
     if not path.parent.resolve().is_relative_to(home().resolve()):
         raise PrefixKVError(f"{path.parent} leads out of {home()}: remove the link")
     return path
 
 
 def find_file(folder: str, name_or_path: str) -> Path:
-    """The file meant by a name or a path: a path where it has a separator or a suffix `.json`, else a name."""
-    if os.sep in name_or_path or name_or_path.endswith(".json"):
+    """The file meant by a name or a path: a path where it has a separator or the folder's suffix, else a name."""
+    if os.sep in name_or_path or name_or_path.endswith(_suffix(folder)):
         return Path(name_or_path).expanduser()
     path = named_file(folder, name_or_path)
     if not path.exists() and not path.is_symlink():
@@ -51,4 +54,9 @@ def find_file(folder: str, name_or_path: str) -> Path:
 
 def names(folder: str) -> list[str]:
     """All names in a folder, sorted."""
-    return sorted(path.stem for path in (home() / folder).glob("*.json") if not path.name.startswith("."))
+    found = (home() / folder).glob(f"*{_suffix(folder)}")
+    return sorted(path.stem for path in found if not path.name.startswith("."))
+
+
+def _suffix(folder: str) -> str:
+    return SUFFIXES.get(folder, ".json")

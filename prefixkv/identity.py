@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from prefixkv.errors import PrefixKVError
@@ -45,7 +45,7 @@ class ModelIdentity:
 
     def as_dict(self) -> dict[str, Any]:
         """The fields as plain values, the geometry's among them."""
-        return {"id": self.id, "revision": self.revision, **asdict(self.geometry), "fingerprint": self.fingerprint}
+        return {"id": self.id, "revision": self.revision, **self.geometry.as_dict(), "fingerprint": self.fingerprint}
 
     @classmethod
     def read(cls, content: Any, where: str) -> ModelIdentity:
@@ -70,12 +70,18 @@ class ModelIdentity:
         for name in ("revision", "fingerprint"):
             if not isinstance(content.get(name), (str, type(None))):
                 raise PrefixKVError(f"{where}: model has {name} {content[name]!r}, which is no text")
-        geometry = KVGeometry(content["layers"], content["kv_heads"], content["head_dim"], content["dtype"])
+        windows, window = content.get("window_layers", []), content.get("window_tokens", 0)
+        if not isinstance(windows, list) or any(type(count) is not int or count < 0 for count in (*windows, window)):
+            raise PrefixKVError(
+                f"{where}: model has window_layers {windows!r} of {window!r} tokens: give whole numbers"
+            )
+        sizes = content["layers"], content["kv_heads"], content["head_dim"]
+        geometry = KVGeometry(*sizes, content["dtype"], tuple(windows), window)
         return cls(content["id"], content.get("revision"), geometry, content.get("fingerprint"))
 
     def differences(self, other: ModelIdentity) -> list[str]:
         """What makes files of this model unusable with another; the dtype does not."""
-        names = ("layers", "kv_heads", "head_dim")
+        names = ("layers", "kv_heads", "head_dim", "window_layers")
         pairs = [(name, getattr(self.geometry, name), getattr(other.geometry, name)) for name in names]
         if self.fingerprint and other.fingerprint:
             pairs.append(("fingerprint", self.fingerprint, other.fingerprint))

@@ -5,6 +5,7 @@ Plain numbers: reading one and searching from it needs no torch.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from pathlib import Path
 from statistics import fmean, pstdev
 from typing import Any
 
-from prefixkv.documents import VERSION, read_document, write_json
+from prefixkv.documents import VERSION, read_document, write_json, write_whole
 from prefixkv.errors import PrefixKVError
 from prefixkv.identity import ModelIdentity
 
@@ -69,6 +70,47 @@ class _Stretched(Sequence[float]):
 
 
 @dataclass(frozen=True)
+class LookAheadFile:
+    """The look-ahead queries of a profile: safetensors, read only when a model needs them.
+
+    Attributes:
+        sha256: digest of the content.
+        queries: how many there are for each layer and head.
+        path: the file; None while the profile was not saved.
+        content: of a profile that was measured just now.
+    """
+
+    sha256: str
+    queries: int
+    path: Path | None = None
+    content: bytes | None = None
+
+    @classmethod
+    def of(cls, content: bytes, queries: int) -> LookAheadFile:
+        """Of queries that were recorded just now."""
+        return cls(hashlib.sha256(content).hexdigest(), queries, content=content)
+
+    def read(self) -> bytes:
+        """The content.
+
+        Raises:
+            PrefixKVError: the file is missing or not the one that was saved with the profile.
+        """
+        content = self.content
+        if content is None:
+            assert self.path is not None
+            try:
+                content = self.path.read_bytes()
+            except OSError as error:
+                raise PrefixKVError(
+                    f"{self.path}, which belongs to the profile beside it, cannot be read: {error.strerror}"
+                ) from None
+        if hashlib.sha256(content).hexdigest() != self.sha256:
+            raise PrefixKVError(f"{self.path} is not the file that was saved with the profile beside it: measure again")
+        return content
+
+
+@dataclass(frozen=True)
 class LayerProfile:
     """What a calibration run has found.
 
@@ -79,6 +121,7 @@ class LayerProfile:
         samples: for each its `image_sha256`, `prompt_tokens` and `answer_tokens`.
         layers: a curve for each layer.
         created_by: program and version.
+        look_ahead: queries that the model asked while it answered; None where they were not recorded.
     """
 
     model: ModelIdentity
@@ -87,6 +130,7 @@ class LayerProfile:
     samples: tuple[dict[str, Any], ...]
     layers: tuple[LayerCurve, ...]
     created_by: str
+    look_ahead: LookAheadFile | None = None
 
     @classmethod
     def load(cls, path: Path) -> LayerProfile:
@@ -107,7 +151,9 @@ class LayerProfile:
         for name in ("scorer", "source", "created_by"):
             if not isinstance(content.get(name), str):
                 raise PrefixKVError(f"{path}: {name} is {content.get(name)!r}, which is no text")
-        return cls(model, content["scorer"], content["source"], tuple(samples), curves, content["created_by"])
+        look_ahead = _read_look_ahead(content.get("look_ahead"), path)
+        created_by = content["created_by"]
+        return cls(model, content["scorer"], content["source"], tuple(samples), curves, created_by, look_ahead)
 
     @classmethod
     def measure(cls, loaded: Any, samples: Any, source: str, **options: Any) -> LayerProfile:
@@ -117,12 +163,19 @@ class LayerProfile:
         return measure(loaded, samples, source, **options)
 
     def save(self, path: Path) -> None:
-        """Write the profile, whole or not at all.
+        """Write the profile, whole or not at all, and its look-ahead queries beside it.
 
         Raises:
             PrefixKVError: the place cannot be written.
         """
-        write_json(path, self.as_dict())
+        content = self.as_dict()
+        if self.look_ahead is not None:
+            # Named by content, so that an old profile beside a new file, or the other way round, cannot be mixed up.
+            queries = path.with_name(f"{path.stem}-{self.look_ahead.sha256[:12]}.safetensors")
+            if not queries.exists():
+                write_whole(queries, self.look_ahead.read())
+            content["look_ahead"]["file"] = queries.name
+        write_json(path, content)
 
     def as_dict(self) -> dict[str, Any]:
         """The file's content."""
@@ -138,6 +191,9 @@ class LayerProfile:
             "source": self.source,
             "samples": list(self.samples),
             "layers": layers,
+            "look_ahead": None
+            if self.look_ahead is None
+            else {"sha256": self.look_ahead.sha256, "queries": self.look_ahead.queries},
             "created_by": self.created_by,
         }
 
@@ -175,6 +231,15 @@ def _gini(curve: Sequence[float]) -> float:
     """Twice the area between the curve of the largest-first sums and the diagonal, by the trapezoid rule."""
     area = (sum(curve) - (curve[0] + curve[-1]) / 2) / (len(curve) - 1)
     return 2 * area - 1
+
+
+def _read_look_ahead(content: Any, path: Path) -> LookAheadFile | None:
+    if content is None:
+        return None
+    fields = [content.get(name) for name in ("file", "sha256", "queries")] if isinstance(content, dict) else []
+    if [type(field) for field in fields] != [str, str, int] or Path(fields[0]).name != fields[0]:
+        raise PrefixKVError(f"{path}: look_ahead does not name a file beside it with its sha256")
+    return LookAheadFile(fields[1], fields[2], path.with_name(fields[0]))
 
 
 def _read_curve(content: Any, index: int, path: Path) -> LayerCurve:

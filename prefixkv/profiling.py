@@ -12,36 +12,59 @@ from transformers import DynamicCache
 from prefixkv import __version__, attention
 from prefixkv.calibration import Sample
 from prefixkv.errors import PrefixKVError
-from prefixkv.importance import SCORERS
-from prefixkv.models import LoadedModel
-from prefixkv.profile import LayerProfile, average_curve
+from prefixkv.importance import SCORERS, Evidence
+from prefixkv.look_ahead import QueryRecorder
+from prefixkv.models import LoadedModel, Notify
+from prefixkv.profile import LayerProfile, LookAheadFile, average_curve
 from prefixkv.prompts import Prompt, Turn
+from prefixkv.rotary import PositionWatch, Rotation, watched
 from prefixkv.selection import cumulative_importance
 
 SCORER = "accumulated"
+ANSWER_TOKENS = 128
+"""Length to which a model answers a calibration sample: look-ahead queries are drawn from the whole answers."""
 
 
 class _Recorder(DynamicCache):
-    """A full cache that scores every layer's prompt when the layer has attended.
+    """A full cache that scores every layer's prompt when the layer has attended, and records the answer's queries.
 
     Attributes:
         curves: for each layer read so far the cumulative importance of its ranked entries.
     """
 
-    def __init__(self, config: Any) -> None:
+    def __init__(self, config: Any, queries: QueryRecorder | None, watch: PositionWatch) -> None:
         super().__init__(config=config)
         self.curves: list[list[float]] = []
+        self._queries, self._watch = queries, watch
+        self._prompt_tokens = 0
+        self._unread = 0
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Store as usual; the first chunk is scored after its attention."""
+        """Store as usual.
+
+        After its attention the first chunk is scored, and a later token's queries are recorded, but not in window
+        layers, which no budget counts.
+        """
         keys, values = super().update(key_states, value_states, layer_idx, *args, **kwargs)
-        attention.hand_off(keys, partial(self._score, keys) if len(self.curves) == layer_idx else None)
+        after = None
+        if layer_idx == self._unread:
+            self._unread += 1
+            self._prompt_tokens = keys.shape[2]
+            after = partial(self._score, keys)
+        elif self._queries is not None:
+            number = layer_idx - sum(self.is_sliding[:layer_idx])
+            after = partial(self._record, self._queries, number, keys.shape[2] - self._prompt_tokens - 1)
+        attention.hand_off(keys, None if self.is_sliding[layer_idx] else after)
         return keys, values
 
+    def _record(self, recorder: QueryRecorder, layer: int, offset: int, queries: torch.Tensor, scale: float) -> None:
+        assert self._watch.latest is not None
+        recorder.add(layer, queries, self._watch.latest, offset)
+
     def _score(self, keys: torch.Tensor, queries: torch.Tensor, scale: float) -> None:
-        importance = SCORERS[SCORER](queries, keys, scale).mean(dim=1, keepdim=True)
+        importance = SCORERS[SCORER](Evidence(queries, keys, scale)).mean(dim=1, keepdim=True)
         self.curves.append(cumulative_importance(importance).tolist())
 
 
@@ -49,10 +72,11 @@ def measure(
     loaded: LoadedModel,
     samples: Sequence[Sample],
     source: str,
-    answer_tokens: int = 32,
+    answer_tokens: int = ANSWER_TOKENS,
     progress: Callable[[int], None] = lambda done: None,
+    notify: Notify = lambda text: None,
 ) -> LayerProfile:
-    """Run the samples and average each layer's cumulative importance.
+    """Run the samples, average each layer's cumulative importance, and record the queries of the answers.
 
     Args:
         loaded: the model.
@@ -60,6 +84,7 @@ def measure(
         source: what they are, in words.
         answer_tokens: length to which the model answers every sample.
         progress: called with the number of samples done.
+        notify: called with one line where no queries can be recorded.
 
     Raises:
         PrefixKVError: no samples, a model that reads no images, or attention that is not a number.
@@ -69,14 +94,15 @@ def measure(
     model: Any = loaded.model
     curves: list[list[list[float]]] = []
     facts = []
+    queries = _query_recorder(loaded, notify)
     for done, sample in enumerate(samples, start=1):
         if sample.image is not None and not loaded.takes_images:
             raise PrefixKVError(f"model {loaded.id!r} reads no images: give prompts without")
         images = () if sample.image is None else (sample.image,)
         prompt = Prompt(loaded.processor, [Turn(sample.prompt, images)])
         inputs = loaded.on_device(prompt.inputs)
-        recorder = _Recorder(model.config)
-        with attention.installed(model), torch.no_grad():
+        with attention.installed(model), watched(model) as watch, torch.no_grad():
+            recorder = _Recorder(model.config, queries, watch)
             out = model.generate(**inputs, past_key_values=recorder, max_new_tokens=answer_tokens, do_sample=False)
         curves.append(recorder.curves)
         facts.append(
@@ -88,4 +114,14 @@ def measure(
         )
         progress(done)
     layers = tuple(average_curve(layer) for layer in zip(*curves, strict=True))
-    return LayerProfile(loaded.identity, SCORER, source, tuple(facts), layers, f"prefixkv {__version__}")
+    look_ahead = None if queries is None else LookAheadFile.of(*queries.payload())
+    created_by = f"prefixkv {__version__}"
+    return LayerProfile(loaded.identity, SCORER, source, tuple(facts), layers, created_by, look_ahead)
+
+
+def _query_recorder(loaded: LoadedModel, notify: Notify) -> QueryRecorder | None:
+    try:
+        return QueryRecorder(Rotation(loaded.model), loaded.geometry.layers)
+    except PrefixKVError as error:
+        notify(f"the profile will hold no look-ahead queries, and method 'guided' will do without: {error}")
+        return None

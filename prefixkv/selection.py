@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from prefixkv.kernels.dispatch import selection
+
 
 def select(importance: torch.Tensor, kept_len: int, sink_tokens: int, recent_tokens: int) -> torch.Tensor:
     """The protected entries and, of the others, the most important ones; ties go to the earlier entry.
@@ -24,11 +26,8 @@ def select(importance: torch.Tensor, kept_len: int, sink_tokens: int, recent_tok
     seen_len = importance.shape[-1]
     recent_tokens = min(recent_tokens, kept_len)
     sink_tokens = min(sink_tokens, kept_len - recent_tokens)
-    priority = importance.to(torch.float32, copy=True)
-    priority[..., :sink_tokens] = torch.inf
-    priority[..., seen_len - recent_tokens :] = torch.inf
-    ranked = priority.argsort(dim=-1, descending=True, stable=True)
-    return ranked[..., :kept_len].sort(dim=-1).values
+    rows = importance.float().reshape(-1, seen_len)
+    return selection(rows, kept_len, sink_tokens, recent_tokens).reshape(*importance.shape[:-1], kept_len)
 
 
 def cumulative_importance(importance: torch.Tensor) -> torch.Tensor:

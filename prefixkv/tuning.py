@@ -6,10 +6,10 @@ from collections.abc import Callable
 from fractions import Fraction
 
 from prefixkv.budget import Budget
-from prefixkv.cache import PrefixKVCache
 from prefixkv.calibration import Sample
 from prefixkv.config import PrefixConfig
 from prefixkv.evaluation.perplexity import own_answers, perplexity
+from prefixkv.guidance import make_cache
 from prefixkv.methods import DEFAULT_METHOD
 from prefixkv.models import LoadedModel
 from prefixkv.profile import LayerProfile
@@ -51,7 +51,7 @@ def smallest_budget(
         return perplexity(
             loaded,
             references,
-            lambda: PrefixKVCache(loaded.geometry, config.as_budget(), method, config.keep_fractions),
+            lambda: make_cache(loaded.model, loaded.identity, config, method, progress),
         )
 
     full = measured(100)

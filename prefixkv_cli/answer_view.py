@@ -1,4 +1,4 @@
-"""How an answer appears while it is made: silently, as plain text, or in a terminal with the table of cache usage."""
+"""How an answer appears while it is made: as plain text, or in a terminal as Markdown above the live view."""
 
 from __future__ import annotations
 
@@ -11,40 +11,43 @@ from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
 from rich.live import Live
+from rich.markdown import Markdown
+from rich.segment import Segment, Segments
 from rich.text import Text
 
 from prefixkv_cli import output
-from prefixkv_cli.usage_table import BLOCK_COLUMNS, usage_line, usage_table
+from prefixkv_cli.cache_report import CacheReport
+from prefixkv_cli.live_view import Pace, cache_view
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
     from prefixkv.chat import Conversation
 
-_REFRESH_SECONDS = 0.1
-_TABLE_EXTRA_ROWS = 5
-_ANSWER_ROWS = 3
+_ANSWER_ROWS = 6
+"""Lines of the screen that the answer has for itself while it grows."""
 
 
-def show_answer(conversation: Conversation, pieces: Generator[str, None, None]) -> None:
+def show_answer(conversation: Conversation, pieces: Generator[str, None, None], plain: bool = False) -> None:
     """Show the pieces as they come; the whole answer is on stdout in the end, with one line break after it.
 
-    Where stderr is a terminal the table is shown meanwhile and taken away after it. Where stdout is the same terminal,
+    Where stderr is a terminal the cache is shown meanwhile and taken away after it. Where stdout is the same terminal,
     the answer's last lines are part of what is redrawn, and the whole is printed once it is done: two writers would
     garble each other.
 
     Args:
-        conversation: whose cache usage is shown.
+        conversation: whose cache is shown.
         pieces: from `conversation.ask`; closed here.
+        plain: whether to leave Markdown as it is, and show nothing but the answer.
     """
     with closing(pieces):
-        if not output.is_terminal(sys.stderr) or os.environ.get("TERM") == "dumb":
+        if plain or output.is_quiet() or not output.is_terminal(sys.stderr) or os.environ.get("TERM") == "dumb":
             _stream(pieces)
         elif output.is_terminal(sys.stdout):
             _redraw(conversation, pieces)
         else:
-            with _LiveTable(conversation, with_answer=False) as table:
-                _stream(table.watch(pieces))
+            with _LiveAnswer(conversation, with_answer=False) as live:
+                _stream(live.watch(pieces))
 
 
 def _stream(pieces: Iterable[str]) -> None:
@@ -62,28 +65,37 @@ def _stream(pieces: Iterable[str]) -> None:
 
 
 def _redraw(conversation: Conversation, pieces: Iterable[str]) -> None:
-    table = _LiveTable(conversation, with_answer=True)
+    live = _LiveAnswer(conversation, with_answer=True)
     try:
-        with table:
-            for _ in table.watch(pieces):
+        with live:
+            for _ in live.watch(pieces):
                 pass
     finally:
-        output.write_text(table.answer.rstrip() + "\n")
+        output.stdout_console().print(_markdown(live.answer))
 
 
-class _LiveTable:
-    """The table, redrawn in place now and then, and above it what the answer's end is just now."""
+def _markdown(answer: str) -> Markdown:
+    return Markdown(answer.strip(), hyperlinks=False)
+
+
+class _LiveAnswer:
+    """The view of the cache, redrawn in place now and then, and above it what the answer's end is just now."""
 
     def __init__(self, conversation: Conversation, with_answer: bool) -> None:
         self.answer = ""
         self._conversation, self._with_answer = conversation, with_answer
         self._console = output.stderr_console()
         self._live = Live(console=self._console, auto_refresh=False, transient=True, redirect_stdout=False)
-        self._drawn_at = 0.0
+        self._asked_at = self._first_at = time.perf_counter()
+        self._first_seen = 0
 
-    def __enter__(self) -> _LiveTable:
+    def __enter__(self) -> _LiveAnswer:
         self._live.start()
-        self._draw(Text("reading ...", style="dim"))
+        # The first drawing loads what it needs: here, where nobody waits for a token.
+        self.answer = "reading"
+        self._console.render_lines(self._picture(CacheReport.of(self._conversation)))
+        self.answer = ""
+        self._live.update(Text("reading ...", style="dim"), refresh=True)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -91,34 +103,32 @@ class _LiveTable:
 
     def watch(self, pieces: Iterable[str]) -> Iterable[str]:
         """Hand the pieces on, redrawing between them."""
-        started_at, started_tokens = None, 0
+        pace = None
         for piece in pieces:
-            now, tokens = time.perf_counter(), self._seen_tokens()
-            if started_at is None:
-                started_at, started_tokens = now, tokens
             self.answer += piece
             yield piece
-            if now - self._drawn_at >= _REFRESH_SECONDS:
-                self._draw(self._picture((tokens - started_tokens) / (now - started_at) if now > started_at else None))
+            if pace is None:
+                pace = Pace()
+                self._first_at, self._first_seen = time.perf_counter(), self._seen_tokens()
+            pace.draw(self._draw)
 
     def _seen_tokens(self) -> int:
-        return max((layer.seen_tokens for layer in self._conversation.usage().layers), default=0)
+        return max(layer.seen_tokens for layer in self._conversation.cache.layers)
 
-    def _draw(self, picture: RenderableType) -> None:
-        self._live.update(picture, refresh=True)
-        self._drawn_at = time.perf_counter()
+    def _draw(self) -> None:
+        speed = (self._seen_tokens() - self._first_seen) / (time.perf_counter() - self._first_at)
+        report = CacheReport.of(self._conversation, self._first_at - self._asked_at, speed)
+        self._live.update(self._picture(report), refresh=True)
 
-    def _picture(self, tokens_per_second: float | None) -> RenderableType:
-        usage = self._conversation.usage()
+    def _picture(self, report: CacheReport) -> RenderableType:
         width, height = self._console.size
-        room = height - _TABLE_EXTRA_ROWS - (_ANSWER_ROWS if self._with_answer else 0)
-        below: RenderableType
-        if room * (width // BLOCK_COLUMNS) >= len(usage.layers):
-            below = usage_table(usage, tokens_per_second, max_rows=max(1, room))
-            rows = -(-len(usage.layers) // max(1, -(-len(usage.layers) // room))) + _TABLE_EXTRA_ROWS
-        else:
-            below, rows = Text(usage_line(usage, tokens_per_second), no_wrap=True, overflow="ellipsis"), 2
+        rows = height - 2 - (_ANSWER_ROWS if self._with_answer else 0)
+        view = cache_view(report, width, rows)
         if not self._with_answer:
-            return below
-        lines = Text(self.answer).wrap(self._console, width)
-        return Group(Text("\n").join(lines[-max(1, height - rows) :]), Text(), below)
+            return view
+        room = height - 2 - view.plain.count("\n") - 1
+        return Group(self._end_of_answer(max(1, room)), Text(), view)
+
+    def _end_of_answer(self, rows: int) -> Segments:
+        lines = self._console.render_lines(_markdown(self.answer), pad=False)
+        return Segments(segment for line in lines[-rows:] for segment in (*line, Segment.line()))

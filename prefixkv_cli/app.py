@@ -8,27 +8,49 @@ import traceback
 from typing import Annotated
 
 import typer
+from typer.completion import completion_init
 
 import prefixkv
 from prefixkv_cli import output
+from prefixkv_cli.commands.batch import batch
+from prefixkv_cli.commands.bench import bench
 from prefixkv_cli.commands.chat import chat
+from prefixkv_cli.commands.completion import VARIABLE, completion
 from prefixkv_cli.commands.configs import app as configs
+from prefixkv_cli.commands.contexts import app as contexts
 from prefixkv_cli.commands.demo_scene import demo_scene
+from prefixkv_cli.commands.env import env
+from prefixkv_cli.commands.eval import evaluate
+from prefixkv_cli.commands.info import info
+from prefixkv_cli.commands.models import models
 from prefixkv_cli.commands.profile import app as profile
+from prefixkv_cli.commands.save import save
 from prefixkv_cli.commands.search import search
 from prefixkv_cli.failures import Failure
+
+ENVIRONMENT_PREFIX = "PREFIXKV"
+"""An option without a variable of its own has PREFIXKV_COMMAND_OPTION."""
 
 app = typer.Typer(
     name="prefixkv",
     add_completion=False,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": ENVIRONMENT_PREFIX},
 )
 app.command()(chat)
+app.command()(save)
+app.add_typer(contexts, name="contexts")
 app.add_typer(profile, name="profile")
 app.command()(search)
 app.add_typer(configs, name="configs")
+app.command("eval")(evaluate)
+app.command()(batch)
+app.command()(bench)
+app.command()(models)
+app.command()(info)
 app.command()(demo_scene)
+app.command()(completion)
+app.command()(env)
 
 
 class _Invocation:
@@ -47,11 +69,24 @@ def _print_version(wanted: bool) -> None:
 def _globals(
     context: typer.Context,
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+        bool,
+        typer.Option(
+            "--version",
+            help="Print the version.",
+            callback=_print_version,
+            is_eager=True,
+            show_envvar=False,
+            allow_from_autoenv=False,
+        ),
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
-    """Talk to pictures on a compressed KV cache."""
+    """Talk to pictures on a compressed KV cache.
+
+    Example: prefixkv chat photo.jpg -p "What is on the table?" --budget 20%
+
+    Example: prefixkv chat photo.jpg --model llava
+    """
     context.obj.debug = debug
     if context.invoked_subcommand is None:
         print(context.get_help())
@@ -68,6 +103,9 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _run(arguments: list[str]) -> int:
     invocation = _Invocation()
+    if VARIABLE in os.environ:
+        # Typer's shells, which answer the scripts of `completion`.
+        completion_init()
     try:
         # None where a command came to its end; the number of a typer.Exit otherwise.
         code = typer.main.get_command(app).main(arguments, "prefixkv", standalone_mode=False, obj=invocation) or 0

@@ -2,40 +2,144 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Annotated
 
 import typer
 
+from prefixkv.errors import OptionError
 from prefixkv.geometry import DTYPE_BYTES
+from prefixkv.home import names
 from prefixkv.methods import METHODS
+from prefixkv.placement import Placement
+from prefixkv_cli.output import be_quiet
+from prefixkv_cli.picture_input import SOURCES_HELP
+
+
+def starting_with(choices: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
+    """What a shell is offered for a word that has been begun.
+
+    Args:
+        choices: lists all words there are, when it is asked.
+    """
+
+    def complete(incomplete: str) -> list[str]:
+        return [choice for choice in choices() if choice.startswith(incomplete)]
+
+    return complete
+
 
 ModelOption = Annotated[
     str,
     typer.Option(
         "--model",
+        envvar="PREFIXKV_MODEL",
         help="auto (LLaVA where it can run, else demo), demo (bundled, knows drawn shapes only), "
         "llava (LLaVA 1.5 7B), a Hugging Face id, or a folder.",
     ),
 ]
+ImageOption = Annotated[
+    list[str] | None,
+    typer.Option("--image", "-i", metavar="IMAGE", help=f"A picture: {SOURCES_HELP}. May be repeated."),
+]
+ConfigOption = Annotated[
+    str | None,
+    typer.Option(
+        "--config",
+        metavar="NAME",
+        help="Name or file of a configuration, instead of budget and method.",
+        autocompletion=starting_with(lambda: names("configs")),
+    ),
+]
+SystemOption = Annotated[str, typer.Option("--system", metavar="TEXT", help="Instructions before the first turn.")]
 BudgetOption = Annotated[
     str,
     typer.Option(
-        "--budget", help="What the cache may keep: a share (20%, 0.2), a size (512MiB, 4GB) or tokens (300tok)."
+        "--budget",
+        envvar="PREFIXKV_BUDGET",
+        help="What the cache may keep: a share (20%, 0.2), a size (512MiB, 4GB) or tokens (300tok).",
     ),
 ]
 MethodOption = Annotated[
-    str, typer.Option("--method", help=f"How entries are chosen: {', '.join(METHODS)}.", metavar="NAME")
+    str,
+    typer.Option(
+        "--method",
+        envvar="PREFIXKV_METHOD",
+        help=f"How entries are chosen: {', '.join(METHODS)}.",
+        metavar="NAME",
+        autocompletion=starting_with(lambda: METHODS),
+    ),
 ]
-MaxNewTokensOption = Annotated[int, typer.Option("--max-new-tokens", help="Longest answer, in tokens.")]
+MaxNewTokensOption = Annotated[
+    int, typer.Option("--max-new-tokens", envvar="PREFIXKV_MAX_NEW_TOKENS", help="Longest answer, in tokens.")
+]
 TemperatureOption = Annotated[
-    float, typer.Option("--temperature", help="0 takes the likeliest token; higher varies more.")
+    float,
+    typer.Option(
+        "--temperature", envvar="PREFIXKV_TEMPERATURE", help="0 takes the likeliest token; higher varies more."
+    ),
 ]
 TopPOption = Annotated[
-    float, typer.Option("--top-p", help="Draw from the likeliest tokens that reach this probability together.")
+    float,
+    typer.Option(
+        "--top-p", envvar="PREFIXKV_TOP_P", help="Draw from the likeliest tokens that reach this probability together."
+    ),
 ]
-SeedOption = Annotated[int | None, typer.Option("--seed", help="Makes drawing repeatable.", show_default="a new one")]
-DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
-DtypeOption = Annotated[str, typer.Option("--dtype", help=f"auto, {', '.join(DTYPE_BYTES)}.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+SeedOption = Annotated[
+    int | None,
+    typer.Option("--seed", envvar="PREFIXKV_SEED", help="Makes drawing repeatable.", show_default="a new one"),
+]
+DeviceOption = Annotated[
+    str, typer.Option("--device", envvar="PREFIXKV_DEVICE", help="auto, cpu, cuda, cuda:N or mps.")
+]
+DtypeOption = Annotated[str, typer.Option("--dtype", envvar="PREFIXKV_DTYPE", help=f"auto, {', '.join(DTYPE_BYTES)}.")]
+DeviceMapOption = Annotated[
+    str | None,
+    typer.Option(
+        "--device-map",
+        envvar="PREFIXKV_DEVICE_MAP",
+        metavar="MAP",
+        help="Spread a model over several devices: auto, balanced, balanced_low_0 or sequential.",
+    ),
+]
+EightBitOption = Annotated[
+    bool, typer.Option("--load-in-8bit", envvar="PREFIXKV_LOAD_IN_8BIT", help="Weights in 8 bits (bitsandbytes).")
+]
+FourBitOption = Annotated[
+    bool, typer.Option("--load-in-4bit", envvar="PREFIXKV_LOAD_IN_4BIT", help="Weights in 4 bits (bitsandbytes).")
+]
+JsonOption = Annotated[
+    bool, typer.Option("--json", envvar="PREFIXKV_JSON", help="Print one JSON object instead of text.")
+]
+QuietOption = Annotated[
+    bool,
+    typer.Option(
+        "--quiet", "-q", help="No notices, progress or tables; errors stay.", callback=be_quiet, envvar="PREFIXKV_QUIET"
+    ),
+]
 
 DEFAULT_BUDGET = "20%"
+
+
+def placement(device: str, device_map: str | None, in_8bit: bool, in_4bit: bool) -> Placement:
+    """How the weights are laid out, checked.
+
+    Raises:
+        OptionError: two options that exclude each other.
+        PrefixKVError: a library is not installed.
+    """
+    if in_8bit and in_4bit:
+        raise OptionError("give either --load-in-8bit or --load-in-4bit")
+    chosen = Placement(device_map, 8 if in_8bit else 4 if in_4bit else None)
+    chosen.check(device)
+    return chosen
+
+
+def on_command_line(invocation: typer.Context) -> set[str]:
+    """Names of the options that the command line gives; those of environment variables and defaults are not among them.
+
+    Args:
+        invocation: of the command.
+    """
+    sources = {name: invocation.get_parameter_source(name) for name in invocation.params}
+    return {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}

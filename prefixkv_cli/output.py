@@ -9,6 +9,8 @@ from typing import Any
 
 from rich.console import Console, RenderableType
 
+_quiet = False
+
 
 class ReaderLeftError(Exception):
     """Nobody reads stdout any more, as after `| head -1`; no OSError, because Typer ends those with exit code 1."""
@@ -19,6 +21,23 @@ def stderr_console() -> Console:
     return Console(stderr=True, highlight=False)
 
 
+def stdout_console() -> Console:
+    """A console on stdout, likewise."""
+    return Console(highlight=False)
+
+
+def be_quiet(quiet: bool) -> bool:
+    """Say nothing but answers, data and errors from now on; the callback of `--quiet`."""
+    global _quiet
+    _quiet = quiet
+    return quiet
+
+
+def is_quiet() -> bool:
+    """Whether notices and progress are left out."""
+    return _quiet
+
+
 def is_terminal(stream: Any) -> bool:
     """Whether a standard stream is there and is a terminal."""
     return stream is not None and not stream.closed and stream.isatty()
@@ -26,7 +45,8 @@ def is_terminal(stream: Any) -> bool:
 
 def notice(text: str) -> None:
     """One line that the user should know."""
-    _line("note", text, style="dim")
+    if not _quiet:
+        _line("note", text, style="dim")
 
 
 def error(text: str) -> None:
@@ -59,4 +79,6 @@ def write_text(text: str) -> None:
 
 
 def _line(label: str, text: str, style: str) -> None:
-    stderr_console().print(f"{label}: {text}", style=style, markup=False, soft_wrap=True)
+    # A terminal's lines are broken between words; a file's are not broken at all.
+    wraps = is_terminal(sys.stderr)
+    stderr_console().print(f"{label}: {text}", style=style, markup=False, soft_wrap=not wraps)

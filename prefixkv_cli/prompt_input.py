@@ -1,9 +1,10 @@
-"""The prompt of a single answer: from the option, from a pipe, or from both."""
+"""The questions that are asked without a conversation: from options, from a pipe, or from both."""
 
 from __future__ import annotations
 
 import select
 import sys
+from collections.abc import Sequence
 
 from prefixkv.errors import OptionError
 from prefixkv_cli import output
@@ -11,30 +12,32 @@ from prefixkv_cli import output
 _PATIENCE_SECONDS = 2.0
 
 
-def read_prompt(option: str | None, needed: bool = False) -> str | None:
-    """The prompt, or None where there is to be a conversation.
+def read_prompts(options: Sequence[str], needed_for: str = "", stdin_is_taken: bool = False) -> list[str]:
+    """The questions; none where there is to be a conversation.
 
-    Text that is piped in is the prompt; with `option` as well, both, the option first.
+    Text that is piped in is a question; with options as well, it follows the first of them.
 
     Args:
-        option: the value of `--prompt`.
-        needed: whether a conversation will not do.
+        options: values of `--prompt`.
+        needed_for: the option that makes a conversation impossible; empty where one is possible.
+        stdin_is_taken: whether stdin held a picture.
 
     Raises:
-        OptionError: the prompt is blank, or there is none and no conversation is possible.
+        OptionError: a question is blank, or there is none and no conversation is possible.
     """
-    if option is not None and not option.strip():
+    if any(not option.strip() for option in options):
         raise OptionError("the prompt is empty: give some text after --prompt")
-    piped = "" if sys.stdin is None or output.is_terminal(sys.stdin) else _read_stdin().strip()
-    if option is not None:
-        return f"{option}\n{piped}" if piped else option
+    has_keyboard = output.is_terminal(sys.stdin)
+    piped = "" if sys.stdin is None or stdin_is_taken or has_keyboard else _read_stdin().strip()
+    if options:
+        return [f"{options[0]}\n{piped}" if piped else options[0], *options[1:]]
     if piped:
-        return piped
-    if needed:
-        raise OptionError("--json answers one prompt: give --prompt, or pipe one in")
-    if not output.is_terminal(sys.stdin):
+        return [piped]
+    if needed_for:
+        raise OptionError(f"{needed_for} answers a prompt: give --prompt, or pipe one in")
+    if not has_keyboard and not (stdin_is_taken and output.is_terminal(sys.stderr)):
         raise OptionError("there is no prompt: give --prompt, pipe one in, or run in a terminal for a conversation")
-    return None
+    return []
 
 
 def _read_stdin() -> str:

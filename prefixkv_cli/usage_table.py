@@ -3,38 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
 from prefixkv.budget import format_bytes
-from prefixkv.usage import CacheUsage, LayerUsage
+from prefixkv.usage import CacheUsage
 
-BLOCK_COLUMNS = 38
-"""Width of one block of the table, borders included."""
+if TYPE_CHECKING:
+    from prefixkv.entry_kinds import EntryKinds
 
 
-def usage_table(usage: CacheUsage, tokens_per_second: float | None = None, max_rows: int | None = None) -> Group:
-    """All layers, with the totals below.
+def usage_table(
+    usage: CacheUsage, tokens_per_second: float | None = None, kinds: Sequence[EntryKinds] | None = None
+) -> Group:
+    """All layers, with the totals below; 60 columns are enough.
 
     Args:
         usage: what the cache holds.
         tokens_per_second: speed of the answer, where it is known.
-        max_rows: more layers than this go side by side, in blocks.
-
-    Returns:
-        The table, two lines higher than its rows where the terminal is wide enough.
+        kinds: of what the kept entries are, one per layer; not shown where None.
     """
-    blocks = _blocks(usage.layers, max_rows or len(usage.layers))
     table = Table(box=None, padding=(0, 1), pad_edge=False)
-    for number in range(len(blocks)):
-        table.add_column("layer" if number == 0 else "| layer", justify="right")
-        table.add_column("kept / seen", justify="right")
-        table.add_column("bytes", justify="right")
-        table.add_column("share", justify="right")
-    for row in range(len(blocks[0]) if blocks else 0):
-        table.add_row(*(cell for block in blocks for cell in (_cells(block[row]) if row < len(block) else [""] * 4)))
+    headings = ["layer", "kept / seen", "bytes", "share"]
+    for heading in headings + (["picture", "text", "written"] if kinds else []):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for layer in usage.layers:
+        share = layer.kept_tokens / layer.seen_tokens if layer.seen_tokens else 1.0
+        cells = [f"{layer.kept_tokens} / {layer.seen_tokens}", format_bytes(layer.bytes), f"{share:.0%}"]
+        if kinds:
+            kind = kinds[layer.layer]
+            cells += [str(kind.picture), str(kind.text), str(kind.generated)]
+        table.add_row(str(layer.layer), *cells)
     return Group(table, Text(usage_line(usage, tokens_per_second)))
 
 
@@ -48,21 +50,3 @@ def usage_line(usage: CacheUsage, tokens_per_second: float | None = None) -> str
     if tokens_per_second is not None:
         parts.append(f"{tokens_per_second:.1f} tokens/s")
     return " · ".join(parts)
-
-
-def _blocks(layers: Sequence[LayerUsage], rows: int) -> list[Sequence[LayerUsage]]:
-    if not layers:
-        return []
-    # Even blocks: 32 layers that need two blocks are 16 and 16, not 30 and 2.
-    rows = -(-len(layers) // -(-len(layers) // rows))
-    return [layers[start : start + rows] for start in range(0, len(layers), rows)]
-
-
-def _cells(layer: LayerUsage) -> list[str]:
-    share = layer.kept_tokens / layer.seen_tokens if layer.seen_tokens else 1.0
-    return [
-        str(layer.layer),
-        f"{layer.kept_tokens} / {layer.seen_tokens}",
-        format_bytes(layer.bytes),
-        f"{share:.0%}",
-    ]

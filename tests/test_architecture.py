@@ -15,8 +15,8 @@ SOURCES = sorted(path for package in ("prefixkv", "prefixkv_cli") for path in (R
 MAX_LINES = 300
 
 LEVELS = (
-    {"errors", "geometry", "budget", "documents", "home"},
-    {"kernels"},
+    {"errors", "families", "geometry", "budget", "documents", "home", "download", "context_file"},
+    {"kernels", "capped_attention", "forward_arguments", "rotary"},
     {
         "importance",
         "allocation",
@@ -28,20 +28,74 @@ LEVELS = (
         "identity",
         "shapes",
         "fitting",
+        "shares",
+        "precision",
+        "text_marks",
+        "look_ahead",
     },
     {"profile", "config", "calibration"},
-    {"attention", "layer", "cache", "compression"},
-    {"models", "prompts", "detokenization", "decoding"},
-    {"chat", "profiling", "evaluation"},
+    {"attention", "scoring", "positions", "layer", "windows", "cache", "joined_rows", "rows", "compression", "snapshot"},
+    {
+        "models",
+        "model_names",
+        "model_files",
+        "placement",
+        "picture_inputs",
+        "prompts",
+        "padded_batch",
+        "model_facts",
+        "detokenization",
+        "choice",
+        "captured",
+        "decoding",
+        "reading",
+        "token_ids",
+        "answer",
+        "peak_memory",
+        "weight_digest",
+    },
+    {"conversation_state", "entry_kinds", "machine"},
+    {"chat", "context", "kept_patches", "profiling", "evaluation", "benchmark"},
+    {"batch"},
     {"tuning"},
 )
 """From the bottom up: a module may import from its own level and from those below."""
 
-USES_TRANSFORMERS = {"attention", "layer", "cache", "compression", "models", "decoding", "chat", "demo"} | {
+USES_TRANSFORMERS = {
+    "attention",
+    "positions",
+    "layer",
+    "windows",
+    "cache",
+    "rows",
+    "compression",
+    "models",
+    "model_files",
+    "model_facts",
+    "placement",
+    "choice",
+    "decoding",
+    "chat",
+    "batch",
+    "demo",
+} | {
     "profiling",
     "evaluation",
+    "benchmark",
 }
-USES_NO_TORCH = {"errors", "geometry", "budget", "documents", "home", "methods", "usage", "sampling", "images"} | {
+USES_NO_TORCH = {
+    "errors",
+    "families",
+    "forward_arguments",
+    "geometry",
+    "budget",
+    "documents",
+    "home",
+    "methods",
+    "usage",
+    "sampling",
+    "images",
+} | {
     "allocation",
     "identity",
     "shapes",
@@ -49,6 +103,9 @@ USES_NO_TORCH = {"errors", "geometry", "budget", "documents", "home", "methods",
     "profile",
     "config",
     "calibration",
+    "reading",
+    "download",
+    "context_file",
 }
 
 
@@ -146,6 +203,8 @@ def test_file_is_short_and_named_for_what_it_holds(path: Path) -> None:
         "from prefixkv_cli.app import _run; _run(['chat', '--help'])",
         "from prefixkv_cli.app import _run; _run(['--version'])",
         "from prefixkv_cli.app import _run; _run(['chat', 'missing.png', '-p', 'hello'])",
+        "from prefixkv_cli.app import _run; _run(['eval', '--help'])",
+        "from prefixkv_cli.app import _run; _run(['eval', '--data', 'missing.json', '--model', 'demo'])",
     ],
 )
 def test_nothing_heavy_is_loaded_before_it_is_needed(statement: str) -> None:

@@ -43,3 +43,15 @@ def scene_path() -> Path:
     if not path.is_file():
         raise PrefixKVError(f"the demo picture is missing from this installation: {path}; reinstall prefixkv")
     return path
+
+
+def profile_path() -> Path:
+    """The bundled model's profile, with the look-ahead queries beside it.
+
+    Raises:
+        PrefixKVError: The installation lacks it.
+    """
+    path = _FOLDER / "profile.json"
+    if not path.is_file():
+        raise PrefixKVError(f"the demo model's profile is missing from this installation: {path}; reinstall prefixkv")
+    return path

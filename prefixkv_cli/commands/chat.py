@@ -2,41 +2,54 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from prefixkv.budget import Budget
-from prefixkv.config import PrefixConfig
-from prefixkv.errors import OptionError, PrefixKVError
-from prefixkv.home import find_file
-from prefixkv.methods import DEFAULT_METHOD, get_method
-from prefixkv.models import check_device_name, check_dtype_name, check_model_name, load_model
+from prefixkv.errors import OptionError
+from prefixkv.home import names
+from prefixkv.methods import DEFAULT_METHOD
 from prefixkv.sampling import Sampling
 from prefixkv_cli import options, output
-from prefixkv_cli.prompt_input import read_prompt
+from prefixkv_cli.opening import Opening
+from prefixkv_cli.picture_input import STDIN
+from prefixkv_cli.prompt_input import read_prompts
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from prefixkv.chat import Conversation
 
 
 def chat(
+    invocation: typer.Context,
     images: Annotated[list[str] | None, typer.Argument(metavar="IMAGE", help="Pictures to talk about.")] = None,
+    image: options.ImageOption = None,
     prompt: Annotated[
-        str | None, typer.Option("--prompt", "-p", help="Ask this once; text piped in is added to it.")
+        list[str] | None,
+        typer.Option(
+            "--prompt", "-p", metavar="TEXT", help="Ask this; text piped in is added to it. Repeat it to ask on."
+        ),
     ] = None,
     model: options.ModelOption = "auto",
     budget: options.BudgetOption = options.DEFAULT_BUDGET,
     method: options.MethodOption = DEFAULT_METHOD,
-    config: Annotated[
-        str | None, typer.Option("--config", help="Name or file of a configuration, instead of budget and method.")
-    ] = None,
+    config: options.ConfigOption = None,
     search: Annotated[
         str, typer.Option("--search", help="config: the configuration's shares; online: search for every prompt.")
     ] = "config",
+    context: Annotated[
+        str | None,
+        typer.Option(
+            "--context",
+            metavar="NAME",
+            help="Go on from a saved context: its name or file.",
+            autocompletion=options.starting_with(lambda: names("contexts")),
+        ),
+    ] = None,
+    system: options.SystemOption = "",
     max_new_tokens: options.MaxNewTokensOption = 512,
     temperature: options.TemperatureOption = 0.0,
     top_p: options.TopPOption = 1.0,
@@ -44,90 +57,80 @@ def chat(
     device: options.DeviceOption = "auto",
     dtype: options.DtypeOption = "auto",
     json: options.JsonOption = False,
-    stats: Annotated[bool, typer.Option("--stats", help="Print the table of cache usage after each answer.")] = False,
+    json_lines: Annotated[
+        bool, typer.Option("--json-lines", help="Print events as they happen, one JSON object a line.")
+    ] = False,
+    stats: Annotated[bool, typer.Option("--stats", help="Print the table of the cache after each answer.")] = False,
+    show_kept: Annotated[
+        Path | None,
+        typer.Option("--show-kept", metavar="FILE", help="Paint on the picture what each layer kept, to a .png file."),
+    ] = None,
+    plain: Annotated[
+        bool, typer.Option("--plain", help="Show answers as they are: no Markdown, no live view.")
+    ] = False,
+    quiet: options.QuietOption = False,
 ) -> None:
     """Ask about pictures: once with --prompt or piped text, else in a conversation.
 
     Example: prefixkv chat photo.jpg -p "What is on the table?" --budget 20%
+
+    Example: prefixkv chat photo.jpg --model llava --budget 512MiB
+
+    Example: prefixkv chat --context desk --json-lines -p "What is left of it?" -p "And right?"
     """
-    # Here, so that the other commands start without the picture and table code.
-    from prefixkv.images import open_image
-
-    parsed_budget = Budget.parse(budget)
-    get_method(method)
-    if config is not None and (budget != options.DEFAULT_BUDGET or method != DEFAULT_METHOD):
-        raise OptionError("a configuration brings its own budget and method: give either --config or those")
-    if search not in ("config", "online"):
-        raise OptionError(f"search {search!r} is not known: choose config or online")
-    chosen = PrefixConfig.load(find_file("configs", config)) if config is not None else None
-    if chosen is not None and search == "online":
-        parsed_budget, method, chosen = chosen.as_budget(), chosen.method, None
-    if get_method(method).keeps_all and not parsed_budget.is_hard_limit and parsed_budget.amount != 1:
-        output.notice(f"method {method!r} keeps everything: the budget of {parsed_budget.text} is not applied")
+    given = options.on_command_line(invocation)
+    if json and json_lines:
+        raise OptionError("give either --json or --json-lines")
+    asked = list(prompt or ())
+    if "prompt" not in given and asked:
+        # An option that may be repeated is split at white space where an environment variable gives it.
+        asked = [os.environ["PREFIXKV_CHAT_PROMPT"]]
+    if json and len(asked) > 1:
+        raise OptionError(f"--json prints one answer, and there are {len(asked)} prompts: give --json-lines")
+    if show_kept is not None and show_kept.suffix != ".png":
+        raise OptionError(f"picture {str(show_kept)!r} cannot be written: give a name that ends in .png")
+    sources = [*(images or ()), *(image or ())]
     sampling = Sampling(max_new_tokens, temperature, top_p, seed)
-    check_device_name(device)
-    check_dtype_name(dtype)
-    pictures = [open_image(image) for image in images or []]
-    check_model_name(model)
-    _check_pictures(model, pictures)
-    question = read_prompt(prompt, needed=json)
-
-    loaded = load_model(model, device=device, dtype=dtype, notify=output.notice)
-    _check_pictures(loaded.id, pictures)
-    from prefixkv.chat import Conversation
-
-    conversation = Conversation(
-        loaded, budget=chosen or parsed_budget, method=method, sampling=sampling, notify=output.notice
-    )
-    if question is None:
+    opening = Opening(given, model, budget, method, sampling, config, search, device, dtype, sources, context, system)
+    opening.check()
+    needed_for = "--json" if json else "--json-lines" if json_lines else ""
+    questions = read_prompts(asked, needed_for, stdin_is_taken=STDIN in sources)
+    conversation = opening.conversation()
+    if questions:
+        _ask(conversation, questions, json, json_lines, plain, stats)
+    else:
         from prefixkv_cli.conversation import converse
+        from prefixkv_cli.talk import Talk
 
-        converse(conversation, pictures, stats)
+        talk = Talk(conversation, stats, plain)
+        converse(talk)
+        conversation = talk.conversation
+    if show_kept is not None:
+        from prefixkv_cli.kept_plot import draw_kept
+
+        draw_kept(conversation, show_kept)
+        output.notice(f"drew {show_kept}")
+
+
+def _ask(
+    conversation: Conversation, questions: Sequence[str], json: bool, json_lines: bool, plain: bool, stats: bool
+) -> None:
+    """Ask without a conversation in the terminal, one question after another."""
+    if json_lines:
+        from prefixkv_cli.event_stream import stream_events
+
+        stream_events(conversation, questions)
     elif json:
-        for _ in conversation.ask(question, pictures):
+        from prefixkv_cli.turn_record import turn_record
+
+        for _ in conversation.ask(questions[0]):
             pass
-        output.write_json(_record(conversation))
+        output.write_json(turn_record(conversation))
     else:
         from prefixkv_cli.answer_view import show_answer
+        from prefixkv_cli.talk import Talk
 
-        show_answer(conversation, conversation.ask(question, pictures))
-        if stats or output.is_terminal(sys.stderr):
-            show_stats(conversation)
-
-
-def show_stats(conversation: Conversation) -> None:
-    """The table of cache usage as it is now, with the last answer's speed."""
-    from prefixkv_cli.usage_table import usage_table
-
-    answer = conversation.last_answer
-    output.show(usage_table(conversation.usage(), answer.tokens_per_second if answer else None))
-
-
-def _check_pictures(model: str, pictures: list[Image]) -> None:
-    if model == "demo" and not pictures:
-        raise PrefixKVError(
-            "the demo model answers questions about a picture: give one (`prefixkv demo-scene scene.png` draws one), "
-            "or choose another --model"
-        )
-
-
-def _record(conversation: Conversation) -> dict[str, Any]:
-    answer = conversation.last_answer
-    assert answer is not None
-    cache = conversation.cache
-    return {
-        "answer": answer.text,
-        "model": conversation.loaded.id,
-        "method": cache.method.name,
-        "budget": cache.budget.text,
-        "prompt_tokens": answer.prompt_tokens,
-        "new_tokens": answer.new_tokens,
-        "kv": conversation.usage().as_dict(),
-        "seconds": {
-            "load": conversation.loaded.load_seconds,
-            "prefill": answer.prefill_seconds,
-            "decode": answer.decode_seconds,
-        },
-        "tokens_per_second": answer.tokens_per_second,
-        "peak_device_bytes": conversation.peak_device_bytes(),
-    }
+        for question in questions:
+            show_answer(conversation, conversation.ask(question), plain)
+        if stats or (output.is_terminal(sys.stderr) and not output.is_quiet()):
+            Talk(conversation).show_layers()

@@ -18,14 +18,20 @@ from prefixkv.shapes import SHAPES
 from prefixkv_cli import options, output
 from prefixkv_cli.config_table import config_table
 
-app = typer.Typer(help="List, show, import, export and remove saved configurations.", no_args_is_help=True)
+app = typer.Typer(
+    help="List, show, import, export and remove saved configurations.\n\nExample: prefixkv configs list",
+    no_args_is_help=True,
+)
 
 ConfigArgument = Annotated[str, typer.Argument(metavar="CONFIG", help="Name or file of a configuration.")]
 
 
 @app.command("list")
 def list_configs(json: options.JsonOption = False) -> None:
-    """All saved configurations."""
+    """All saved configurations: name, model, method, budget, age, source.
+
+    Example: prefixkv configs list
+    """
     rows = []
     for name in names("configs"):
         path = named_file("configs", name)
@@ -50,7 +56,10 @@ def list_configs(json: options.JsonOption = False) -> None:
 
 @app.command()
 def show(config: ConfigArgument, json: options.JsonOption = False) -> None:
-    """What every layer keeps."""
+    """What every layer keeps.
+
+    Example: prefixkv configs show fifth
+    """
     loaded = PrefixConfig.load(find_file("configs", config))
     if json:
         output.write_json(loaded.as_dict())
@@ -60,7 +69,10 @@ def show(config: ConfigArgument, json: options.JsonOption = False) -> None:
 
 @app.command()
 def path(config: ConfigArgument) -> None:
-    """The file of a configuration."""
+    """The file of a configuration.
+
+    Example: prefixkv configs path fifth
+    """
     print(find_file("configs", config))
 
 
@@ -71,7 +83,10 @@ def import_release(
     name: Annotated[str | None, typer.Option("--name", help="Save it under this name; else the file's.")] = None,
     context: Annotated[int, typer.Option("--context", help="Tokens for the table.")] = 1024,
 ) -> None:
-    """Import a list of forgotten fractions, one a layer, of the paper's release."""
+    """Import a list of forgotten fractions, one a layer, of the paper's release.
+
+    Example: prefixkv configs import confs/prefixkv_7b_0.5.json --model llava
+    """
     check_model_name(model)
     wanted = ALIASES.get(model, model)
     shape = SHAPES.get(wanted)
@@ -88,7 +103,10 @@ def export(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="File to write.")],
     release: Annotated[bool, typer.Option("--release", help="As the paper's release: forgotten fractions.")] = False,
 ) -> None:
-    """Write a configuration to a file."""
+    """Write a configuration to a file.
+
+    Example: prefixkv configs export fifth fifth.json
+    """
     loaded = PrefixConfig.load(find_file("configs", config))
     write_json(out, loaded.to_release() if release else loaded.as_dict())
     output.notice(f"wrote {out}")
@@ -96,7 +114,10 @@ def export(
 
 @app.command()
 def remove(name: Annotated[str, typer.Argument(metavar="NAME", help="Name of a configuration.")]) -> None:
-    """Remove a saved configuration."""
+    """Remove a saved configuration.
+
+    Example: prefixkv configs remove fifth
+    """
     target = named_file("configs", name)
     if not target.is_file() and not target.is_symlink():
         raise PrefixKVError(f"there is no config named {name!r}: there are {', '.join(names('configs')) or 'none yet'}")

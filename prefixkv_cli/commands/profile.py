@@ -19,7 +19,10 @@ from prefixkv_cli.profile_table import difference_table, profile_table
 if TYPE_CHECKING:
     from prefixkv.calibration import Sample
 
-app = typer.Typer(help="Measure a model's layers, once.", invoke_without_command=True)
+app = typer.Typer(
+    help="Measure a model's layers, once.\n\nExample: prefixkv profile --model llava --images photos/",
+    invoke_without_command=True,
+)
 
 
 @app.callback()
@@ -74,7 +77,10 @@ def diff(
     second: Annotated[str, typer.Argument(metavar="B", help="Name or file of another.")],
     json: options.JsonOption = False,
 ) -> None:
-    """Say how far two profiles are apart, and what that means for a budget of 20 %."""
+    """Say how far two profiles are apart, and what that means for a budget of 20 %.
+
+    Example: prefixkv profile diff demo photos
+    """
     profiles = [LayerProfile.load(find_file("profiles", name)) for name in (first, second)]
     record, table = difference_table(*profiles)
     if json:

@@ -40,6 +40,7 @@ def test_json_has_exactly_the_documented_fields(record: dict) -> None:
         "budget",
         "prompt_tokens",
         "new_tokens",
+        "finish_reason",
         "kv",
         "seconds",
         "tokens_per_second",

@@ -1,7 +1,8 @@
-"""`prefixkv chat` in a real pseudo-terminal: the live table, and a conversation."""
+"""`prefixkv chat` in a real pseudo-terminal: one answer with its live view, colours, interrupts, lines of input."""
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -11,114 +12,172 @@ import pexpect
 import pytest
 
 from tests.cli.conftest import ENVIRONMENT, PROGRAM
+from tests.cli.screen import Terminal
 
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[=>]|\r")
 COLOUR = re.compile(r"\x1b\[[0-9;]*(3[0-7]|4[0-7]|9[0-7])m")
-READY = r"\x1b\[\?2004h[^\n]*>>>"
-"""Line editing begins, and the prompt is there."""
-Start = Callable[..., "pexpect.spawn[str]"]
+Start = Callable[..., Terminal]
 
 
 @pytest.fixture
-def start(picture: Path, model_folder: Path) -> Iterator[Start]:
-    children: list[pexpect.spawn[str]] = []
+def start(picture: Path, model_folder: Path, tmp_path: Path) -> Iterator[Start]:
+    """Start `chat` on a small random model."""
+    started: list[Terminal] = []
 
-    def start(*arguments: str, shell: str = "", **environment: str) -> pexpect.spawn[str]:
-        words = [*PROGRAM, "chat", str(picture), "--model", str(model_folder), *arguments]
-        child = pexpect.spawn(
-            "/bin/sh",
-            ["-c", f'exec "$0" "$@" {shell}', *words],
-            encoding="utf-8",
-            timeout=60,
-            dimensions=(30, 100),
-            env={**ENVIRONMENT, **environment},
-        )
-        children.append(child)
-        return child
+    def start(*arguments: str, columns: int = 100, **environment: str) -> Terminal:
+        words = ["chat", str(picture), "--model", str(model_folder), *arguments]
+        home = {"PREFIXKV_HOME": str(tmp_path / "home")}
+        started.append(Terminal(words, columns, **home, **environment))
+        return started[-1]
 
     yield start
-    for child in children:
-        child.close(force=True)
+    for terminal in started:
+        terminal.child.close(force=True)
 
 
-def _rest(child: pexpect.spawn[str]) -> str:
-    child.expect(pexpect.EOF)
-    child.close()
-    return child.before
-
-
-def test_answer_in_a_terminal_has_a_live_table_and_ends_whole(start: Start) -> None:
-    child = start("-p", "ba be bi", "--max-new-tokens", "150")
-    child.expect("reading")
-    seen = _rest(child)
-    assert child.exitstatus == 0
-    # The table was redrawn in place meanwhile ...
-    assert len(re.findall("kept / seen", seen)) >= 2
-    assert "\x1b[2K" in seen
+def test_answer_in_a_terminal_has_a_live_view_and_ends_whole(start: Start) -> None:
+    terminal = start("-p", "ba be bi", "--max-new-tokens", "200")
+    terminal.wait_for("reading")
+    assert terminal.end() == 0
+    # The view was redrawn in place meanwhile ...
+    assert len(re.findall(r"evicted", terminal.raw)) >= 2
+    assert "\x1b[2K" in terminal.raw
     # ... and what stays is the whole answer, then the table.
-    stays = ESCAPE.sub("", seen[seen.rindex("\x1b[2K") :])
-    answer, table = stays.split("layer", 1)
-    assert len(answer.split()) == 150
+    answer, table = terminal.text.split("layer", 1)
+    assert len(answer.split()) == 200
+    assert "evicted" not in terminal.text
     assert "saved" in table
 
 
-def test_answer_stays_plain_where_only_stderr_is_a_terminal(start: Start, tmp_path: Path) -> None:
-    child = start("-p", "ba be bi", "--max-new-tokens", "80", shell=f"> {tmp_path / 'answer'}")
-    assert "kept / seen" in _rest(child)
+def test_answer_stays_plain_where_only_stderr_is_a_terminal(picture: Path, model_folder: Path, tmp_path: Path) -> None:
+    words = [*PROGRAM, "chat", str(picture), "--model", str(model_folder), "-p", "ba be bi", "--max-new-tokens", "80"]
+    child: pexpect.spawn[str] = pexpect.spawn(
+        "/bin/sh",
+        ["-c", f'exec "$0" "$@" > {tmp_path / "answer"}', *words],
+        encoding="utf-8",
+        timeout=60,
+        dimensions=(30, 100),
+        env=ENVIRONMENT,
+    )
+    child.expect(pexpect.EOF)
+    assert "kept / seen" in child.before
     answer = (tmp_path / "answer").read_text()
     assert "\x1b" not in answer
     assert len(answer.split()) == 80
 
 
+def test_plain_and_quiet_show_nothing_but_the_answer(start: Start) -> None:
+    for option in ("--plain", "--quiet"):
+        terminal = start("-p", "ba be bi", "--max-new-tokens", "60", option)
+        assert terminal.end() == 0
+        assert "\x1b[2K" not in terminal.raw
+        # A terminal that is written to as it is breaks lines anywhere.
+        shown = ESCAPE.sub("", terminal.raw).split("layer")[0]
+        assert len(shown.split()) == 60
+    assert "layer" not in terminal.text
+
+
 def test_no_color_leaves_no_colour(start: Start) -> None:
-    coloured = start("--budget", "abc")
-    assert COLOUR.search(_rest(coloured))
-    plain = start("--budget", "abc", NO_COLOR="1")
-    assert not COLOUR.search(_rest(plain))
-
-
-def test_conversation_has_turns_commands_and_survives_an_interrupt(start: Start) -> None:
-    child = start("--max-new-tokens", "4000")
-    child.expect(READY)
-    child.send("ba be bi\r")
-    child.expect("kept / seen")
-    time.sleep(0.5)
-    child.sendintr()
-    child.expect("stopped")
-    child.expect(r"kept .* of .*saved")
-    child.expect(READY)
-    child.send("/stats\r")
-    child.expect(r" 3 +(\d+) / (\d+) ")
-    first_seen = int(child.match[2])
-    assert first_seen > 9
-    child.expect(READY)
-    child.send("bo bu\r")
-    child.expect("kept / seen")
-    child.sendintr()
-    child.expect("stopped")
-    child.expect(READY)
-    child.send("/stats\r")
-    child.expect(r" 3 +(\d+) / (\d+) ")
-    assert int(child.match[2]) > first_seen
-    child.expect(READY)
-    child.send("/nonsense\r")
-    child.expect("/help")
-    child.expect(READY)
-    child.send("/clear\r")
-    child.expect("new conversation")
-    child.expect(READY)
-    child.sendintr()
-    child.expect("once more")
-    child.expect(READY)
-    child.sendeof()
-    _rest(child)
-    assert child.exitstatus == 0
+    coloured = start("-p", "ba be bi", "--max-new-tokens", "150")
+    assert coloured.end() == 0
+    assert COLOUR.search(coloured.raw)
+    plain = start("-p", "ba be bi", "--max-new-tokens", "150", NO_COLOR="1")
+    assert plain.end() == 0
+    assert not COLOUR.search(plain.raw)
+    assert "█" in plain.raw
 
 
 def test_interrupting_a_single_answer_exits_with_130(start: Start) -> None:
-    child = start("-p", "ba be bi", "--max-new-tokens", "4000")
-    child.expect("kept / seen")
-    child.sendintr()
-    seen = _rest(child)
-    assert child.exitstatus == 130
-    assert "Traceback" not in seen
+    terminal = start("-p", "ba be bi", "--max-new-tokens", "4000")
+    terminal.wait_for("evicted")
+    terminal.interrupt()
+    assert terminal.end() == 130
+    assert "Traceback" not in terminal.text
+
+
+def test_interrupt_at_the_prompt_clears_a_line_and_leaves_on_an_empty_one(start: Start) -> None:
+    terminal = start()
+    terminal.wait_for_prompt()
+    terminal.child.send("ba be")
+    terminal.wait_for("be")
+    terminal.interrupt()
+    terminal.wait_for_prompt()
+    terminal.interrupt()
+    assert terminal.end() == 130
+
+
+def test_leaving_by_end_of_file_and_by_command_exits_with_0(start: Start) -> None:
+    for line in ("\x04", "/exit\r", "exit\r"):
+        terminal = start()
+        terminal.wait_for_prompt()
+        terminal.child.send(line)
+        assert terminal.end() == 0
+
+
+def test_interrupted_answer_is_kept_and_the_conversation_goes_on(start: Start) -> None:
+    terminal = start("--max-new-tokens", "4000")
+    terminal.wait_for_prompt()
+    seen = []
+    for question in ("ba be bi", "bo bu"):
+        terminal.child.send(f"{question}\r")
+        terminal.wait_for("evicted")
+        time.sleep(0.3)
+        terminal.interrupt()
+        terminal.wait_for("stopped; the answer is kept")
+        terminal.wait_for_prompt()
+        terminal.child.send("/layers\r")
+        seen.append(int(terminal.wait_for(r" 3 +(\d+) / (\d+) ")[2]))
+        terminal.wait_for_prompt()
+    assert 9 < seen[0] < seen[1]
+
+
+def test_lines_of_input_history_and_completion(start: Start, tmp_path: Path) -> None:
+    terminal = start("--max-new-tokens", "5", columns=200)
+    terminal.wait_for_prompt()
+    terminal.enter('"""ba be\rbi bo"""')
+    terminal.enter("ba \\\rbe")
+    terminal.enter("ba\x1b\rbu")
+    # The arrow brings an earlier line back; Tab completes a command and a picture's path.
+    terminal.enter("\x1b[A")
+    (tmp_path / "only.png").write_bytes((tmp_path / "picture.png").read_bytes())
+    terminal.child.send("/imag\t")
+    terminal.wait_for("/images")
+    terminal.child.send(f" {tmp_path}/onl\t")
+    terminal.wait_for("y.png")
+    terminal.enter("")
+    terminal.enter(f"/export {tmp_path}/talk.json")
+    terminal.child.send("/ex\t\t")
+    terminal.wait_for("/export.*/exit|/exit")
+    terminal.child.send("\x15/exit\r")
+    assert terminal.end() == 0
+    turns = json.loads((tmp_path / "talk.json").read_text())["turns"]
+    assert [turn["question"] for turn in turns] == ["ba be\nbi bo", "ba \nbe", "ba\nbu", "ba\nbu"]
+    assert "only.png (256 x 256)" in terminal.text
+    history = (tmp_path / "home" / "history").read_text()
+    assert "bi bo" in history
+
+
+def test_dropped_pictures_are_understood(start: Start, tmp_path: Path) -> None:
+    data = (tmp_path / "picture.png").read_bytes()
+    for name in ("two words.png", "it's.png", "third.png"):
+        (tmp_path / name).write_bytes(data)
+    terminal = start("--max-new-tokens", "5", columns=200)
+    terminal.wait_for_prompt()
+    escaped = str(tmp_path / "two words.png").replace(" ", "\\ ")
+    for line in (
+        escaped,
+        f"'{tmp_path / 'two words.png'}' ",
+        f'"{tmp_path}/it\'s.png"',
+        f"file://{str(tmp_path).replace(' ', '%20')}/two%20words.png",
+        f"ba be {tmp_path / 'third.png'} bi",
+    ):
+        terminal.enter(line)
+    terminal.enter("/images")
+    listed = terminal.text.split("/images")[-1]
+    assert listed.count("two words.png") == 3
+    assert listed.count("it's.png") == 1
+    assert listed.count("third.png") == 1
+    terminal.enter(f"/export {tmp_path}/talk.json")
+    assert '"question": "ba be bi"' in (tmp_path / "talk.json").read_text()
+    terminal.enter(f"{tmp_path}/missing.png")
+    assert "missing.png' does not exist" in " ".join(terminal.text.split("\n"))

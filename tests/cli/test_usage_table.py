@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import io
-import re
 
 import pytest
 from rich.console import Console
 
+from prefixkv.entry_kinds import EntryKinds
 from prefixkv.usage import CacheUsage, LayerUsage
-from prefixkv_cli.usage_table import BLOCK_COLUMNS, usage_line, usage_table
+from prefixkv_cli.usage_table import usage_line, usage_table
 
 USAGE = CacheUsage(
     full_bytes=4 * 2**20,
@@ -18,17 +18,24 @@ USAGE = CacheUsage(
     keep_fraction=0.25,
     layers=tuple(LayerUsage(layer, 2000, 300 + layer, 2**15) for layer in range(33)),
 )
+KINDS = [EntryKinds(200 + layer, 60, 40) for layer in range(33)]
 
 
-@pytest.mark.parametrize(("max_rows", "rows", "blocks"), [(None, 33, 1), (32, 17, 2), (12, 11, 3), (1, 1, 33)])
-def test_layers_go_side_by_side_in_even_blocks(max_rows: int | None, rows: int, blocks: int) -> None:
-    console = Console(width=BLOCK_COLUMNS * blocks, record=True, file=io.StringIO())
-    console.print(usage_table(USAGE, 12.5, max_rows))
+@pytest.mark.parametrize("width", [60, 120])
+def test_every_layer_is_one_line_of_the_table(width: int) -> None:
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(usage_table(USAGE, 12.5, KINDS))
     lines = console.export_text().splitlines()
-    assert len(lines) >= rows + 2
-    assert lines[0].count("layer") == blocks
-    shown = re.findall(r"(\d+) / 2000", "\n".join(lines[: rows + 1]))
-    assert sorted(map(int, shown)) == [300 + layer for layer in range(33)]
+    assert lines[0].split() == ["layer", "kept", "/", "seen", "bytes", "share", "picture", "text", "written"]
+    rows = [line.split() for line in lines[1:34]]
+    assert rows[7] == ["7", "307", "/", "2000", "32", "KiB", "15%", "207", "60", "40"]
+    assert [row[0] for row in rows] == [str(layer) for layer in range(33)]
+
+
+def test_kinds_are_left_out_where_they_are_not_known() -> None:
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(usage_table(USAGE))
+    assert "picture" not in console.export_text()
 
 
 def test_totals_say_what_is_kept_and_saved() -> None:
@@ -39,4 +46,4 @@ def test_totals_say_what_is_kept_and_saved() -> None:
 def test_empty_cache_has_totals_only() -> None:
     console = Console(width=80, record=True, file=io.StringIO())
     console.print(usage_table(CacheUsage(0, 0, 0, 1.0, ())))
-    assert console.export_text().strip() == "kept 0 B of 0 B (100.0%) · saved 0 B"
+    assert console.export_text().splitlines()[-1].strip() == "kept 0 B of 0 B (100.0%) · saved 0 B"

@@ -1,0 +1,1 @@
+"""Many questions about many pictures, from a file to a file. Imports nothing."""

@@ -1,0 +1,121 @@
+"""A benchmark: which loads are measured at which budgets, and the record of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from prefixkv.benchmark import hardware
+from prefixkv.benchmark.cell import Cell
+from prefixkv.benchmark.run import STOCK, Load, measure
+from prefixkv.budget import Budget
+from prefixkv.geometry import KVGeometry
+
+RESERVE_BYTES = 4 * 2**30
+"""Left to a prefill's working memory and the allocator when the largest batch is sought."""
+STEP_BACK = 0.97
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to measure.
+
+    Attributes:
+        contexts: prompt lengths, in tokens.
+        batches: numbers of rows; 0 is the largest that fits the device.
+        budgets: as `Budget.parse` reads them.
+        new_tokens: tokens generated for each row.
+        method: how entries are chosen.
+        baseline: whether stock generate is measured too.
+        rows_at_once: rows that are read in one forward pass; all where None.
+        equal_shares: whether every layer keeps as much; else the method's own shares.
+        repeats: measured prefills of each cell.
+    """
+
+    contexts: tuple[int, ...]
+    batches: tuple[int, ...]
+    budgets: tuple[str, ...]
+    new_tokens: int
+    method: str
+    baseline: bool = True
+    rows_at_once: int | None = None
+    equal_shares: bool = False
+    repeats: int = 3
+
+
+def run_benchmark(
+    plan: Plan,
+    model: PreTrainedModel,
+    geometry: KVGeometry,
+    name: str,
+    done: Callable[[Cell], None] = lambda cell: None,
+) -> dict[str, Any]:
+    """Measure cell after cell; stock comes first for each load.
+
+    Args:
+        plan: what to measure.
+        model: on its device.
+        geometry: shape of its cache.
+        name: of the model or shape.
+        done: called with each cell.
+
+    Returns:
+        Plain values: device, versions, commit, bandwidth and the cells.
+    """
+    device = model.device
+    bandwidth = hardware.copy_bandwidth(device)
+    cells = []
+    shares = (1.0,) * geometry.layers if plan.equal_shares else None
+    for context in plan.contexts:
+        for batch in plan.batches:
+            load = Load(model, geometry, context, batch, plan.new_tokens, bandwidth, plan.repeats)
+            load = replace(load, method=plan.method, keep_fractions=shares, rows_at_once=plan.rows_at_once)
+            for budget in ((STOCK,) if plan.baseline and batch else ()) + plan.budgets:
+                cell = measure(load, budget) if batch else measure_largest(load, budget)
+                cells.append(cell)
+                done(cell)
+    return {
+        "format": "prefixkv-benchmark",
+        "version": 1,
+        "model": name,
+        "dtype": geometry.dtype,
+        **hardware.describe(device),
+        "copy_bytes_per_second": bandwidth,
+        "cells": [cell.as_dict() for cell in cells],
+    }
+
+
+def measure_largest(load: Load, budget: str) -> Cell:
+    """Measure the largest batch that runs: from the one that memory could hold downwards.
+
+    Args:
+        load: its number of rows does not matter.
+        budget: as `Budget.parse` reads it.
+    """
+    cell = None
+    for batch in _descending(load, budget):
+        cell = measure(replace(load, batch=batch, repeats=0), budget)
+        if cell.failure is None:
+            break
+    assert cell is not None
+    return cell
+
+
+def _descending(load: Load, budget: str) -> Iterator[int]:
+    free = 2**33
+    if load.device.type == "cuda":
+        torch.cuda.empty_cache()
+        free = torch.cuda.mem_get_info(load.device)[0]
+    tokens = load.context_tokens + load.new_tokens
+    # A buffer may be larger than what it holds, and while rows are joined one layer is there twice.
+    row = Budget.parse(budget).entries(load.geometry, tokens) * load.geometry.entry_bytes
+    row += row // 32 + row // load.geometry.layers
+    batch = max(1, int((free - min(RESERVE_BYTES, free // 2)) / row))
+    while batch > 1:
+        yield batch
+        batch = min(batch - 1, int(batch * STEP_BACK))
+    yield 1

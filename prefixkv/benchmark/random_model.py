@@ -1,0 +1,114 @@
+"""Decoders of well-known shapes with random weights: speed and memory need no download.
+
+Only the language model is built. The vision tower runs once for a picture, whatever the cache.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
+
+from prefixkv.errors import DeviceMemoryError, OptionError
+from prefixkv.geometry import KVGeometry
+from prefixkv.models import find_device
+
+_LLAVA = {"vocab_size": 32064, "max_position_embeddings": 65536, "rms_norm_eps": 1e-5}
+SHAPES: dict[str, tuple[type[PreTrainedModel], type[Any], dict[str, Any]]] = {
+    "llava-1.5-7b": (
+        LlamaForCausalLM,
+        LlamaConfig,
+        _LLAVA | {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32},
+    ),
+    "llava-1.5-13b": (
+        LlamaForCausalLM,
+        LlamaConfig,
+        _LLAVA | {"hidden_size": 5120, "intermediate_size": 13824, "num_hidden_layers": 40, "num_attention_heads": 40},
+    ),
+    "qwen2-vl-7b": (
+        Qwen2ForCausalLM,
+        Qwen2Config,
+        {
+            "vocab_size": 152064,
+            "hidden_size": 3584,
+            "intermediate_size": 18944,
+            "num_hidden_layers": 28,
+            "num_attention_heads": 28,
+            "num_key_value_heads": 4,
+            "max_position_embeddings": 65536,
+        },
+    ),
+    "small": (
+        LlamaForCausalLM,
+        LlamaConfig,
+        _LLAVA
+        | {
+            "hidden_size": 256,
+            "intermediate_size": 688,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 8,
+            "num_key_value_heads": 4,
+        },
+    ),
+}
+"""By the names of `--shape`, from the models' published configurations; `small` is for a try on any machine."""
+
+
+def random_model(shape: str, device: torch.device, dtype: torch.dtype, layers: int | None = None) -> PreTrainedModel:
+    """Build a decoder with random weights.
+
+    Args:
+        shape: a name in `SHAPES`.
+        device: where it is built.
+        dtype: of its weights.
+        layers: instead of the shape's own number.
+
+    Raises:
+        OptionError: the shape is not known.
+        DeviceMemoryError: the weights do not fit.
+    """
+    if shape not in SHAPES:
+        raise OptionError(f"shape {shape!r} is not known: choose {', '.join(SHAPES)}")
+    kind, config_kind, numbers = SHAPES[shape]
+    config = config_kind(**numbers, use_cache=True)
+    if layers is not None:
+        config.num_hidden_layers = layers
+    config._attn_implementation = "sdpa"
+    torch.manual_seed(0)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with torch.device(device):
+            model = kind(config)
+    except torch.OutOfMemoryError as error:
+        raise DeviceMemoryError(f"the weights of {shape!r} do not fit {device}: choose a smaller shape") from error
+    finally:
+        torch.set_default_dtype(before)
+    model.generation_config.eos_token_id = model.generation_config.pad_token_id = None
+    return model.eval()
+
+
+def build_shape(shape: str, device: str, dtype: str) -> tuple[PreTrainedModel, KVGeometry]:
+    """A decoder of a shape by the names that the user gives.
+
+    Args:
+        shape: a name in `SHAPES`.
+        device: `auto` (the GPU where there is one), `cpu`, `cuda`, `cuda:1`, `mps`.
+        dtype: `auto` (bfloat16 on a GPU, float32 on the CPU), or a dtype's name.
+
+    Returns:
+        The model and the shape of its cache.
+
+    Raises:
+        OptionError: the shape is not known.
+        PrefixKVError: this machine has no such device.
+        DeviceMemoryError: the weights do not fit.
+    """
+    if shape not in SHAPES:
+        raise OptionError(f"shape {shape!r} is not known: choose {', '.join(SHAPES)}")
+    where = find_device(device)
+    if dtype == "auto":
+        dtype = "float32" if where.type == "cpu" else "bfloat16"
+    model = random_model(shape, where, getattr(torch, dtype))
+    return model, KVGeometry.of(model.config, dtype)

@@ -1,0 +1,173 @@
+"""The weights of a Llama-like decoder, read off a transformers model. The one file that knows its module tree.
+
+A decoder is Llama-like where every layer is: RMSNorm, query, key and value projections (with or without bias), rotary
+positions, attention, output projection, residual; RMSNorm, SwiGLU, residual. Weights are used where they are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from prefixkv.errors import PrefixKVError
+from prefixkv.kernels.linear import Weight
+
+LLAMA_LIKE = {
+    "LlamaDecoderLayer",
+    "MistralDecoderLayer",
+    "Qwen2DecoderLayer",
+    "Qwen2VLDecoderLayer",
+    "Qwen2_5_VLDecoderLayer",
+}
+"""Decoder layers of transformers that compute exactly this."""
+FIXED_ROTARY = {"default", "linear", "llama3", "yarn", "mrope"}
+"""Rotary positions whose frequencies do not depend on the length."""
+
+
+class NotLlamaLikeError(PrefixKVError):
+    """The model cannot be decoded by the captured step; the message says why."""
+
+
+@dataclass(frozen=True)
+class LayerWeights:
+    """One decoder layer.
+
+    Attributes:
+        input_gain: (hidden,), of the norm before attention.
+        projections: query, key, value.
+        output: behind attention.
+        inner_gain: (hidden,), of the norm before SwiGLU.
+        gate: (inner, hidden).
+        up: (inner, hidden).
+        down: back to hidden.
+        epsilon: of both norms.
+        scale: factor on the dot products.
+    """
+
+    input_gain: torch.Tensor
+    projections: tuple[Weight, Weight, Weight]
+    output: Weight
+    inner_gain: torch.Tensor
+    gate: torch.Tensor
+    up: torch.Tensor
+    down: Weight
+    epsilon: float
+    scale: float
+
+
+@dataclass(frozen=True)
+class DecoderWeights:
+    """A decoder with its embedding and its head.
+
+    Attributes:
+        embedding: (vocabulary, hidden).
+        layers: in order.
+        final_gain: (hidden,), of the norm before the head.
+        head: to the vocabulary.
+        epsilon: of the final norm.
+        rotary: the model's own module of angles.
+    """
+
+    embedding: torch.Tensor
+    layers: tuple[LayerWeights, ...]
+    final_gain: torch.Tensor
+    head: Weight
+    epsilon: float
+    rotary: Any
+
+    @classmethod
+    def of(cls, model: Any) -> DecoderWeights:
+        """Read the weights.
+
+        Args:
+            model: a language or vision-language model of transformers.
+
+        Raises:
+            NotLlamaLikeError: something in it is different.
+        """
+        decoder, head = model.get_decoder(), model.get_output_embeddings()
+        _require(hasattr(decoder, "layers") and hasattr(decoder, "rotary_emb"), "its decoder has another structure")
+        for module in decoder.modules():
+            hooked = module._forward_hooks or module._forward_pre_hooks
+            patched = "forward" in vars(module) and not hasattr(module, "_hf_hook")
+            _require(not hooked and not patched, f"its {type(module).__name__} has a hook")
+        config = decoder.config
+        _require(config.hidden_act == "silu", f"its activation is {config.hidden_act}")
+        _require(decoder.rotary_emb.rope_type in FIXED_ROTARY, f"its positions are {decoder.rotary_emb.rope_type}")
+        _require(type(decoder.embed_tokens) is torch.nn.Embedding, "its embedding is changed")
+        weights = cls(
+            decoder.embed_tokens.weight,
+            tuple(_layer(layer) for layer in decoder.layers),
+            decoder.norm.weight,
+            _linear(head),
+            decoder.norm.variance_epsilon,
+            decoder.rotary_emb,
+        )
+        tensors = weights.tensors()
+        places = {(tensor.device, tensor.dtype) for tensor in tensors}
+        _require(len(places) == 1, "its weights are on several devices or in several dtypes")
+        _require(all(tensor.is_contiguous() for tensor in tensors), "its weights are not contiguous")
+        angles, _ = weights.angles(torch.zeros(1, dtype=torch.int64, device=tensors[0].device))
+        heads, query_size = config.num_attention_heads, weights.layers[0].projections[0][0].shape[0]
+        _require(angles.shape[1] * heads == query_size, "only a part of its heads is rotated")
+        return weights
+
+    def tensors(self) -> list[torch.Tensor]:
+        """All weights, in order."""
+        found = [self.embedding, self.final_gain, self.head[0]]
+        for layer in self.layers:
+            found += [layer.input_gain, layer.inner_gain, layer.gate, layer.up]
+            for weight in (*layer.projections, layer.output, layer.down):
+                found += [part for part in weight if part is not None]
+        return found
+
+    def addresses(self) -> tuple[int, ...]:
+        """Where the weights lie: whoever moves or exchanges them changes this."""
+        return tuple(tensor.data_ptr() for tensor in self.tensors())
+
+    def angles(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cosine and sine of one token for each row.
+
+        Args:
+            positions: (batch,), int64. All axes of a token behind the prompt have the same position.
+
+        Returns:
+            (batch, head_dim) each, in the dtype of the weights.
+        """
+        positions = positions[:, None]
+        if hasattr(self.rotary, "mrope_section"):
+            positions = positions.expand(3, -1, -1)
+        cosine, sine = self.rotary(self.embedding[:1], positions)
+        return cosine.reshape(-1, *cosine.shape[-3:])[0][:, 0], sine.reshape(-1, *sine.shape[-3:])[0][:, 0]
+
+
+def _require(condition: bool, reason: str) -> None:
+    if not condition:
+        raise NotLlamaLikeError(f"the step is not captured, decoding takes the plain path: {reason}")
+
+
+def _linear(module: Any) -> Weight:
+    _require(type(module) is torch.nn.Linear, f"a {type(module).__name__} stands for a linear layer")
+    return module.weight, module.bias
+
+
+def _layer(module: Any) -> LayerWeights:
+    _require(type(module).__name__ in LLAMA_LIKE, f"its layers are {type(module).__name__}")
+    attention, inner, norm = module.self_attn, module.mlp, module.input_layernorm
+    projections = (_linear(attention.q_proj), _linear(attention.k_proj), _linear(attention.v_proj))
+    gate, up = _linear(inner.gate_proj), _linear(inner.up_proj)
+    _require(gate[1] is None and up[1] is None, "its SwiGLU has biases")
+    _require(len({bias is None for _, bias in projections}) == 1, "only some of its projections have a bias")
+    return LayerWeights(
+        norm.weight,
+        projections,
+        _linear(attention.o_proj),
+        module.post_attention_layernorm.weight,
+        gate[0],
+        up[0],
+        _linear(inner.down_proj),
+        norm.variance_epsilon,
+        attention.scaling,
+    )

@@ -1,0 +1,129 @@
+"""The file of a saved context: safetensors whose metadata holds a JSON head and a digest of the whole file.
+
+The head can be read without the tensors, and without torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from prefixkv.documents import VERSION, refuse_link
+from prefixkv.errors import PrefixKVError
+
+FORMAT = "prefixkv-context"
+HEAD_KEY, DIGEST_KEY = "prefixkv", "prefixkv_sha256"
+UNSEALED = "0" * 64
+"""Stands in the place of the digest while the digest is taken."""
+
+_MOST_HEAD_BYTES = 100 * 2**20
+_FIELDS: dict[str, type] = {
+    "name": str,
+    "model": dict,
+    "method": str,
+    "budget": dict,
+    "system": str,
+    "turns": list,
+    "pictures": list,
+    "layers": list,
+    "kept_bytes": int,
+    "full_bytes": int,
+}
+"""What every head has."""
+_DIGEST = re.compile(rb'"' + DIGEST_KEY.encode() + rb'":"([0-9a-f]{64})"')
+
+
+def seal(data: bytes) -> bytes:
+    """Put the digest of everything else into a file's content.
+
+    Args:
+        data: safetensors with `UNSEALED` as its digest.
+    """
+    start, end = _digest_place(data)
+    return data[:start] + _digest_of(data, start, end).encode() + data[end:]
+
+
+def read_sealed(path: Path) -> tuple[dict[str, Any], bytes]:
+    """Read a file and check that not one byte of it has changed since it was written.
+
+    Returns:
+        Its head and the whole content.
+
+    Raises:
+        PrefixKVError: the file is missing, no context, or changed.
+    """
+    data = _read(path)
+    head = _head(data[8 : 8 + _header_length(data, path)], path)
+    start, end = _digest_place(data)
+    if data[start:end].decode() != _digest_of(data, start, end):
+        raise PrefixKVError(f"context {path} has changed since it was saved: save it again with `prefixkv save`")
+    return head, data
+
+
+def read_head(path: Path) -> dict[str, Any]:
+    """Read what a file says of itself; the rest is neither read nor checked.
+
+    Raises:
+        PrefixKVError: the file is missing or no context.
+    """
+    header = _read(path, only_header=True)
+    return _head(header[8:], path)
+
+
+def _read(path: Path, only_header: bool = False) -> bytes:
+    refuse_link(path)
+    try:
+        if path.is_dir():
+            raise PrefixKVError(f"context {path} is a folder: give a file")
+        if not only_header:
+            return path.read_bytes()
+        with path.open("rb") as file:
+            length = file.read(8)
+            return length + file.read(_header_length(length, path))
+    except FileNotFoundError:
+        raise PrefixKVError(f"there is no context {path}: `prefixkv contexts list` shows those there are") from None
+    except OSError as error:
+        raise PrefixKVError(f"context {path} cannot be read: {error.strerror}") from None
+
+
+def _header_length(data: bytes, path: Path) -> int:
+    length = int.from_bytes(data[:8], "little")
+    if len(data) < 8 or not 0 < length <= _MOST_HEAD_BYTES:
+        raise PrefixKVError(f"{path} is no context: it is not a safetensors file")
+    return length
+
+
+def _head(header: bytes, path: Path) -> dict[str, Any]:
+    try:
+        metadata = json.loads(header)["__metadata__"]
+        head = json.loads(metadata[HEAD_KEY])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise PrefixKVError(f"{path} is no context: it was not written by `prefixkv save`, or it is cut off") from None
+    if not isinstance(head, dict) or head.get("format") != FORMAT or len(_DIGEST.findall(header)) != 1:
+        raise PrefixKVError(f"{path} is no context: it was not written by `prefixkv save`")
+    if head.get("version") != VERSION:
+        raise PrefixKVError(
+            f"{path} has version {head.get('version')!r}, and this program reads version {VERSION}: update prefixkv"
+        )
+    wrong = [name for name, kind in _FIELDS.items() if type(head.get(name)) is not kind]
+    if wrong:
+        raise PrefixKVError(f"{path} is no whole context: its {wrong[0]} is missing or of the wrong kind")
+    return head
+
+
+def _digest_place(data: bytes) -> tuple[int, int]:
+    """Where the digest's 64 digits stand; the first match lies in the header, since that comes first."""
+    match = _DIGEST.search(data)
+    assert match is not None
+    return match.span(1)
+
+
+def _digest_of(data: bytes, start: int, end: int) -> str:
+    digest = hashlib.sha256()
+    whole = memoryview(data)
+    for part in (whole[:start], UNSEALED.encode(), whole[end:]):
+        digest.update(part)
+    return digest.hexdigest()

@@ -1,0 +1,115 @@
+"""Cells: one method at one budget. Knows nothing of torch until a cache is made."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from prefixkv.budget import Budget
+from prefixkv.errors import OptionError
+from prefixkv.geometry import KVGeometry
+from prefixkv.methods import METHODS, get_method
+
+if TYPE_CHECKING:
+    from prefixkv.cache import PrefixKVCache
+    from prefixkv.models import LoadedModel, Notify
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A method at a budget.
+
+    Attributes:
+        method: its name.
+        budget: canonical text: a share as `20%`, else as the user wrote it.
+    """
+
+    method: str
+    budget: str
+
+    def recipe(self, look_ahead: str | None) -> str:
+        """Digest of the method's fields, so that results of a changed method are not taken for its own.
+
+        Args:
+            look_ahead: digest of the model's look-ahead queries, which belong to a method that uses them.
+        """
+        method = get_method(self.method)
+        fields = [asdict(method), look_ahead if method.is_guided else None]
+        return hashlib.sha256(json.dumps(fields, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+    def asked_fraction(self, geometry: KVGeometry, seen_tokens: float) -> float:
+        """The share of the full cache that the budget means at so many tokens; at most 1."""
+        budget = Budget.parse(self.budget)
+        if budget.kind == "fraction":
+            return float(budget.amount)
+        entry_bytes = geometry.token_bytes if budget.kind == "bytes" else 1
+        return min(1.0, float(budget.amount) / (entry_bytes * seen_tokens))
+
+
+REFERENCE = Cell("full", "100%")
+"""The full cache, to which every cell is compared."""
+
+
+def cells_of(methods: str, budgets: str) -> list[Cell]:
+    """The cells that a user asks for.
+
+    Args:
+        methods: `all`, or names with commas between.
+        budgets: budgets with commas between.
+
+    Returns:
+        Budget by budget in the order given, the methods in order within each; `full` only at 100 %.
+
+    Raises:
+        OptionError: an unknown method or budget, or an empty list.
+    """
+    names = (
+        list(METHODS) if methods.strip() == "all" else [get_method(name).name for name in _listed(methods, "methods")]
+    )
+    texts = [_canonical(Budget.parse(text)) for text in _listed(budgets, "budgets")]
+    chosen = [
+        REFERENCE if get_method(name).keeps_all else Cell(name, text)
+        for text in dict.fromkeys(texts)
+        for name in dict.fromkeys(names)
+    ]
+    return list(dict.fromkeys(chosen))
+
+
+def is_full(cell: Cell) -> bool:
+    """Whether the cell keeps everything, and so is the reference under another name."""
+    return get_method(cell.method).keeps_all or cell.budget == REFERENCE.budget
+
+
+def measured_cells(cells: Sequence[Cell]) -> list[Cell]:
+    """The cells that are run beside the reference: those that evict."""
+    return [cell for cell in cells if not is_full(cell)]
+
+
+def new_cache(loaded: LoadedModel, cell: Cell, notify: Notify = lambda text: None) -> PrefixKVCache:
+    """An empty cache for a cell: the one place where evaluation makes caches.
+
+    Args:
+        loaded: the model.
+        cell: the method and the budget.
+        notify: called with one line, once for each model, where the method wants a profile and there is none.
+
+    Raises:
+        BudgetTooSmallError: a hard limit cannot hold the method's protected entries.
+    """
+    from prefixkv.guidance import make_cache
+
+    return make_cache(loaded.model, loaded.identity, cell.budget, cell.method, notify)
+
+
+def _canonical(budget: Budget) -> str:
+    return f"{float(budget.amount * 100):g}%" if budget.kind == "fraction" else budget.text
+
+
+def _listed(text: str, what: str) -> list[str]:
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not parts:
+        raise OptionError(f"{what} {text!r} are none: give some, with commas between")
+    return parts

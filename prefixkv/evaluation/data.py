@@ -1,0 +1,197 @@
+"""What is asked in an evaluation: drawn scenes, the paper's data files, or plain text. Knows nothing of torch."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from PIL import Image
+
+from prefixkv.documents import read_json
+from prefixkv.errors import OptionError, PrefixKVError
+from prefixkv.images import open_image
+
+DATA_HELP = "scenes[:N[:SEED]], followups[:N[:SEED]], text:FILE, or a JSON file shaped as LLaVA-Description or MM-Vet"
+DEFAULT_COUNT, DEFAULT_SEED = 200, 1
+TEXT_SUFFIXES = (".txt", ".md", ".rst")
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question, with what was said before it.
+
+    Attributes:
+        text: the question.
+        answer: the right answer; None where the data has none.
+        kind: kind of the question, where the data has kinds.
+        context: earlier (question, answer) pairs of the conversation.
+        picture: opens the picture of the conversation, RGB; None where there is none.
+    """
+
+    text: str
+    answer: str | None = None
+    kind: str | None = None
+    context: tuple[tuple[str, str], ...] = ()
+    picture: Callable[[], Image.Image] | None = None
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """Where samples come from, as the user names it.
+
+    Attributes:
+        kind: drawn scenes, drawn scenes with an unrelated second question, plain text, or a data file.
+        path: the file, or the folder of text files.
+        count: how many samples are taken; all where None.
+        seed: of drawn scenes.
+        images: folder of a data file's pictures; beside the file where None.
+        follow_up: whether the question comes after the prompt and its first answer were compressed.
+    """
+
+    kind: Literal["scenes", "followups", "text", "file"]
+    path: Path | None = None
+    count: int | None = None
+    seed: int = DEFAULT_SEED
+    images: Path | None = None
+    follow_up: bool = False
+
+    @classmethod
+    def parse(
+        cls, text: str, limit: int | None = None, images: Path | None = None, follow_up: bool = False
+    ) -> DataSource:
+        """Read `--data`.
+
+        Args:
+            text: what the user gave.
+            limit: take no more samples than this.
+            images: folder of a data file's pictures.
+            follow_up: ask the last question after the conversation before it was compressed.
+
+        Raises:
+            OptionError: the text names no data, or a number is not allowed.
+            PrefixKVError: the file is missing.
+        """
+        if limit is not None and limit < 1:
+            raise OptionError(f"limit {limit} is too small: give 1 or more")
+        kind, _, rest = text.partition(":")
+        if kind in ("scenes", "followups"):
+            count, seed = _numbers(text, rest)
+            follow_up = follow_up or kind == "followups"
+            count = count if limit is None else min(count, limit)
+            return cls("followups" if follow_up else "scenes", None, count, seed, None, follow_up)
+        if kind == "text":
+            if follow_up:
+                raise OptionError("plain text has no questions: --follow-up needs followups or a JSON file")
+            return cls("text", _existing(rest, text), limit)
+        path = _existing(text, text)
+        if path.suffix.lower() in TEXT_SUFFIXES:
+            raise OptionError(f"data {text!r} looks like plain text: give it as text:{text}")
+        return cls("file", path, limit, DEFAULT_SEED, images, follow_up)
+
+    def questions(self) -> list[Question]:
+        """The questions, without plain text.
+
+        Raises:
+            PrefixKVError: the file has another shape.
+        """
+        if self.kind in ("scenes", "followups"):
+            from prefixkv.evaluation.drawn import followup_questions, scene_questions
+
+            assert self.count is not None
+            make = followup_questions if self.follow_up else scene_questions
+            return make(self.count, self.seed)
+        assert self.path is not None
+        return read_questions(self.path, self.count, self.images, self.follow_up)
+
+    def texts(self) -> list[str]:
+        """The text files' contents, in the order of their names.
+
+        Raises:
+            PrefixKVError: there is none, or one cannot be read as text.
+        """
+        assert self.path is not None
+        paths = [self.path]
+        if self.path.is_dir():
+            paths = sorted(path for path in self.path.iterdir() if path.suffix.lower() in TEXT_SUFFIXES)
+        try:
+            texts = [path.read_text(encoding="utf-8") for path in paths]
+        except (OSError, UnicodeDecodeError) as error:
+            raise PrefixKVError(f"{self.path} cannot be read as text: {error}") from None
+        if not any(text.strip() for text in texts):
+            raise PrefixKVError(
+                f"{self.path} holds no text: give a file, or a folder of {', '.join(TEXT_SUFFIXES)} files"
+            )
+        return texts
+
+    def digest(self) -> str:
+        """What names the data, whatever the number of samples: the seed, or a digest of the contents."""
+        if self.path is None:
+            return f"{self.kind}:{self.seed}"
+        content = "\0".join(self.texts()).encode() if self.kind == "text" else self.path.read_bytes()
+        return f"{self.kind}:{hashlib.sha256(content).hexdigest()[:16]}"
+
+
+def read_questions(path: Path, count: int | None, images: Path | None, follow_up: bool) -> list[Question]:
+    """Questions of a JSON list in the shape of LLaVA-Description or of MM-Vet.
+
+    Args:
+        path: the list, or an object of such objects.
+        count: how many to take, from the first on; all where None.
+        images: folder of the pictures; beside the file where None.
+        follow_up: take the second question of each conversation, the first one being its context.
+
+    Raises:
+        PrefixKVError: the file has another shape.
+    """
+    content = read_json(path)
+    items = list(content.values()) if isinstance(content, dict) else content
+    if not isinstance(items, list) or not items:
+        raise PrefixKVError(f"{path} is no list of samples: each needs `image` and `question` or `conversations`")
+    folder = path.parent if images is None else images
+    return [_question(item, index, path, folder, follow_up) for index, item in enumerate(items[:count])]
+
+
+def _question(item: Any, index: int, path: Path, folder: Path, follow_up: bool) -> Question:
+    said = _spoken(item, index, path)
+    if follow_up and len(said) < 3:
+        raise PrefixKVError(f"{path}: sample {index} has no second question in `conversations`: leave out --follow-up")
+    context = ((said[0], said[1]),) if follow_up else ()
+    question, *rest = said[2 if follow_up else 0 :]
+    image = item.get("image", item.get("imagename"))
+    picture = partial(open_image, str(folder / image)) if isinstance(image, str) else None
+    return Question(question, rest[0] if rest else None, None, context, picture)
+
+
+def _spoken(item: Any, index: int, path: Path) -> list[str]:
+    """Questions and answers of one sample in turn, up to where one is missing."""
+    try:
+        if "question" in item:
+            said = [item["question"], *([] if item.get("answer") is None else [str(item["answer"])])]
+        else:
+            said = [turn["value"] for turn in item["conversations"]]
+        texts = [text.replace("<image>", "").strip() for text in said]
+    except (KeyError, AttributeError, TypeError):
+        raise PrefixKVError(f"{path}: sample {index} has no `question` and no `conversations` with a `value`") from None
+    if not texts or not texts[0]:
+        raise PrefixKVError(f"{path}: the question of sample {index} is empty")
+    return texts
+
+
+def _numbers(text: str, rest: str) -> tuple[int, int]:
+    """Count and seed behind the name of drawn data."""
+    match = re.fullmatch(r"(\d+)?(?::(\d+))?", rest)
+    if match is None or (match[1] is not None and int(match[1]) < 1):
+        raise OptionError(f"data {text!r} is not understood: give {DATA_HELP}")
+    return int(match[1] or DEFAULT_COUNT), int(match[2] or DEFAULT_SEED)
+
+
+def _existing(name: str, text: str) -> Path:
+    path = Path(name).expanduser()
+    if not name or not path.exists():
+        raise PrefixKVError(f"data {text!r} is not there: give {DATA_HELP}")
+    return path

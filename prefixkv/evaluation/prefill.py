@@ -1,0 +1,104 @@
+"""One prompt, read once by the model and taken in by any number of compressed caches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from prefixkv import attention
+from prefixkv.cache import PrefixKVCache
+from prefixkv.evaluation.cells import REFERENCE
+from prefixkv.geometry import KVGeometry
+from prefixkv.kernels import row_lse
+from prefixkv.models import LoadedModel
+from prefixkv.text_marks import TextMarks
+
+
+@dataclass
+class _LayerPass:
+    """What one layer's attention was given: its new keys and values, and what it hands on when it is done."""
+
+    index: int
+    keys: torch.Tensor
+    values: torch.Tensor
+    queries: torch.Tensor | None = None
+    scale: float = 0.0
+    lse: torch.Tensor | None = None
+
+    def note(self, queries: torch.Tensor, scale: float) -> None:
+        self.queries, self.scale, self.lse = queries, scale, row_lse.recall(queries)
+
+
+class _Recorder(PrefixKVCache):
+    """Stores nothing but notes what every layer's attention was given."""
+
+    def __init__(self, geometry: KVGeometry) -> None:
+        super().__init__(geometry, REFERENCE.budget, REFERENCE.method)
+        self.passes: list[_LayerPass] = []
+        self.marks: TextMarks | None = None
+
+    def mark(self, marks: TextMarks) -> None:
+        """Note what the model says of its tokens."""
+        self.marks = marks
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: object, **kwargs: object
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Give the new keys and values back: they are all that there is to attend to."""
+        layer = _LayerPass(layer_idx, key_states, value_states)
+        self.passes.append(layer)
+        if layer_idx in self.windows:
+            return super().update(key_states, value_states, layer_idx)
+        attention.hand_off(key_states, layer.note)
+        return key_states, value_states
+
+
+class Prefill:
+    """A prompt that the model has read, ready for any method and budget.
+
+    While a prompt is read, every layer attends to all of its keys before it is compacted. So the hidden states, the
+    keys, the values and the queries are the same whatever is kept, and one pass of the model serves all cells. The
+    caches are filled by their own code, layer by layer in order; the result is bit for bit that of a pass of their own
+    (a test compares them). Memory: the keys, values and queries of one prompt in all layers.
+
+    Attributes:
+        logits: (1, vocabulary), float32, of the last position.
+    """
+
+    def __init__(self, loaded: LoadedModel, inputs: Mapping[str, torch.Tensor]) -> None:
+        """Read the prompt.
+
+        Args:
+            loaded: the model, inside `prefixkv.attention.installed`.
+            inputs: the model's inputs for one prompt.
+        """
+        self._recorder = _Recorder(loaded.geometry)
+        model: Any = loaded.model
+        output = model(**inputs, past_key_values=self._recorder, use_cache=True, logits_to_keep=1)
+        self.logits: torch.Tensor = output.logits[:, -1].float()
+
+    @property
+    def fits_a_batch(self) -> bool:
+        """Whether decode steps of several caches may be one batch: all layers compressed, positions of one axis."""
+        return not self._recorder.windows and self._recorder.next_positions is None
+
+    def fill(self, cache: PrefixKVCache) -> None:
+        """Have an empty cache take in the prompt and compact it.
+
+        Args:
+            cache: of the same model.
+        """
+        if self._recorder.marks is not None:
+            cache.mark(self._recorder.marks)
+        for layer in self._recorder.passes:
+            cache.update(layer.keys, layer.values, layer.index)
+            compact = attention.take_hand_off()
+            if compact is not None and layer.queries is not None:
+                if layer.lse is not None:
+                    row_lse.remember(layer.queries, layer.lse)
+                compact(layer.queries, layer.scale)
+                row_lse.forget()
+        cache.next_positions = self._recorder.next_positions

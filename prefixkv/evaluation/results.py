@@ -1,0 +1,134 @@
+"""From records to figures: every cell's quality with its interval, and what its cache really held."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from prefixkv.budget import Budget
+from prefixkv.documents import VERSION
+from prefixkv.evaluation.bootstrap import Bootstrap, estimate
+from prefixkv.evaluation.cells import REFERENCE, Cell, is_full
+from prefixkv.evaluation.records import KIND, Key, Record
+from prefixkv.geometry import KVGeometry
+
+DEVIATION = 0.01
+"""A measured share may differ from the asked one by this part of it, and by one entry a layer, before it is marked."""
+
+LARGEST_LOSS = 700.0
+"""Mean loss in nats above which exp would leave the range of a float."""
+
+
+def _perplexity(loss: float) -> float:
+    return math.exp(min(loss, LARGEST_LOSS))
+
+
+_METRICS = {
+    # figure: part, whole, what the ratio of their sums becomes
+    "perplexity": ("loss", "tokens", _perplexity),
+    "kl_nats": ("kl", "kl_tokens", float),
+    "rouge_l": ("rouge_l", None, float),
+    "accuracy": ("exact", None, float),
+    "relaxed_accuracy": ("relaxed", None, float),
+}
+"""Every figure is a ratio of two sums over the samples; a whole of None counts the samples that have the part."""
+
+NOT_EVICTING, OFF_BUDGET = "nothing was evicted", "off the budget"
+
+
+def results(
+    cells: Sequence[Cell],
+    records: Mapping[Key, Record],
+    samples: int,
+    kinds: Sequence[str | None],
+    settings: Mapping[str, Any],
+    geometry: KVGeometry,
+) -> dict[str, Any]:
+    """The figures of all cells.
+
+    Args:
+        cells: in the order in which they are to be reported.
+        records: of every sample in the reference and in every cell that evicts.
+        samples: how many.
+        kinds: each sample's kind of question; empty for text.
+        settings: all that the figures depend on.
+        geometry: the model's KV shape.
+
+    Returns:
+        Plain values for JSON, without anything that differs between two runs of the same work.
+    """
+    bootstrap = Bootstrap(samples)
+    full = [records[index, REFERENCE] for index in range(samples)]
+    reported = []
+    for cell in cells if REFERENCE in cells else [REFERENCE, *cells]:
+        own = full if is_full(cell) else [records[index, cell] for index in range(samples)]
+        reported.append(
+            {
+                "method": cell.method,
+                "budget": cell.budget,
+                "shared_with_full": is_full(cell) and cell != REFERENCE,
+                **_weighed(cell, own, geometry),
+                "metrics": _figures(bootstrap, own, full),
+                "kinds": _by_kind(own, kinds),
+            }
+        )
+    return {"format": KIND, "version": VERSION, "settings": dict(settings), "samples": samples, "cells": reported}
+
+
+def _weighed(cell: Cell, own: Sequence[Record], geometry: KVGeometry) -> dict[str, Any]:
+    """What the cache held, as a mean over the decode and then over the samples, and what is odd about it."""
+    kept, whole, seen = (
+        math.fsum(record[name] for record in own) / len(own) for name in ("kept_bytes", "full_bytes", "seen_tokens")
+    )
+    asked, measured = cell.asked_fraction(geometry, seen), kept / whole
+    marks = []
+    if not is_full(cell):
+        if not all(record["evicts"] for record in own):
+            marks.append(NOT_EVICTING)
+        is_hard = Budget.parse(cell.budget).is_hard_limit
+        # A hard limit may be left unused, never exceeded.
+        if measured > asked * (1 + DEVIATION) + 1 / seen or (
+            measured < asked * (1 - DEVIATION) - 1 / seen and not is_hard
+        ):
+            marks.append(OFF_BUDGET)
+    return {
+        "kept_bytes": kept,
+        "full_bytes": whole,
+        "kept_fraction": measured,
+        "asked_fraction": asked,
+        "marks": marks,
+    }
+
+
+def _figures(bootstrap: Bootstrap, own: Sequence[Record], full: Sequence[Record]) -> dict[str, Any]:
+    """Each metric's value, interval and change against the full cache in pairs."""
+    figures: dict[str, Any] = {}
+    for name, (part, whole, finish) in _METRICS.items():
+        measured, reference = (_ratio(bootstrap, of, part, whole, finish) for of in (own, full))
+        if measured is None or reference is None:
+            continue
+        # Perplexities are compared as a ratio, all else as a difference.
+        change = (
+            (measured[0] / reference[0] - 1, measured[1] / reference[1] - 1)
+            if name == "perplexity"
+            else (measured[0] - reference[0], measured[1] - reference[1])
+        )
+        figures[name] = {**estimate(*measured).as_dict(), "change": estimate(*change).as_dict()}
+    return figures
+
+
+def _ratio(bootstrap: Bootstrap, records: Sequence[Record], part: str, whole: str | None, finish: Any) -> Any:
+    parts = [float(record.get(part, 0.0)) for record in records]
+    wholes = [float(record.get(whole, 0.0)) if whole else float(part in record) for record in records]
+    return bootstrap.ratio(parts, wholes, finish)
+
+
+def _by_kind(own: Sequence[Record], kinds: Sequence[str | None]) -> dict[str, Any]:
+    """Exact-match accuracy for every kind of question, in the order in which kinds first come."""
+    right: dict[str, list[bool]] = defaultdict(list)
+    for record, kind in zip(own, kinds, strict=False):
+        if kind is not None and "exact" in record:
+            right[kind].append(record["exact"])
+    return {kind: {"samples": len(hits), "accuracy": sum(hits) / len(hits)} for kind, hits in right.items()}

@@ -1,0 +1,241 @@
+"""An evaluation from its options to its figures: samples are shared out, missing ones measured, all records read."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from prefixkv.errors import OptionError, PrefixKVError
+from prefixkv.evaluation.cells import REFERENCE, Cell, measured_cells, new_cache
+from prefixkv.evaluation.data import DataSource
+from prefixkv.evaluation.engine import engine_digest
+from prefixkv.evaluation.exercise import Exercises
+from prefixkv.evaluation.measure import Measuring
+from prefixkv.evaluation.records import RecordFolder
+from prefixkv.evaluation.results import results
+from prefixkv.evaluation.workers import Helpers, Launch, division_of, parent_is_gone
+from prefixkv.home import home
+from prefixkv.models import LoadedModel, Notify, load_model, profile_name
+from prefixkv.weight_digest import tensor_digest, weight_digest
+
+SAMPLES_PER_HELPER = 8
+"""A further process is worth its start for so many samples."""
+
+Progress = Callable[[int, int], None]
+"""Called with samples done and samples in all."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What is to be evaluated: plain values.
+
+    Attributes:
+        model: as for `load_model`.
+        source: where the samples come from.
+        cells: methods at budgets.
+        metrics: of `ppl`, `rouge`, `accuracy`, `kl`; all that the data allows where empty.
+        most_tokens: longest own answer.
+        context_tokens: tokens of a text that are compressed.
+        continuation_tokens: tokens behind them that are predicted.
+        folder: for the records; a folder of `PREFIXKV_HOME` named by model, data and settings where None.
+        device: as for `load_model`.
+        dtype: as for `load_model`.
+        processes: on this machine; as many as it is good for where None.
+        side_by_side: see `Measuring`.
+    """
+
+    model: str
+    source: DataSource
+    cells: tuple[Cell, ...]
+    metrics: tuple[str, ...] = ()
+    most_tokens: int = 320
+    context_tokens: int = 1024
+    continuation_tokens: int = 256
+    folder: Path | None = None
+    device: str = "auto"
+    dtype: str = "auto"
+    processes: int | None = 1
+    side_by_side: bool = False
+
+    def run(
+        self, progress: Progress = lambda done, total: None, notify: Notify = lambda text: None
+    ) -> dict[str, Any] | None:
+        """Measure what is missing and give the figures.
+
+        A sample that is measured is in the folder; a run that is stopped goes on from there.
+
+        Args:
+            progress: called when a sample of this process is done.
+            notify: called with one line for each thing that the user should know.
+
+        Returns:
+            The figures, see `results`; None in a process that does not report.
+
+        Raises:
+            OptionError: a metric that the data does not allow.
+            PrefixKVError: data, model or folder are not as they should be.
+        """
+        launch = Launch(self.device)
+        if not launch.is_main:
+            notify = _silent
+        loaded = load_model(self.model, launch.device, self.dtype, notify)
+        exercises = Exercises(loaded, self.source, self.context_tokens, self.continuation_tokens)
+        metrics = self._metrics(exercises)
+        most_processes, threads = division_of(loaded.model)
+        settings = self._settings(loaded, metrics, threads)
+        path = self.folder or _own_folder(self.model, self.source, settings)
+        look_ahead = _look_ahead_digest(loaded, self.cells, notify)
+        if launch.is_main:
+            RecordFolder(path, settings)
+        launch.wait()
+        folder = RecordFolder(path, settings, look_ahead)
+        missing = _missing(folder, self.cells, len(exercises))
+        launch.wait()
+        if len(missing) < len(exercises):
+            notify(f"{len(exercises) - len(missing)} of {len(exercises)} samples are measured already in {path}")
+        wanted = most_processes if self.processes is None else self.processes
+        helpers = min(wanted - 1, len(missing) // SAMPLES_PER_HELPER) if launch.count == 1 else 0
+        count = launch.count + helpers
+        shard = _Shard(self.cells, metrics, self.most_tokens, self.side_by_side, threads, count)
+        with Helpers(helpers, _help, self, shard, path, settings, look_ahead) as others:
+            share = sum(index % count == launch.number for index in missing)
+
+            def step(done: int) -> None:
+                others.check()
+                progress(done * len(missing) // share, len(missing))
+
+            shard.measure(loaded, exercises, folder, launch.number, step)
+            others.wait()
+        launch.wait()
+        return self._figures(loaded, exercises, folder, settings, notify) if launch.is_main else None
+
+    def _figures(
+        self,
+        loaded: LoadedModel,
+        exercises: Exercises,
+        folder: RecordFolder,
+        settings: dict[str, Any],
+        notify: Notify,
+    ) -> dict[str, Any]:
+        """Read all records and sum them up."""
+        if _missing(folder, self.cells, len(exercises)):
+            raise PrefixKVError(
+                f"{folder.path} lacks records of other processes: give --out a folder that all of them see"
+            )
+        kinds = [question.kind for question in exercises.questions]
+        figures = results(self.cells, folder.read(), len(exercises), kinds, settings, loaded.geometry)
+        folder.write_results(figures)
+        notify(f"records and results are in {folder.path}")
+        return figures
+
+    def _metrics(self, exercises: Exercises) -> tuple[str, ...]:
+        answers = any(question.answer is not None for question in exercises.questions)
+        if self.metrics:
+            if "accuracy" in self.metrics and not answers:
+                raise OptionError("metric 'accuracy' needs right answers, and this data has none: leave it out")
+            return self.metrics
+        return ("ppl", "kl") if not exercises.questions else ("ppl", "rouge", *(["accuracy"] * answers), "kl")
+
+    def _settings(self, loaded: LoadedModel, metrics: tuple[str, ...], threads: int) -> dict[str, Any]:
+        """All that the figures of a cell depend on, besides its method and its budget."""
+        windows = {"context_tokens": self.context_tokens, "continuation_tokens": self.continuation_tokens}
+        return {
+            "model": loaded.identity.as_dict(),
+            "weights": weight_digest(loaded.model)[:16],
+            "data": self.source.digest(),
+            **(windows if self.source.kind == "text" else {}),
+            "max_new_tokens": self.most_tokens,
+            "metrics": sorted(metrics),
+            "side_by_side": self.side_by_side or self.source.kind == "text",
+            "device": loaded.device.type,
+            "threads": threads,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "engine": engine_digest(),
+        }
+
+
+@dataclass(frozen=True)
+class _Shard:
+    """One process's part of the samples: every `count`-th one."""
+
+    cells: tuple[Cell, ...]
+    metrics: tuple[str, ...]
+    most_tokens: int
+    side_by_side: bool
+    threads: int
+    count: int
+
+    def measure(
+        self,
+        loaded: LoadedModel,
+        exercises: Exercises,
+        folder: RecordFolder,
+        number: int,
+        step: Callable[[int], None],
+    ) -> None:
+        """Measure the samples of process `number` that have cells without a record."""
+        measuring = Measuring(loaded, self.metrics, self.most_tokens, self.side_by_side)
+        missing = _missing(folder, self.cells, len(exercises))
+        share = [(index, cells) for index, cells in missing.items() if index % self.count == number]
+        before = torch.get_num_threads()
+        torch.set_num_threads(self.threads)
+        try:
+            for done, (index, cells) in enumerate(share, start=1):
+                right = exercises.questions[index].answer if exercises.questions else None
+                records = measuring.sample(exercises[index], right, [cell for cell in cells if cell != REFERENCE])
+                folder.append(number, index, {cell: records[cell] for cell in cells})
+                step(done)
+        finally:
+            torch.set_num_threads(before)
+
+
+def _help(
+    evaluation: Evaluation,
+    shard: _Shard,
+    path: Path,
+    settings: dict[str, Any],
+    look_ahead: str | None,
+    number: int,
+    parent: int,
+) -> None:
+    """What a further process does."""
+
+    def step(done: int) -> None:
+        if parent_is_gone(parent):
+            raise SystemExit(1)
+
+    loaded = load_model(evaluation.model, evaluation.device, evaluation.dtype)
+    exercises = Exercises(loaded, evaluation.source, evaluation.context_tokens, evaluation.continuation_tokens)
+    shard.measure(loaded, exercises, RecordFolder(path, settings, look_ahead), number, step)
+
+
+def _look_ahead_digest(loaded: LoadedModel, cells: tuple[Cell, ...], notify: Notify) -> str | None:
+    """Digest of the look-ahead queries in use; also sees to it that every cell's cache can be made."""
+    found = [new_cache(loaded, cell, notify)._look_ahead for cell in measured_cells(cells)]
+    queries = next((one.queries for one in found if one is not None), None)
+    return None if queries is None else tensor_digest((str(layer), part) for layer, part in enumerate(queries))
+
+
+def _missing(folder: RecordFolder, cells: tuple[Cell, ...], samples: int) -> dict[int, list[Cell]]:
+    """The cells of every sample that have no record; samples with none missing left out."""
+    known = folder.read()
+    needed = [REFERENCE, *measured_cells(cells)]
+    lacking = {index: [cell for cell in needed if (index, cell) not in known] for index in range(samples)}
+    return {index: lacks for index, lacks in lacking.items() if lacks}
+
+
+def _own_folder(model: str, source: DataSource, settings: dict[str, Any]) -> Path:
+    digest = hashlib.sha256(repr(sorted(settings.items())).encode()).hexdigest()[:12]
+    name = source.kind if source.path is None else source.path.stem
+    return home() / "evaluations" / f"{profile_name(model)}-{profile_name(name)}-{digest}"
+
+
+def _silent(text: str) -> None:
+    """Say nothing: another process does."""

@@ -1,0 +1,158 @@
+"""Several processes at one evaluation: started here, or by `accelerate launch`; each measures its own samples."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from prefixkv.errors import PrefixKVError
+
+if TYPE_CHECKING:
+    import torch
+
+MOST_PROCESSES = 8
+MEMORY_SHARE = 4
+"""So many times its weights must fit the memory for each process."""
+
+_SIZES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
+_PATIENCE = timedelta(days=7)
+
+
+class Launch:
+    """How this process was started.
+
+    Attributes:
+        number: of this process.
+        count: of processes that share the samples.
+    """
+
+    def __init__(self, device: str) -> None:
+        """Join the others where a launcher has started several; their number is in the environment.
+
+        Args:
+            device: as the user names it.
+        """
+        self.number, self.count, self.device = 0, 1, device
+        self._state: Any = None
+        if any(int(os.environ.get(name) or 1) > 1 for name in _SIZES):
+            import torch
+            from accelerate import PartialState
+
+            on_cpu = device == "cpu" or not torch.cuda.is_available()
+            # The others may have more left to do than this one.
+            self._state = PartialState(cpu=on_cpu, timeout=_PATIENCE)
+            self.number, self.count = self._state.process_index, self._state.num_processes
+            self.device = "cpu" if on_cpu else f"cuda:{self._state.local_process_index}"
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process reports."""
+        return self.number == 0
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+        if self._state is not None:
+            self._state.wait_for_everyone()
+
+
+def division_of(model: torch.nn.Module) -> tuple[int, int]:
+    """How this machine is divided for a model.
+
+    A small model's steps are short: two processes with a thread each do twice the work of one with two. The figures
+    depend on the number of threads in their last digits, so it depends on the machine and the model alone, not on how
+    many processes are in fact started.
+
+    Args:
+        model: on its device.
+
+    Returns:
+        Processes that fit, and the threads of each.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if next(model.parameters()).device.type != "cpu":
+        return 1, cores
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    processes = max(1, min(cores, MOST_PROCESSES, memory // (MEMORY_SHARE * weights)))
+    return processes, max(1, cores // processes)
+
+
+class Helpers:
+    """Further processes on this machine, started afresh and ended with the `with`.
+
+    Attributes:
+        count: how many.
+    """
+
+    def __init__(self, count: int, work: Callable[..., None], *arguments: Any) -> None:
+        """Prepare; nothing is started yet.
+
+        Args:
+            count: how many.
+            work: a function of a module, called with the arguments and the helper's number, from 1 on.
+            *arguments: what can be pickled.
+        """
+        # A fork of a process that has run torch may hang in its thread pool.
+        context = multiprocessing.get_context("spawn")
+        self.count = count
+        self._failures = context.SimpleQueue()
+        self._processes = [
+            context.Process(target=_serve, args=(work, arguments, number, os.getpid(), self._failures), daemon=True)
+            for number in range(1, count + 1)
+        ]
+
+    def __enter__(self) -> Helpers:
+        """Start them."""
+        for process in self._processes:
+            process.start()
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        """End those that still run."""
+        for process in self._processes:
+            if process.is_alive():
+                process.terminate()
+            process.join()
+
+    def check(self) -> None:
+        """Raise what a helper has raised.
+
+        Raises:
+            PrefixKVError: a helper has failed, or was killed.
+        """
+        if not self._failures.empty():
+            raise self._failures.get()
+        for process in self._processes:
+            if process.exitcode:
+                raise PrefixKVError(
+                    f"a process of this evaluation has ended with code {process.exitcode}, perhaps for lack of memory: "
+                    "run it again, which goes on from here, with --processes 1"
+                )
+
+    def wait(self) -> None:
+        """Until all have finished.
+
+        Raises:
+            PrefixKVError: a helper has failed, or was killed.
+        """
+        for process in self._processes:
+            process.join()
+        self.check()
+
+
+def parent_is_gone(parent: int) -> bool:
+    """Whether the process that started this one has ended."""
+    return os.getppid() != parent
+
+
+def _serve(work: Callable[..., None], arguments: tuple[Any, ...], number: int, parent: int, failures: Any) -> None:
+    # Ctrl-C reaches all processes of a terminal; the one that was called ends the others.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        work(*arguments, number, parent)
+    except Exception as error:
+        failures.put(error if isinstance(error, PrefixKVError) else PrefixKVError(f"{type(error).__name__}: {error}"))

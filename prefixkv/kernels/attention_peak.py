@@ -1,0 +1,34 @@
+"""Attention peak: the largest attention that any of a few queries pays to every key.
+
+Knows nothing of caches, layers or budgets.
+"""
+
+from __future__ import annotations
+
+import torch
+
+
+def attention_peak(queries: torch.Tensor, keys: torch.Tensor, scale: float, causal: bool = False) -> torch.Tensor:
+    """Maximum over the queries, and over each group of query heads, of the attention weights.
+
+    With weights `a[h, i, j] = softmax_j(scale * q[h, i] . k[h, j])`, the result for kv head `g` and key `j` is
+    `max_i max_{h in g} a[h, i, j]`.
+
+    Args:
+        queries: (batch or 1, query_heads, count, head_dim), any float dtype, after RoPE; few, since their weights exist
+            at once.
+        keys: (batch, kv_heads, key_len, head_dim), same dtype, after RoPE.
+        scale: factor on the dot products, usually `head_dim ** -0.5`.
+        causal: whether the queries belong to the last `count` keys and see none behind their own; else all see all.
+
+    Returns:
+        (batch, kv_heads, key_len), float32, in [0, 1].
+    """
+    kv_heads, key_len = keys.shape[1:3]
+    count = queries.shape[2]
+    grouped = queries.unflatten(1, (kv_heads, -1)).float() * scale
+    weights = grouped @ keys.float().unsqueeze(2).transpose(-1, -2)
+    if causal:
+        hidden = torch.ones(count, key_len, dtype=torch.bool, device=keys.device)
+        weights.masked_fill_(hidden.triu_(key_len - count + 1), float("-inf"))
+    return torch.softmax(weights, dim=-1).amax(dim=(2, 3))

@@ -1,0 +1,100 @@
+"""Picks the kernel: Triton on a CUDA device where it can be imported, else plain torch. The one place that decides."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from prefixkv.kernels.entry_table import EntryTable
+from prefixkv.kernels.linear import Weight
+
+PLAIN_DTYPES = {torch.float64}
+"""What Triton's versions do not take."""
+
+
+@functools.cache
+def has_triton() -> bool:
+    """Whether Triton is installed; torch's CPU builds come without it."""
+    return importlib.util.find_spec("triton") is not None
+
+
+def implementation(operation: str, like: torch.Tensor, name: str | None = None) -> Callable[..., Any]:
+    """The function that runs an operation.
+
+    Args:
+        operation: module and function, such as `attention_mass` or `linear.rms_norm`.
+        like: a tensor that it is given: its device and dtype decide.
+        name: `torch` or `triton`: this one, whatever fits best.
+
+    Returns:
+        A function with the signature of the plain twin.
+    """
+    fits = like.is_cuda and like.dtype not in PLAIN_DTYPES and has_triton()
+    package = "prefixkv.kernels.triton" if name == "triton" or (name is None and fits) else "prefixkv.kernels"
+    return _find(package, operation)
+
+
+@functools.cache
+def _find(package: str, operation: str) -> Callable[..., Any]:
+    module, _, function = operation.partition(".")
+    found: Callable[..., Any] = getattr(importlib.import_module(f"{package}.{module}"), function or module)
+    return found
+
+
+def attention_mass(queries: torch.Tensor, keys: torch.Tensor, scale: float) -> torch.Tensor:
+    """See `prefixkv.kernels.attention_mass`."""
+    return implementation("attention_mass", queries)(queries, keys, scale)
+
+
+def attention_peak(queries: torch.Tensor, keys: torch.Tensor, scale: float, causal: bool = False) -> torch.Tensor:
+    """See `prefixkv.kernels.attention_peak`."""
+    return implementation("attention_peak", queries)(queries, keys, scale, causal)
+
+
+def selection(importance: torch.Tensor, kept_len: int, sink_tokens: int, recent_tokens: int) -> torch.Tensor:
+    """See `prefixkv.kernels.selection`."""
+    return implementation("selection", importance)(importance, kept_len, sink_tokens, recent_tokens)
+
+
+def pack(vectors: torch.Tensor, bits: int) -> torch.Tensor:
+    """See `prefixkv.kernels.packing`."""
+    return implementation("packing.pack", vectors)(vectors, bits)
+
+
+def decode_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    cosine: torch.Tensor,
+    sine: torch.Tensor,
+    scale: float,
+    table: EntryTable,
+    layer: int,
+    bits: int | None = None,
+) -> torch.Tensor:
+    """See `prefixkv.kernels.decode_attention`."""
+    return implementation("decode_attention", query)(query, key, value, cosine, sine, scale, table, layer, bits)
+
+
+def normed_linear(
+    hidden: torch.Tensor, gain: torch.Tensor, epsilon: float, weights: Sequence[Weight]
+) -> list[torch.Tensor]:
+    """See `prefixkv.kernels.linear`."""
+    return implementation("linear.normed_linear", hidden)(hidden, gain, epsilon, weights)
+
+
+def swiglu_linear(
+    hidden: torch.Tensor, gain: torch.Tensor, epsilon: float, gate: torch.Tensor, up: torch.Tensor
+) -> torch.Tensor:
+    """See `prefixkv.kernels.linear`."""
+    return implementation("linear.swiglu_linear", hidden)(hidden, gain, epsilon, gate, up)
+
+
+def residual_linear(hidden: torch.Tensor, weight: Weight, residual: torch.Tensor) -> torch.Tensor:
+    """See `prefixkv.kernels.linear`."""
+    return implementation("linear.residual_linear", hidden)(hidden, weight, residual)

@@ -1,0 +1,12 @@
+"""Attention peak in Triton; `prefixkv.kernels.attention_peak` is its specification."""
+
+from __future__ import annotations
+
+import torch
+
+from prefixkv.kernels.triton.column_attention import column_attention
+
+
+def attention_peak(queries: torch.Tensor, keys: torch.Tensor, scale: float, causal: bool = False) -> torch.Tensor:
+    """As the plain twin."""
+    return column_attention(queries.expand(keys.shape[0], -1, -1, -1), keys, scale, causal=causal, peak=True)

@@ -1,0 +1,123 @@
+"""A model's own rotation of queries by their position (RoPE), applied to any position and undone.
+
+Reads the model's module of angles and the function beside it that applies them, so that every convention works which
+rotates pairs of elements.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from prefixkv.errors import PrefixKVError
+
+AXES = 3
+TOLERANCE = 1e-3
+
+
+class Rotation:
+    """Turns queries to a position and back."""
+
+    def __init__(self, model: Any) -> None:
+        """Find the model's rotation and try it.
+
+        Args:
+            model: a language or vision-language model of transformers.
+
+        Raises:
+            PrefixKVError: the model rotates in a way that is not known here, or not in every layer.
+        """
+        decoder = model.get_decoder()
+        self._angles = getattr(decoder, "rotary_emb", None)
+        self._apply = getattr(sys.modules[type(decoder).__module__], "apply_rotary_pos_emb", _rotate_halves)
+        config = model.config.get_text_config(decoder=True)
+        skipped = getattr(config, "no_rope_layers", None) or ()
+        if self._angles is None or not all(skipped):
+            raise PrefixKVError(f"{type(model).__name__} does not rotate its queries in every layer")
+        heads = config.num_attention_heads
+        size = getattr(config, "head_dim", None) or config.hidden_size // heads
+        trial = torch.linspace(-1, 1, 2 * size, device=model.device).view(1, 2, size)
+        positions = torch.tensor([3, 700], device=model.device)
+        try:
+            turned = self.turn(self.turn(trial, positions), positions, back=True)
+        except (TypeError, ValueError, RuntimeError, IndexError) as error:
+            raise PrefixKVError(f"the rotation of {type(model).__name__} is not known: {error}") from None
+        if not torch.allclose(turned, trial, atol=TOLERANCE):
+            raise PrefixKVError(f"the rotation of {type(model).__name__} cannot be undone")
+
+    @torch.no_grad()
+    def turn(self, queries: torch.Tensor, positions: torch.Tensor, back: bool = False) -> torch.Tensor:
+        """Rotate.
+
+        Args:
+            queries: (query_heads, count, head_dim).
+            positions: (count,), int64; on all axes, where a model has several.
+            back: undo the rotation.
+
+        Returns:
+            The same shape and dtype; computed in float32.
+        """
+        assert self._angles is not None
+        exact = queries.float()[None]
+        places = positions[None]
+        if hasattr(self._angles, "mrope_section"):
+            places = places.expand(AXES, -1, -1)
+        kind = {"layer_type": "full_attention"} if _takes_layer_type(self._angles) else {}
+        cosine, sine = (part.reshape(-1, *part.shape[-2:])[:1] for part in self._angles(exact, places, **kind))
+        if back:
+            # Some models lengthen the vectors as they rotate, by the same factor everywhere.
+            stretch = cosine[..., :1].square() + sine[..., :1].square()
+            return (self._apply(exact, exact, cosine, -sine)[0][0] / stretch[0]).to(queries.dtype)
+        return self._apply(exact, exact, cosine, sine)[0][0].to(queries.dtype)
+
+
+class PositionWatch:
+    """The position of the token that a model has read last.
+
+    Attributes:
+        latest: None until the first forward pass.
+    """
+
+    latest: int | None = None
+
+    def _see(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        positions = kwargs["position_ids"] if "position_ids" in kwargs else args[1]
+        self.latest = int(positions[..., -1].max())
+
+
+@contextlib.contextmanager
+def watched(model: Any) -> Iterator[PositionWatch]:
+    """Watch the positions that the model's rotation is given.
+
+    Args:
+        model: a language or vision-language model; without such a module nothing is seen.
+    """
+    watch = PositionWatch()
+    angles = getattr(model.get_decoder(), "rotary_emb", None)
+    handle = None if angles is None else angles.register_forward_pre_hook(watch._see, with_kwargs=True)
+    try:
+        yield watch
+    finally:
+        if handle is not None:
+            handle.remove()
+
+
+def _takes_layer_type(angles: Any) -> bool:
+    return "layer_type" in inspect.signature(angles.forward).parameters
+
+
+def _rotate_halves(
+    queries: torch.Tensor, keys: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The convention of Llama: element `i` is paired with `i + head_dim / 2`."""
+
+    def rotated(x: torch.Tensor) -> torch.Tensor:
+        first, second = x.chunk(2, dim=-1)
+        return x * cosine[:, None] + torch.cat([-second, first], dim=-1) * sine[:, None]
+
+    return rotated(queries), rotated(keys)

@@ -1,0 +1,149 @@
+"""`prefixkv batch`: many questions about many pictures, from a file to a file."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from prefixkv.budget import Budget
+from prefixkv.config import PrefixConfig
+from prefixkv.errors import OptionError
+from prefixkv.home import find_file
+from prefixkv.methods import DEFAULT_METHOD, get_method
+from prefixkv.models import check_device_name, check_dtype_name, check_model_name, load_model
+from prefixkv_cli import options, output
+
+if TYPE_CHECKING:
+    from prefixkv.batch.lines import Line
+    from prefixkv.batch.run import Batch
+
+
+def batch(
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help='JSON objects, one a line: {"image": PATH, "prompt": TEXT}.')
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Answers, one JSON object a line.")],
+    model: options.ModelOption = "auto",
+    budget: options.BudgetOption = options.DEFAULT_BUDGET,
+    method: options.MethodOption = DEFAULT_METHOD,
+    config: options.ConfigOption = None,
+    max_new_tokens: options.MaxNewTokensOption = 512,
+    rows: Annotated[int, typer.Option("--rows", help="Most lines that are answered together.")] = 16,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            "--memory",
+            metavar="SIZE",
+            help="What the caches of lines answered together may take, such as 4GiB.",
+            show_default="1GiB, or 60% of the GPU's free memory",
+        ),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin anew where FILE of --out exists.")] = False,
+    device: options.DeviceOption = "auto",
+    dtype: options.DtypeOption = "auto",
+    device_map: options.DeviceMapOption = None,
+    load_in_8bit: options.EightBitOption = False,
+    load_in_4bit: options.FourBitOption = False,
+    json: options.JsonOption = False,
+    quiet: options.QuietOption = False,
+) -> None:
+    """Answer every line of a file, many at a time; each answer is what it would be alone.
+
+    The budget is each line's own. An `image` may be a list of several; relative paths start from the file's folder. A
+    bad line gets a record with `error` and its number, the others are answered, and the exit code is 1. A run that was
+    stopped goes on where it was; one that is finished does nothing again. `accelerate launch -m prefixkv_cli batch ...`
+    divides the lines among processes.
+
+    Example: prefixkv batch questions.jsonl --out answers.jsonl --budget 20%
+    """
+    # Here, so that the other commands start without the picture code.
+    from prefixkv.batch.lines import read_lines
+    from prefixkv.batch.run import Batch
+
+    rule = _rule(budget, method, config)
+    if max_new_tokens < 1 or rows < 1:
+        raise OptionError(f"max-new-tokens {max_new_tokens} and rows {rows} must be 1 or more")
+    size = Budget.parse(memory) if memory is not None else None
+    if size is not None and size.kind != "bytes":
+        raise OptionError(f"memory {memory!r} is no size: give one such as 4GiB")
+    check_device_name(device)
+    check_dtype_name(dtype)
+    check_model_name(model)
+    placement = options.placement(device, device_map, load_in_8bit, load_in_4bit)
+    lines = read_lines(file)
+    if out.resolve() == file.resolve():
+        raise OptionError(f"--out {str(out)!r} is the file of questions: give another")
+    asked = Batch(lines, file.parent, rule, method, max_new_tokens, rows, int(size.amount) if size else None)
+
+    from prefixkv.evaluation.workers import Launch
+
+    launch = Launch(device)
+    notify = output.notice if launch.is_main else _silent
+    placed = device if device_map is not None else launch.device
+    loaded = load_model(model, device=placed, dtype=dtype, notify=notify, placement=placement)
+    records = _run(asked, loaded, out, launch, overwrite)
+    if records is None:
+        return
+    errors = [records[line.number] for line in lines if "error" in records[line.number]]
+    _report(out, lines, errors, json)
+    if errors:
+        raise typer.Exit(1)
+
+
+def _silent(text: str) -> None:
+    pass
+
+
+def _rule(budget: str, method: str, config: str | None) -> Budget | PrefixConfig:
+    parsed = Budget.parse(budget)
+    get_method(method)
+    if config is None:
+        return parsed
+    if budget != options.DEFAULT_BUDGET or method != DEFAULT_METHOD:
+        raise OptionError("a configuration brings its own budget and method: give either --config or those")
+    return PrefixConfig.load(find_file("configs", config))
+
+
+def _run(asked: Batch, loaded: Any, out: Path, launch: Any, overwrite: bool) -> dict[int, dict[str, Any]] | None:
+    """All records; None in a process that does not report."""
+    from prefixkv.batch.results import ResultFile
+
+    if isinstance(asked.budget, PrefixConfig):
+        asked.budget.require_model(loaded.identity)
+    results = ResultFile(out, asked.settings(loaded), launch.number)
+    if launch.is_main:
+        if overwrite:
+            results.remove()
+        done = results.gather(asked.lines)
+        if done:
+            output.notice(f"{len(done)} of {len(asked.lines)} lines are answered already in {out}")
+    launch.wait()
+    done = results.read()
+    launch.wait()
+    columns = (TextColumn("answering"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    shown = launch.is_main and output.is_terminal(sys.stderr) and not output.is_quiet()
+    with Progress(*columns, console=output.stderr_console(), transient=True, disable=not shown) as bar:
+        task = bar.add_task("answering", total=len(asked.lines), completed=len(done))
+        # Only this process's own lines are seen here: each stands for one of every process.
+        step = launch.count
+        asked.run(
+            loaded, results, done, launch.number, launch.count, lambda count: bar.update(task, advance=count * step)
+        )
+    launch.wait()
+    return results.gather(asked.lines) if launch.is_main else None
+
+
+def _report(out: Path, lines: list[Line], errors: list[dict[str, Any]], json: bool) -> None:
+    for record in errors[:5]:
+        output.notice(f"line {record['line']}: {record['error']}")
+    if len(errors) > 5:
+        output.notice(f"and {len(errors) - 5} more lines with errors")
+    output.notice(f"{len(lines) - len(errors)} answers and {len(errors)} errors are in {out}")
+    if json:
+        output.write_json(
+            {"out": str(out), "answers": len(lines) - len(errors), "errors": [record["line"] for record in errors]}
+        )

@@ -1,0 +1,131 @@
+"""`prefixkv bench`: what prefill and decoding cost, beside stock transformers."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from prefixkv.budget import Budget
+from prefixkv.errors import OptionError
+from prefixkv.methods import DEFAULT_METHOD, get_method
+from prefixkv.models import check_device_name, check_dtype_name, check_model_name
+from prefixkv_cli import options, output
+from prefixkv_cli.bench_table import bench_table, progress_line
+
+if TYPE_CHECKING:
+    from prefixkv.benchmark.cell import Cell
+    from prefixkv.benchmark.plan import Plan
+
+MAX_BATCH = "max"
+FEWEST_TOKENS = 4
+
+
+def bench(
+    model: Annotated[
+        str | None, typer.Option("--model", help="Measure this model, with its weights.", show_default="demo")
+    ] = None,
+    shape: Annotated[
+        str | None,
+        typer.Option(
+            "--shape", help="Measure random weights of this shape: llava-1.5-7b, llava-1.5-13b, qwen2-vl-7b or small."
+        ),
+    ] = None,
+    context: Annotated[
+        str, typer.Option("--context", metavar="N", help="Tokens of a prompt; several: 640,2944.")
+    ] = "640",
+    batch: Annotated[
+        str, typer.Option("--batch", metavar="N", help="Rows; several: 1,16. max: as many as the device holds.")
+    ] = "1",
+    budgets: Annotated[str, typer.Option("--budgets", metavar="LIST", help="Budgets to measure.")] = "100%,20%",
+    new_tokens: Annotated[int, typer.Option("--new-tokens", help="Tokens generated for each row.")] = 32,
+    method: options.MethodOption = DEFAULT_METHOD,
+    baseline: Annotated[
+        str, typer.Option("--baseline", help="hf: stock generate with a full cache, in the same run; or none.")
+    ] = "hf",
+    equal_shares: Annotated[
+        bool, typer.Option("--equal-shares", help="Every layer keeps as much, instead of the method's own shares.")
+    ] = False,
+    rows_at_once: Annotated[
+        int | None,
+        typer.Option(
+            "--rows-at-once", help="Rows read in one pass, then joined; needs equal shares.", show_default="all"
+        ),
+    ] = None,
+    repeats: Annotated[int, typer.Option("--repeats", help="Measured prefills of each cell.")] = 3,
+    device: options.DeviceOption = "auto",
+    dtype: options.DtypeOption = "auto",
+    out: Annotated[Path | None, typer.Option("--out", help="Write the figures to this file, as JSON.")] = None,
+    json: options.JsonOption = False,
+) -> None:
+    """Measure time and memory of prefill and decoding, in fresh cells, against stock transformers.
+
+    Example: prefixkv bench --shape llava-1.5-7b --context 2944 --batch 16 --budgets 100%,20%
+    """
+    if model is not None and shape is not None:
+        raise OptionError("give either --model or --shape")
+    if baseline not in ("hf", "none"):
+        raise OptionError(f"baseline {baseline!r} is not known: choose hf or none")
+    if new_tokens < FEWEST_TOKENS or repeats < 1 or (rows_at_once is not None and rows_at_once < 1):
+        raise OptionError(
+            f"new-tokens {new_tokens}, repeats {repeats}, rows-at-once {rows_at_once}: give at least {FEWEST_TOKENS}, 1 and 1"
+        )
+    names = tuple(Budget.parse(text).text for text in budgets.split(",") if text.strip())
+    if not names:
+        raise OptionError(f"budgets {budgets!r} is empty: give one or several, such as 100%,20%")
+    get_method(method)
+    check_device_name(device)
+    check_dtype_name(dtype)
+    contexts = _numbers("context", context)
+    batches = (0,) if batch == MAX_BATCH else _numbers("batch", batch)
+    check_model_name(model or "demo")
+    from prefixkv.benchmark.plan import Plan
+
+    plan = Plan(
+        contexts,
+        batches,
+        names,
+        new_tokens,
+        method,
+        baseline == "hf",
+        rows_at_once,
+        equal_shares or rows_at_once is not None,
+        repeats,
+    )
+    record = _measure(plan, model, shape, device, dtype)
+    if out is not None:
+        from prefixkv.documents import write_json
+
+        write_json(out, record)
+        output.notice(f"saved {out}")
+    if json:
+        output.write_json(record)
+    else:
+        output.stdout_console().print(bench_table(record))
+
+
+def _measure(plan: Plan, model: str | None, shape: str | None, device: str, dtype: str) -> dict[str, Any]:
+    from prefixkv.benchmark.plan import run_benchmark
+
+    def done(cell: Cell) -> None:
+        output.notice(progress_line(cell.as_dict()))
+
+    if shape is None:
+        from prefixkv.models import load_model
+
+        loaded = load_model(model or "demo", device, dtype, output.notice)
+        return run_benchmark(plan, loaded.model, loaded.geometry, loaded.id, done)
+    from prefixkv.benchmark.random_model import build_shape
+
+    built, geometry = build_shape(shape, device, dtype)
+    return run_benchmark(plan, built, geometry, shape, done)
+
+
+def _numbers(name: str, text: str) -> tuple[int, ...]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(re.fullmatch(r"[0-9]{1,7}", part) and int(part) for part in parts):
+        allowed = "whole numbers from 1 on, such as 640,2944" + (f", or {MAX_BATCH}" if name == "batch" else "")
+        raise OptionError(f"{name} {text!r} is not understood: give {allowed}")
+    return tuple(int(part) for part in parts)

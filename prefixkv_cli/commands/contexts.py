@@ -1,0 +1,95 @@
+"""`prefixkv contexts`: the contexts that were saved."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from prefixkv.budget import format_bytes
+from prefixkv.context_file import read_head, read_sealed
+from prefixkv.errors import PrefixKVError
+from prefixkv.home import find_file, named_file, names
+from prefixkv_cli import options, output
+
+app = typer.Typer(help="List, show and remove saved contexts.\n\nExample: prefixkv contexts list", no_args_is_help=True)
+
+ContextArgument = Annotated[str, typer.Argument(metavar="CONTEXT", help="Name or file of a context.")]
+
+
+@app.command("list")
+def list_contexts(json: options.JsonOption = False) -> None:
+    """All saved contexts: name, model, budget, turns, pictures, file size.
+
+    Example: prefixkv contexts list
+    """
+    rows = [_summary(name, named_file("contexts", name)) for name in names("contexts")]
+    if json:
+        output.write_json(rows)
+    elif not rows:
+        output.notice("no context is saved: make one with `prefixkv save photo.jpg --name photo`")
+    else:
+        for row in rows:
+            size = format_bytes(row["file_bytes"])
+            counts = f"{row['turns']} turns", f"{row['pictures']} pictures"
+            output.write_text("\t".join([row["name"], row["model"], row["budget"], *counts, size]) + "\n")
+
+
+@app.command()
+def show(context: ContextArgument, json: options.JsonOption = False) -> None:
+    """What a context holds; says whether its file is whole.
+
+    Example: prefixkv contexts show desk
+    """
+    path = find_file("contexts", context)
+    head, _ = read_sealed(path)
+    if json:
+        output.write_json({**head, "path": str(path), "file_bytes": path.stat().st_size})
+        return
+    model = head["model"]
+    lines = [
+        f"context {head['name']}: {path} ({format_bytes(path.stat().st_size)}, unchanged since it was saved)",
+        f"model {model['id']} ({model['dtype']}), method {head['method']}, budget {head['budget']['text']}: "
+        f"{format_bytes(head['kept_bytes'])} of {format_bytes(head['full_bytes'])} kept",
+    ]
+    if head["system"]:
+        lines.append(f"system: {head['system']}")
+    for picture in head["pictures"]:
+        size = f"{picture['width']} x {picture['height']}"
+        lines.append(f"picture {picture['name']} ({size}, sha256 {picture['sha256'][:16]})")
+    for turn in head["turns"]:
+        lines += [f"> {turn['question']}", turn["answer"]["text"]]
+    output.write_text("\n".join(lines) + "\n")
+
+
+@app.command()
+def remove(name: Annotated[str, typer.Argument(metavar="NAME", help="Name of a context.")]) -> None:
+    """Remove a saved context.
+
+    Example: prefixkv contexts remove desk
+    """
+    target = named_file("contexts", name)
+    if not target.is_file() and not target.is_symlink():
+        raise PrefixKVError(
+            f"there is no context named {name!r}: there are {', '.join(names('contexts')) or 'none yet'}"
+        )
+    target.unlink()
+    output.notice(f"removed {target}")
+
+
+def _summary(name: str, path: Path) -> dict[str, Any]:
+    head, facts = read_head(path), path.stat()
+    return {
+        "name": name,
+        "model": head["model"]["id"],
+        "method": head["method"],
+        "budget": head["budget"]["text"],
+        "turns": len(head["turns"]),
+        "pictures": len(head["pictures"]),
+        "kept_bytes": head["kept_bytes"],
+        "full_bytes": head["full_bytes"],
+        "file_bytes": facts.st_size,
+        "age_seconds": round(time.time() - facts.st_mtime),
+    }

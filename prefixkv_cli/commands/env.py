@@ -1,0 +1,30 @@
+"""`prefixkv env`: what a bug report needs to say."""
+
+from __future__ import annotations
+
+from prefixkv.budget import format_bytes
+from prefixkv_cli import options, output
+
+
+def env(json: options.JsonOption = False) -> None:
+    """Print versions, devices and settings, to be pasted into a bug report.
+
+    Example: prefixkv env
+    """
+    from prefixkv.machine import describe_machine
+
+    record = describe_machine()
+    if json:
+        output.write_json(record)
+        return
+    gpus = [f"{gpu['name']} ({format_bytes(gpu['bytes'])})" for gpu in record["gpus"]]
+    rows = {
+        **{name: record[name] for name in ("prefixkv", "python", "platform", "processor", "cores", "torch_threads")},
+        "gpus": ", ".join(gpus) or "none",
+        "cuda": record["cuda"] or "none",
+        **{name: version or "not installed" for name, version in record["packages"].items()},
+        "home": record["home"],
+        **record["variables"],
+    }
+    width = max(map(len, rows))
+    output.write_text("".join(f"{name:<{width}}  {value}\n" for name, value in rows.items()))

@@ -1,0 +1,191 @@
+"""`prefixkv eval`: what compression costs in quality, method by method at the same bytes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from prefixkv.errors import OptionError, PrefixKVError
+from prefixkv.models import check_device_name, check_dtype_name, check_model_name
+from prefixkv.sampling import Sampling
+from prefixkv_cli import options, output
+
+if TYPE_CHECKING:
+    from prefixkv.evaluation.run import Evaluation
+
+METRICS = ("ppl", "rouge", "accuracy", "kl")
+PLOT_SUFFIXES = (".png", ".svg", ".pdf")
+
+
+def evaluate(
+    data: Annotated[
+        str,
+        typer.Option(
+            "--data",
+            help="scenes[:N[:SEED]] (drawn, with answers), followups[:N[:SEED]], text:FILE (or a folder), or a JSON "
+            "file shaped as LLaVA-Description or MM-Vet.",
+        ),
+    ],
+    model: options.ModelOption = "auto",
+    budgets: Annotated[
+        str, typer.Option("--budgets", help="What the cache may keep, with commas between.")
+    ] = "100%,50%,30%,20%,10%",
+    methods: Annotated[str, typer.Option("--methods", help="all, or names with commas between.")] = "all",
+    metrics: Annotated[
+        str | None,
+        typer.Option(
+            "--metrics",
+            help="ppl (perplexity), rouge (ROUGE-L against the full cache's answer), accuracy, kl (divergence from the "
+            "full cache), with commas between.",
+            show_default="all that the data allows",
+        ),
+    ] = None,
+    follow_up: Annotated[
+        bool, typer.Option("--follow-up", help="Ask the second question after the first one was compressed.")
+    ] = False,
+    images: Annotated[
+        Path | None, typer.Option("--images", help="Folder of a data file's pictures.", show_default="beside the file")
+    ] = None,
+    limit: Annotated[int | None, typer.Option("--limit", help="Take so many samples.", show_default="all")] = None,
+    max_new_tokens: options.MaxNewTokensOption = 320,
+    context_tokens: Annotated[int, typer.Option("--context-tokens", help="Of a text: tokens to compress.")] = 1024,
+    continuation_tokens: Annotated[
+        int, typer.Option("--continuation-tokens", help="Of a text: tokens behind them to predict.")
+    ] = 256,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Folder of the records; a run goes on from them.", show_default="by model and data"),
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", help="Draw quality against kept bytes to a .png, .svg or .pdf.")
+    ] = None,
+    by_kind: Annotated[bool, typer.Option("--by-kind", help="Show accuracy by kind of question too.")] = False,
+    processes: Annotated[
+        int | None,
+        typer.Option("--processes", help="Processes on this machine.", show_default="what it is good for"),
+    ] = None,
+    side_by_side: Annotated[
+        bool,
+        typer.Option(
+            "--side-by-side", help="Decode all cells of a question as one batch: faster, the same but for rounding."
+        ),
+    ] = False,
+    device: options.DeviceOption = "auto",
+    dtype: options.DtypeOption = "auto",
+    json: options.JsonOption = False,
+    quiet: options.QuietOption = False,
+) -> None:
+    """Measure every method at the same bytes against the full cache: perplexity, ROUGE-L, accuracy, divergence.
+
+    Example: prefixkv eval --model demo --data scenes:200 --budgets 50%,20% --plot quality.png
+    """
+    from prefixkv.evaluation.cells import cells_of
+    from prefixkv.evaluation.data import DataSource
+
+    if plot is not None and plot.suffix.lower() not in PLOT_SUFFIXES:
+        raise OptionError(f"plot {str(plot)!r} must end in {', '.join(PLOT_SUFFIXES)}")
+    if plot is not None and not plot.parent.is_dir():
+        raise PrefixKVError(f"there is no folder {plot.parent} for the plot: make it first")
+    if context_tokens < 2 or continuation_tokens < 1:
+        raise OptionError(
+            f"context-tokens {context_tokens}, continuation-tokens {continuation_tokens}: give 2 and 1 or more"
+        )
+    if processes is not None and processes < 1:
+        raise OptionError(f"processes {processes} is too small: give 1 or more")
+    Sampling(max_new_tokens)
+    cells = cells_of(methods, budgets)
+    wanted = _metrics(metrics)
+    check_device_name(device)
+    check_dtype_name(dtype)
+    check_model_name(model)
+    source = DataSource.parse(data, limit, images, follow_up)
+    if source.kind == "text" and "accuracy" in wanted:
+        raise OptionError("metric 'accuracy' needs right answers, and plain text has none: leave it out")
+
+    from prefixkv.evaluation.run import Evaluation
+
+    figures = _run(
+        Evaluation(
+            model,
+            source,
+            tuple(cells),
+            wanted,
+            max_new_tokens,
+            context_tokens,
+            continuation_tokens,
+            out,
+            device,
+            dtype,
+            processes,
+            side_by_side,
+        )
+    )
+    if figures is None:
+        return
+    _say_what_is_odd(figures)
+    if plot is not None:
+        from prefixkv_cli.eval_plot import draw_evaluation
+
+        draw_evaluation(figures, plot)
+        output.notice(f"drew {plot}")
+    if json:
+        output.write_json(figures)
+    else:
+        _show(figures, by_kind)
+
+
+def _metrics(text: str | None) -> tuple[str, ...]:
+    if text is None:
+        return ()
+    wanted = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    unknown = [name for name in wanted if name not in METRICS]
+    if unknown or not wanted:
+        raise OptionError(f"metric {(unknown or [text])[0]!r} is not known: choose from {', '.join(METRICS)}")
+    return wanted
+
+
+def _run(evaluation: Evaluation) -> dict[str, Any] | None:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("measuring"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    hidden = output.is_quiet() or not output.is_terminal(sys.stderr)
+    with Progress(*columns, console=output.stderr_console(), transient=True, disable=hidden) as bar:
+        task = bar.add_task("measuring", total=None)
+        try:
+            return evaluation.run(lambda done, total: bar.update(task, completed=done, total=total), output.notice)
+        except KeyboardInterrupt:
+            output.notice("stopped: the same command goes on from here")
+            raise
+
+
+def _say_what_is_odd(figures: Mapping[str, Any]) -> None:
+    shared = list(dict.fromkeys(cell["method"] for cell in figures["cells"] if cell["shared_with_full"]))
+    if shared:
+        output.notice(f"at 100% nothing is evicted: the full cache's figures stand for {', '.join(shared)} too")
+    for cell in figures["cells"]:
+        for mark in cell["marks"]:
+            output.notice(
+                f"{cell['method']} at {cell['budget']}: {mark} (kept {cell['kept_fraction']:.2%}, "
+                f"asked {cell['asked_fraction']:.2%})"
+            )
+
+
+def _show(figures: Mapping[str, Any], by_kind: bool) -> None:
+    """The tables, on stdout; as wide as they are where that is no terminal."""
+    from rich.console import Group
+
+    from prefixkv_cli.eval_table import eval_table, kinds_table
+
+    tables = [eval_table(figures)]
+    if by_kind and figures["cells"][0]["kinds"]:
+        tables += [Group("", kinds_table(figures))]
+    console = output.stdout_console()
+    if not output.is_terminal(sys.stdout):
+        console.width = 240
+    with console.capture() as captured:
+        console.print(*tables, sep="\n")
+    output.write_text(captured.get())

@@ -1,0 +1,71 @@
+"""`prefixkv info`: a model's cache, pictures and size, without loading it."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from prefixkv.budget import format_bytes
+from prefixkv.errors import OptionError
+from prefixkv.models import check_model_name
+from prefixkv_cli import options, output
+
+if TYPE_CHECKING:
+    from prefixkv.model_facts import ModelFacts
+
+
+def info(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="demo, an alias, a Hugging Face id, or a folder.")],
+    picture: Annotated[
+        list[str] | None, typer.Option("--picture", metavar="WxH", help="A picture's size in pixels. May be repeated.")
+    ] = None,
+    json: options.JsonOption = False,
+) -> None:
+    """Say what a model's cache takes for every token and picture, and how large its weights are; loads no weights.
+
+    Example: prefixkv info qwen2-vl --picture 1024x768
+    """
+    sizes = [_size(text) for text in picture or []]
+    check_model_name(model)
+    from prefixkv.model_facts import PICTURES, model_facts
+
+    facts = model_facts("demo" if model == "auto" else model, sizes or PICTURES, output.notice)
+    if json:
+        output.write_json(facts.as_dict())
+    else:
+        output.stdout_console().print(_table(facts))
+
+
+def _size(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text)
+    if match is None or not int(match[1]) * int(match[2]):
+        raise OptionError(f"picture {text!r} is no size: give width and height in pixels, such as 640x480")
+    return int(match[1]), int(match[2])
+
+
+def _table(facts: ModelFacts) -> Table:
+    geometry = facts.geometry
+    table = Table(show_header=False, title=facts.identity.id, title_justify="left")
+    if facts.family is not None:
+        table.add_row("family", facts.family.name + (f" ({facts.family.special})" if facts.family.special else ""))
+    elif facts.model_type is not None:
+        table.add_row("family", f"{facts.model_type}, which the tests do not run")
+    heads = f" for {facts.query_heads} query heads" if facts.query_heads else ""
+    table.add_row("compressed layers", f"{geometry.layers}")
+    if geometry.window_layers:
+        held = f"at most {format_bytes(geometry.window_bytes)} in all, beside the budget"
+        table.add_row("window layers", f"{len(geometry.window_layers)} of {geometry.window_tokens} tokens: {held}")
+    table.add_row("kv heads", f"{geometry.kv_heads}{heads}, {geometry.head_dim} numbers each, {geometry.dtype}")
+    table.add_row("bytes per token", f"{geometry.token_bytes:,} ({format_bytes(geometry.token_bytes)})")
+    for (width, height), count in facts.picture_tokens.items():
+        size = format_bytes(count * geometry.token_bytes)
+        table.add_row(f"picture {width}x{height}", f"{count:,} tokens, {size} of cache")
+    if facts.context_tokens is not None:
+        size = format_bytes(facts.context_tokens * geometry.token_bytes)
+        table.add_row("longest context", f"{facts.context_tokens:,} tokens, {size} of cache")
+    if facts.weight_bytes is not None:
+        table.add_row("weights", format_bytes(facts.weight_bytes))
+    return table

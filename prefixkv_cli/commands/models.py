@@ -1,0 +1,46 @@
+"""`prefixkv models`: which models can be used."""
+
+from __future__ import annotations
+
+from rich.table import Table
+
+from prefixkv.families import FAMILIES, REFUSED_TYPES
+from prefixkv.models import weights_are_here
+from prefixkv_cli import options, output
+
+WIDTH = 180
+"""Columns of the table where it goes to no terminal, so that every model is one line."""
+
+
+def models(json: options.JsonOption = False) -> None:
+    """List the families that work, with an alias for one model of each, and those that cannot work.
+
+    Any model of such a family can be given to --model, by its Hugging Face id or as a folder.
+
+    Example: prefixkv models --json
+    """
+    known = [
+        {
+            "alias": family.alias,
+            "family": family.name,
+            "model_types": list(family.model_types),
+            "example": family.example,
+            "special": family.special,
+            "here": weights_are_here(family.example),
+        }
+        for family in FAMILIES
+    ]
+    if json:
+        output.write_json({"families": known, "refused": REFUSED_TYPES})
+        return
+    table = Table("--model", "family", "stands for", "special", "here", title="Models", title_justify="left")
+    table.add_row("demo", "LLaVA-1.5", "the bundled model", "knows drawn shapes only", "yes")
+    for row in known:
+        table.add_row(row["alias"], row["family"], row["example"], row["special"], "yes" if row["here"] else "")
+    console = output.stdout_console()
+    if not console.is_terminal:
+        console.width = WIDTH
+    console.print(table)
+    for reason in dict.fromkeys(REFUSED_TYPES.values()):
+        names = ", ".join(name for name, why in REFUSED_TYPES.items() if why == reason)
+        console.print(f"Refused: {names}: {reason}.", markup=False)

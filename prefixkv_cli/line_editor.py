@@ -1,0 +1,126 @@
+"""One line of the conversation: editing, history, several lines in one, completion."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+from prompt_toolkit import PromptSession
+from prompt_toolkit.completion import CompleteEvent, Completer, Completion, PathCompleter
+from prompt_toolkit.document import Document
+from prompt_toolkit.filters import Condition
+from prompt_toolkit.history import FileHistory, History, InMemoryHistory
+from prompt_toolkit.input.defaults import create_input
+from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.output.defaults import create_output
+
+from prefixkv_cli import output
+from prefixkv_cli.picture_input import SUFFIXES
+
+BLOCK = '"""'
+"""Between two of these, Enter begins a new line."""
+PATHS, PICTURES = "paths", "pictures"
+Choices = str | Callable[[], Iterable[str]]
+"""What a command's argument may be: `PATHS`, `PICTURES`, or a function that lists words."""
+
+
+class LineEditor:
+    """Reads lines on stderr, so that stdout has the answers and nothing else."""
+
+    def __init__(self, commands: Mapping[str, Choices | None], history: Path) -> None:
+        """Prepare.
+
+        Args:
+            commands: names with what their argument may be; None where they take none or any text.
+            history: file of earlier lines.
+        """
+        self._session: PromptSession[str] = PromptSession(
+            output=create_output(stdout=sys.stderr),
+            # The keyboard, also where a picture was piped into stdin.
+            input=create_input(always_prefer_tty=True),
+            history=_history(history),
+            completer=_LineCompleter(commands),
+            complete_while_typing=False,
+            reserve_space_for_menu=4,
+            key_bindings=self._keys(),
+            prompt_continuation="... ",
+        )
+
+    def read(self) -> str:
+        """The next line, or several; without the marks of a block.
+
+        Raises:
+            EOFError: Ctrl-D.
+            KeyboardInterrupt: Ctrl-C on an empty line; on another, it only clears the line.
+        """
+        while True:
+            try:
+                line = self._session.prompt(">>> ")
+            except KeyboardInterrupt:
+                if not self._session.default_buffer.text:
+                    raise
+                continue
+            return line.replace("\\\n", "\n").replace(BLOCK, "").strip()
+
+    def _keys(self) -> KeyBindings:
+        keys = KeyBindings()
+
+        def is_unfinished() -> bool:
+            text = self._session.default_buffer.text
+            return text.count(BLOCK) % 2 == 1 or text.endswith("\\")
+
+        @keys.add("escape", "enter")
+        @keys.add("enter", filter=Condition(is_unfinished))
+        def _(event: KeyPressEvent) -> None:
+            event.current_buffer.insert_text("\n")
+
+        return keys
+
+
+class _LineCompleter(Completer):
+    """Commands, their arguments, and paths that a question's last word begins."""
+
+    def __init__(self, commands: Mapping[str, Choices | None]) -> None:
+        self._commands = commands
+        self._paths = PathCompleter(expanduser=True)
+        self._pictures = PathCompleter(expanduser=True, file_filter=_is_picture_or_folder)
+
+    def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterable[Completion]:
+        """What may stand at the cursor; called by prompt_toolkit."""
+        text = document.text_before_cursor
+        name, space, argument = text.partition(" ")
+        if name in self._commands and space:
+            yield from self._arguments(self._commands[name], argument, complete_event)
+        elif text.startswith("/") and not space and "/" not in text[1:]:
+            for command in self._commands:
+                if command.startswith(text):
+                    yield Completion(command, start_position=-len(text))
+        else:
+            word = text.split(" ")[-1]
+            if word.startswith(("/", "./", "../", "~")):
+                yield from self._pictures.get_completions(Document(word), complete_event)
+
+    def _arguments(self, choices: Choices | None, argument: str, event: CompleteEvent) -> Iterable[Completion]:
+        if choices in (PATHS, PICTURES):
+            paths = self._paths if choices == PATHS else self._pictures
+            yield from paths.get_completions(Document(argument), event)
+        elif callable(choices):
+            for choice in choices():
+                if choice.startswith(argument):
+                    yield Completion(choice, start_position=-len(argument))
+
+
+def _is_picture_or_folder(name: str) -> bool:
+    path = Path(name)
+    return path.is_dir() or path.suffix.lower().removeprefix(".") in SUFFIXES
+
+
+def _history(path: Path) -> History:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch(mode=0o600)
+    except OSError as error:
+        output.notice(f"lines are not remembered: {path} cannot be written ({error.strerror})")
+        return InMemoryHistory()
+    return FileHistory(str(path))

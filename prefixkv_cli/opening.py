@@ -1,0 +1,148 @@
+"""What a conversation begins with: options that belong together, checked before a model is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prefixkv.budget import Budget
+from prefixkv.config import PrefixConfig
+from prefixkv.errors import OptionError, PrefixKVError
+from prefixkv.home import find_file
+from prefixkv.methods import get_method
+from prefixkv.models import check_device_name, check_dtype_name, check_model_name, load_model
+from prefixkv.sampling import Sampling
+from prefixkv_cli import output
+from prefixkv_cli.picture_input import open_picture
+
+if TYPE_CHECKING:
+    from prefixkv.chat import Conversation
+
+
+@dataclass
+class Opening:
+    """The options of `chat` and `save`, as the user gave them.
+
+    Attributes:
+        given: names of the options that are on the command line; they win over environment variables.
+        model: as for `load_model`.
+        budget: as `Budget.parse` reads it.
+        method: name of a method.
+        config: name or file of a configuration.
+        search: `config` takes the configuration's shares, `online` its budget only.
+        sampling: how tokens are chosen.
+        device: as for `load_model`.
+        dtype: likewise.
+        images: sources of pictures, in order.
+        context: name or file of a saved context.
+        system: instructions before the first turn.
+    """
+
+    given: set[str]
+    model: str
+    budget: str
+    method: str
+    sampling: Sampling
+    config: str | None = None
+    search: str = "config"
+    device: str = "auto"
+    dtype: str = "auto"
+    images: list[str] = field(default_factory=list)
+    context: str | None = None
+    system: str = ""
+
+    def check(self) -> None:
+        """Check all that needs no model, and read the pictures.
+
+        Raises:
+            PrefixKVError: something is not allowed or not there.
+        """
+        self._budget: Budget | PrefixConfig = Budget.parse(self.budget)
+        get_method(self.method)
+        if self.search not in ("config", "online"):
+            raise OptionError(f"search {self.search!r} is not known: choose config or online")
+        check_device_name(self.device)
+        check_dtype_name(self.dtype)
+        self._take_config()
+        self._context_file, head = self._context_head()
+        self._pictures = [open_picture(source) for source in self.images]
+        if self._context_file is not None:
+            self._require_pictures_of(head, self._context_file)
+        check_model_name(self.model)
+        self._require_pictures(self.model)
+
+    def conversation(self) -> Conversation:
+        """Load the model and begin, or go on with what was saved.
+
+        Raises:
+            PrefixKVError: the model cannot be loaded, or the context is of another one.
+        """
+        loaded = load_model(self.model, device=self.device, dtype=self.dtype, notify=output.notice)
+        from prefixkv.chat import Conversation
+
+        if self._context_file is not None:
+            from prefixkv.context import load_context
+
+            return load_context(self._context_file, loaded, self.sampling, output.notice)
+        self._require_pictures(loaded.id)
+        conversation = Conversation(loaded, self._budget, self.method, self.sampling, output.notice)
+        if self.system:
+            conversation.instruct(self.system)
+        for picture in self._pictures:
+            conversation.attach(picture)
+        return conversation
+
+    def _take_config(self) -> None:
+        """Replace budget and method by the configuration's, unless those are what the command line asks for."""
+        chosen = self.given & {"budget", "method"}
+        if self.config is not None and chosen and "config" in self.given:
+            raise OptionError("a configuration brings its own budget and method: give either --config or those")
+        if self.config is not None and not chosen:
+            config = PrefixConfig.load(find_file("configs", self.config))
+            self._budget = config.as_budget() if self.search == "online" else config
+            self.method = config.method
+        method, budget = get_method(self.method), self._budget
+        if isinstance(budget, Budget) and method.keeps_all and not budget.is_hard_limit and budget.amount != 1:
+            output.notice(f"method {method.name!r} keeps everything: the budget of {budget.text} is not applied")
+
+    def _context_head(self) -> tuple[Path | None, dict[str, Any]]:
+        """The saved context's file and head; its model and dtype are taken unless others were asked for."""
+        if self.context is None:
+            return None, {}
+        refused = sorted(self.given & {"budget", "method", "config", "system"})
+        if refused:
+            raise OptionError(
+                f"a context brings its own {refused[0]}: leave --{refused[0]} out, or change it in the conversation"
+            )
+        from prefixkv.context_file import read_head
+
+        path = find_file("contexts", self.context)
+        head = read_head(path)
+        model: Any = head.get("model")
+        if not isinstance(model, dict) or not isinstance(model.get("id"), str):
+            raise PrefixKVError(f"context {path} does not say its model: save it again with `prefixkv save`")
+        if "model" not in self.given:
+            self.model = model["id"]
+        if "dtype" not in self.given:
+            self.dtype = str(model.get("dtype"))
+        return path, head
+
+    def _require_pictures_of(self, head: dict[str, Any], path: Path) -> None:
+        """Pictures beside a context may only be those that it holds: they are never mixed up."""
+        from prefixkv.images import picture_sha256
+
+        held = {picture["sha256"] for picture in head.get("pictures", [])}
+        for picture in self._pictures:
+            if picture_sha256(picture) not in held:
+                raise PrefixKVError(
+                    f"image {picture.info['name']!r} is none of the pictures of context {path.stem!r}: leave it out, "
+                    "or add it in the conversation with /image"
+                )
+
+    def _require_pictures(self, model: str) -> None:
+        if model == "demo" and not self._pictures and self.context is None:
+            raise PrefixKVError(
+                "the demo model answers questions about a picture: give one (`prefixkv demo-scene scene.png` draws "
+                "one), or choose another --model"
+            )

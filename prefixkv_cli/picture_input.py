@@ -1,0 +1,106 @@
+"""Where a picture comes from: a path, an address, stdin, the clipboard, or a line that it was dropped in."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+
+from prefixkv.errors import PrefixKVError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+STDIN, CLIPBOARD = "-", "clipboard"
+SOURCES_HELP = "a path, a file:// or http(s):// address, - for stdin, or clipboard"
+SUFFIXES = ("png", "jpg", "jpeg", "webp", "gif", "bmp", "tif", "tiff", "ppm", "avif")
+"""What makes a word of a question look like a picture."""
+
+_WORD = re.compile(r"""'(?P<single>[^']+)'|"(?P<double>[^"]+)"|(?P<plain>(?:\\.|[^\s'"\\])+)""")
+
+
+def open_picture(source: str) -> Image:
+    """Read a picture from wherever it is.
+
+    Args:
+        source: see `SOURCES_HELP`.
+
+    Raises:
+        PrefixKVError: there is none that can be read.
+    """
+    from prefixkv.images import decode_image, open_image
+
+    if source == STDIN:
+        return decode_image(_stdin_bytes(), "stdin")
+    if source == CLIPBOARD:
+        return _clipboard_picture()
+    if re.match(r"https?://", source, re.IGNORECASE):
+        from prefixkv.download import fetch
+
+        return decode_image(fetch(source), source)
+    return open_image(local_path(source))
+
+
+def local_path(source: str) -> Path:
+    """The path that a path or a file:// address means."""
+    if source.lower().startswith("file:"):
+        return Path(unquote(urlsplit(source).path))
+    return Path(source).expanduser()
+
+
+def dropped_pictures(line: str) -> tuple[list[str], str]:
+    """Take the pictures out of a line, as terminals paste them when files are dragged in.
+
+    A word is a picture where it is quoted, escaped or plain, ends in one of `SUFFIXES`, and is a file that exists; a
+    file:// address, or a path from the root or the home folder, always is.
+
+    Args:
+        line: what the user typed or dropped.
+
+    Returns:
+        The pictures' sources, and the rest of the line.
+    """
+    found: list[str] = []
+
+    def take(match: re.Match[str]) -> str:
+        source = match["single"] or match["double"] or re.sub(r"\\(.)", r"\1", match["plain"])
+        if not re.search(rf"\.({'|'.join(SUFFIXES)})$", source, re.IGNORECASE):
+            return match[0]
+        anchored = source.startswith(("/", "~/")) or source.lower().startswith("file:")
+        if anchored or local_path(source).is_file():
+            found.append(source)
+            return " "
+        return match[0]
+
+    rest = _WORD.sub(take, line)
+    return found, " ".join(rest.split()) if found else line
+
+
+def _stdin_bytes() -> bytes:
+    if sys.stdin is None or sys.stdin.isatty():
+        raise PrefixKVError("image - is read from stdin, and that is the keyboard: pipe a picture in")
+    return sys.stdin.buffer.read()
+
+
+def _clipboard_picture() -> Image:
+    from PIL import Image, ImageGrab
+
+    from prefixkv.images import decode_image, open_image
+
+    try:
+        held = ImageGrab.grabclipboard()
+    # Pillow raises errors of many kinds where a machine has no clipboard, or no program to read it.
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise PrefixKVError(f"the clipboard cannot be read ({reason}): give a file instead") from error
+    if isinstance(held, list) and held:
+        return open_image(held[0])
+    if not isinstance(held, Image.Image):
+        raise PrefixKVError("there is no picture in the clipboard: copy one, or give a file")
+    import io
+
+    data = io.BytesIO()
+    held.save(data, format="PNG")
+    return decode_image(data.getvalue(), CLIPBOARD)

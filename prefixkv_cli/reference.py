@@ -1,0 +1,113 @@
+"""The reference page of the command line, from the commands' own help: `python -m prefixkv_cli.reference FILE`."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from prefixkv_cli.app import ENVIRONMENT_PREFIX, app
+from prefixkv_cli.slash_commands import COMMANDS, KEYS
+
+_OPENING = """# The command line
+
+Written by `make docs` from the commands' own help; change that, not this page.
+
+Answers and data go to stdout; notices, progress and tables to stderr. `--json` prints one JSON value. Every option can
+be given by an environment variable, too; the command line wins. `NO_COLOR` turns colour off; where output is no
+terminal there is none. Saved profiles, configurations, contexts and the lines of conversations lie under
+`PREFIXKV_HOME`, else in the platform's folder for user data.
+
+Exit codes: 0 ok, 1 a known error (one line says what to do), 2 wrong usage, 3 the budget cannot be met, 4 out of
+memory, 130 interrupted.
+"""
+
+_RULES = """A stopped answer is kept exactly as far as it was said, in the cache as on the screen; Ctrl-C once more, or
+any error, takes the whole turn back, as `/undo` does: the cache is, bit for bit, what it was before. After `/budget`,
+`/method`, `/config` or `/system` the next question reads the whole conversation again in one go; the cache is never a
+mixture of two budgets.
+"""
+
+
+def reference() -> str:
+    """The page, in Markdown; the same whatever terminal it is made in."""
+    root = typer.main.get_command(app)
+    context = typer.Context(root, info_name="prefixkv", auto_envvar_prefix=ENVIRONMENT_PREFIX)
+    sections = [_section(command, inner) for command, inner in _walk(root, context)]
+    return "\n".join([_OPENING, *sections, _conversation()])
+
+
+def _walk(command: Any, context: typer.Context) -> Iterator[tuple[Any, typer.Context]]:
+    """A command and all below it, each with its context."""
+    yield command, context
+    for name in getattr(command, "commands", {}):
+        inner = command.commands[name]
+        yield from _walk(inner, typer.Context(inner, info_name=name, parent=context))
+
+
+def _section(command: Any, context: typer.Context) -> str:
+    usage = " ".join([context.command_path, *command.collect_usage_pieces(context)])
+    paragraphs = [" ".join(part.split()) for part in inspect.cleandoc(command.help or "").split("\n\n")]
+    examples = [part.removeprefix("Example: ") for part in paragraphs if part.startswith("Example: ")]
+    texts = [part for part in paragraphs if not part.startswith("Example: ")]
+    parts = [f"## {context.command_path}", *texts, f"```console\n$ {usage}\n```"]
+    if examples:
+        parts.append("Examples:\n\n```console\n" + "\n".join(f"$ {example}" for example in examples) + "\n```")
+    parameters = [param for param in command.get_params(context) if param.name != "help"]
+    if parameters:
+        rows = [_row(parameter, context) for parameter in parameters]
+        parts.append("\n".join(["| | | default | environment |", "|---|---|---|---|", *rows]))
+    inner = getattr(command, "commands", {})
+    if inner:
+        rows = [f"| `{name}` | {_first_line(each)} |" for name, each in inner.items()]
+        parts.append("\n".join(["| command | |", "|---|---|", *rows]))
+    return "\n\n".join(parts) + "\n"
+
+
+def _conversation() -> str:
+    """The commands of a conversation."""
+    rows = [
+        f"| `{f'{name} {command.argument}'.strip()}` | {command.summary[0].upper()}{command.summary[1:]}. |"
+        for name, command in COMMANDS.items()
+    ]
+    keys = "\n".join(f"* {line}" for line in KEYS)
+    table = "\n".join(["| command | |", "|---|---|", *rows])
+    return f"## In the conversation\n\n{keys}\n\n{_RULES}\n{table}\n"
+
+
+def _row(parameter: Any, context: typer.Context) -> str:
+    is_option = parameter.param_type_name == "option"
+    value = (parameter.metavar or parameter.name).upper()
+    names = ", ".join(f"`{name}`" for name in parameter.opts) if is_option else f"`{value}`"
+    if is_option and not parameter.is_flag:
+        names += f" {value}"
+    cells = [names, parameter.help or "", _default(parameter), _variable(parameter, context)]
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _default(parameter: Any) -> str:
+    shown = getattr(parameter, "show_default", None)
+    if isinstance(shown, str):
+        return shown
+    if parameter.required:
+        return "required"
+    default = parameter.default
+    return "" if default is None or isinstance(default, bool) or callable(default) else str(default)
+
+
+def _variable(parameter: Any, context: typer.Context) -> str:
+    if parameter.param_type_name != "option" or parameter.is_eager:
+        return ""
+    return f"`{parameter.envvar or f'{context.auto_envvar_prefix}_{parameter.name.upper()}'}`"
+
+
+def _first_line(command: Any) -> str:
+    return " ".join(inspect.cleandoc(command.help or "").split("\n\n")[0].split())
+
+
+if __name__ == "__main__":
+    Path(sys.argv[1]).write_text(reference(), encoding="utf-8")

@@ -1,0 +1,90 @@
+"""A conversation as the user has it: what is asked and what is shown."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from prefixkv_cli import output
+from prefixkv_cli.answer_view import show_answer
+from prefixkv_cli.cache_report import CacheReport
+from prefixkv_cli.interrupts import stoppable
+from prefixkv_cli.picture_input import open_picture
+from prefixkv_cli.usage_table import usage_line, usage_table
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from prefixkv.chat import Conversation
+
+
+@dataclass
+class Talk:
+    """One conversation and how it is shown.
+
+    Attributes:
+        conversation: may be replaced by one that was saved.
+        stats: whether the table of the cache follows each answer, not only its totals.
+        plain: whether answers are shown as they are, without Markdown and live view.
+    """
+
+    conversation: Conversation
+    stats: bool = False
+    plain: bool = False
+
+    def ask(self, question: str) -> None:
+        """Ask, and show the answer. Ctrl-C stops it, and what was said so far is kept, in the cache as on the screen.
+
+        Raises:
+            PrefixKVError: the question cannot be answered; it was never asked.
+        """
+        turns = len(self.conversation.history)
+        try:
+            show_answer(self.conversation, stoppable(self.conversation.ask(question)), self.plain)
+        except KeyboardInterrupt:
+            kept = len(self.conversation.history) > turns
+            output.notice(
+                "stopped; the answer is kept as far as it was said (/undo takes the turn back)"
+                if kept
+                else "stopped; the question was not asked"
+            )
+            if not kept:
+                return
+        if output.is_quiet():
+            return
+        if self.stats:
+            self.show_layers()
+        else:
+            answer = self.conversation.last_answer
+            output.notice(usage_line(self.conversation.usage(), answer.tokens_per_second if answer else None))
+
+    def attach(self, sources: list[str]) -> None:
+        """Add pictures to the next question.
+
+        Raises:
+            PrefixKVError: one of them cannot be read; none is added.
+        """
+        for picture in [open_picture(source) for source in sources]:
+            self.conversation.attach(picture)
+            output.notice(f"{picture.info['name']} ({picture.width} x {picture.height}) goes with the next question")
+
+    def pictures(self) -> list[tuple[Image, int | None]]:
+        """All pictures with the number of their turn, from 1; None for those that wait for the next question."""
+        turns = enumerate(self.conversation.history, start=1)
+        asked: list[tuple[Image, int | None]] = [
+            (image, number) for number, (turn, _) in turns for image in turn.images
+        ]
+        return asked + [(image, None) for image in self.conversation.waiting]
+
+    def show_layers(self) -> None:
+        """The whole table of the cache, on stderr."""
+        report = CacheReport.of(self.conversation)
+        output.show(usage_table(report.usage, report.tokens_per_second, report.kinds))
+
+    def show_totals(self) -> None:
+        """What the cache holds in all, on stderr."""
+        turns, method = len(self.conversation.history), self.conversation.cache.method.name
+        lines = [
+            f"model {self.conversation.loaded.id} · method {method} · turns {turns} · pictures {len(self.pictures())}"
+        ]
+        output.show("\n".join(lines + CacheReport.of(self.conversation).lines()))

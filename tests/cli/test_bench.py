@@ -1,0 +1,75 @@
+"""`prefixkv bench` as a user runs it, on small models on the CPU."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Run
+
+QUICK = ("--new-tokens", "5", "--repeats", "1", "--device", "cpu", "--method", "h2o")
+
+
+def test_every_cell_is_measured_against_stock_generate(run: Run, tmp_path: Path) -> None:
+    """Cells in order; bytes that follow from the shape; a share of the cache that is the budget's."""
+    out = tmp_path / "figures.json"
+    done = run("bench", "--shape", "small", "--context", "60,90", "--batch", "2", *QUICK, "--out", str(out), "--json")
+    assert done.returncode == 0, done.stderr
+    record = json.loads(done.stdout)
+    assert json.loads(out.read_text()) == record
+    assert record["copy_bytes_per_second"] > 0
+    assert record["versions"]["torch"]
+    cells = record["cells"]
+    assert [(cell["context_tokens"], cell["engine"], cell["budget"]) for cell in cells] == [
+        (context, engine, budget)
+        for context in (60, 90)
+        for engine, budget in (("transformers", "100%"), ("prefixkv", "100%"), ("prefixkv", "20%"))
+    ]
+    token_bytes = 4 * 2 * 4 * 32 * 4
+    for stock, full, fifth in (cells[:3], cells[3:]):
+        read = stock["context_tokens"] + 4
+        assert stock["kv_bytes"] == full["kv_bytes"] == 2 * read * token_bytes
+        assert 0.9 * 0.2 * full["kv_bytes"] < fifth["kv_bytes"] <= 0.2 * full["kv_bytes"]
+        assert fifth["roofline_ms"] < full["roofline_ms"]
+        for cell in (stock, full, fifth):
+            assert min(cell["prefill_ms"], cell["step_ms"], cell["tokens_per_second"]) > 0
+            assert cell["roofline_share"] == pytest.approx(cell["roofline_ms"] / cell["step_ms"])
+
+
+def test_rows_that_are_read_in_chunks_are_joined(run: Run) -> None:
+    arguments = ("bench", "--shape", "small", "--context", "50", "--batch", "5", "--baseline", "none", *QUICK, "--json")
+    whole, chunked = run(*arguments, "--equal-shares"), run(*arguments, "--rows-at-once", "2")
+    sizes = [[cell["kv_bytes"] for cell in json.loads(done.stdout)["cells"]] for done in (whole, chunked)]
+    assert sizes[0] == sizes[1]
+
+
+def test_table_is_on_stdout_and_fits_a_terminal(run: Run) -> None:
+    done = run("bench", "--shape", "small", "--context", "40", "--budgets", "50%", *QUICK)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0].strip() == "40 tokens, 1 row"
+    assert [line.split()[0] for line in lines[2:4]] == ["transformers", "50%"]
+    assert max(map(len, lines)) <= 80
+    assert done.stderr.count("note:") == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--shape", "gpt-9"), "shape 'gpt-9' is not known: choose llava-1.5-7b"),
+        (("--context", "0"), "context '0' is not understood: give whole numbers"),
+        (("--batch", "many"), "or max"),
+        (("--budgets", ","), "is empty"),
+        (("--new-tokens", "1"), "give at least 4"),
+        (("--baseline", "vllm"), "choose hf or none"),
+        (("--shape", "small", "--model", "demo"), "either --model or --shape"),
+    ],
+)
+def test_bad_input_is_one_line(run: Run, arguments: tuple[str, ...], message: str) -> None:
+    done = run("bench", *arguments)
+    assert done.returncode != 0
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+    assert message in done.stderr

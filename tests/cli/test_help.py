@@ -1,0 +1,134 @@
+"""Help, reference page and completion of every command."""
+
+from __future__ import annotations
+
+import re
+import resource
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from prefixkv_cli.app import ENVIRONMENT_PREFIX, app
+from prefixkv_cli.reference import reference
+from tests.cli.conftest import ENVIRONMENT, PROGRAM
+
+ROOT = Path(__file__).parents[2]
+SECONDS = 0.4
+
+
+def _commands() -> Iterator[tuple[str, Any, typer.Context]]:
+    root = typer.main.get_command(app)
+    pending = [(root, typer.Context(root, info_name="prefixkv", auto_envvar_prefix=ENVIRONMENT_PREFIX))]
+    while pending:
+        command, context = pending.pop()
+        yield context.command_path, command, context
+        for name, inner in getattr(command, "commands", {}).items():
+            pending.append((inner, typer.Context(inner, info_name=name, parent=context)))
+
+
+COMMANDS = sorted(_commands(), key=lambda found: found[0])
+per_command = pytest.mark.parametrize(("path", "command", "context"), COMMANDS, ids=[path for path, *_ in COMMANDS])
+
+
+def _child_seconds() -> float:
+    """Processor time of all children so far: what the user waits for, whatever else the machine is doing."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+@per_command
+def test_help_has_an_example_and_comes_at_once_without_torch(path: str, command: Any, context: Any) -> None:
+    words = [*path.split()[1:], "--help"]
+    check = (
+        "import sys; from prefixkv_cli.app import _run; code = _run(sys.argv[1:]); "
+        "sys.exit(code or ', '.join({'torch', 'transformers'} & set(sys.modules)) or 0)"
+    )
+    seconds = []
+    for _ in range(5):
+        started = _child_seconds()
+        done = subprocess.run(
+            [sys.executable, "-c", check, *words], capture_output=True, text=True, env=ENVIRONMENT, check=False
+        )
+        seconds.append(_child_seconds() - started)
+        assert (done.returncode, done.stderr) == (0, "")
+        if min(seconds) < SECONDS:
+            break
+    assert f"Example: {path.split()[0]}" in done.stdout
+    assert min(seconds) < SECONDS
+
+
+@per_command
+def test_every_option_has_an_environment_variable_of_its_own(path: str, command: Any, context: Any) -> None:
+    variables = [
+        parameter.envvar or f"{context.auto_envvar_prefix}_{parameter.name.upper()}"
+        for parameter in command.get_params(context)
+        if parameter.param_type_name == "option" and not parameter.is_eager
+    ]
+    assert all(re.fullmatch(r"PREFIXKV_[A-Z0-9_]+", variable) for variable in variables)
+    assert len(set(variables)) == len(variables)
+    assert all(f"`{variable}`" in reference() for variable in variables)
+
+
+def test_every_example_is_a_command_line_that_is_understood() -> None:
+    """Its command and options exist; nothing is run."""
+    examples = re.findall(r"^\$ (prefixkv .*)$", reference(), re.MULTILINE)
+    usages = [example for example in examples if "[OPTIONS]" in example or "[ARGS]" in example]
+    assert len(examples) > len(usages) > 5
+    root = typer.main.get_command(app)
+    for example in set(examples) - set(usages):
+        command, words = root, shlex.split(re.split(r"[|>]", example)[0])[1:]
+        while getattr(command, "commands", None) and words and words[0] in command.commands:
+            command = command.commands[words.pop(0)]
+        assert command is not root, example
+        known = {name for parameter in command.params for name in parameter.opts} | {"--help"}
+        given = {word.split("=")[0] for word in words if word.startswith("-") and word != "-"}
+        assert given <= known, example
+
+
+def test_reference_page_is_what_the_help_says_now() -> None:
+    page = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    assert page == reference(), "docs/cli.md is stale: run `make docs`"
+
+
+def _completed(folder: Path, words: list[str]) -> list[str]:
+    """What a real bash offers for the last word."""
+    program = folder / "prefixkv"
+    program.write_text(f'#!/bin/sh\nexec {shlex.join(PROGRAM)} "$@"\n')
+    program.chmod(0o755)
+    script = f"""
+        source <(prefixkv completion bash)
+        COMP_WORDS=({" ".join(words)}) COMP_CWORD={len(words) - 1}
+        _prefixkv_completion prefixkv
+        printf '%s\\n' "${{COMPREPLY[@]}}"
+    """
+    environment = {**ENVIRONMENT, "PATH": f"{folder}:{ENVIRONMENT['PATH']}"}
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, env=environment, check=False)
+    assert done.stderr == ""
+    return done.stdout.split()
+
+
+def test_bash_completes_commands_options_and_methods(tmp_path: Path) -> None:
+    assert {"completion", "configs", "contexts"} <= set(_completed(tmp_path, ["prefixkv", "co"]))
+    assert _completed(tmp_path, ["prefixkv", "chat", "--json-l"]) == ["--json-lines"]
+    assert _completed(tmp_path, ["prefixkv", "chat", "--method", "h"]) == ["h2o"]
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish", "powershell"])
+def test_completion_prints_a_script_for_every_shell(shell: str) -> None:
+    done = subprocess.run([*PROGRAM, "completion", shell], capture_output=True, text=True, env=ENVIRONMENT, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "_PREFIXKV_COMPLETE" in done.stdout
+
+
+def test_completion_of_an_unknown_shell_says_which_are_known() -> None:
+    done = subprocess.run(
+        [*PROGRAM, "completion", "tcsh"], capture_output=True, text=True, env=ENVIRONMENT, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert "bash, zsh, fish" in done.stderr

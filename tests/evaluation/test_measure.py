@@ -1,0 +1,52 @@
+"""One sample through all cells."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from prefixkv.evaluation.cells import REFERENCE, cells_of, measured_cells
+from prefixkv.evaluation.data import DataSource
+from prefixkv.evaluation.exercise import Exercises
+from prefixkv.evaluation.measure import Measuring
+from prefixkv.models import LoadedModel
+
+METRICS = ("ppl", "rouge", "accuracy", "kl")
+
+
+@pytest.mark.parametrize("data", ["scenes:9:6", "followups:10:6"])
+def test_side_by_side_is_one_after_the_other(demo: LoadedModel, data: str) -> None:
+    """Every method on the last sample (what is further left; letters): the same answers, figures up to rounding."""
+    exercises = Exercises(demo, DataSource.parse(data), 0, 0)
+    cells, right = measured_cells(cells_of("all", "20%,8%")), exercises.questions[-1].answer
+    exercise = exercises[len(exercises) - 1]
+    alone, together = (
+        Measuring(demo, METRICS, 40, side_by_side).sample(exercise, right, cells) for side_by_side in (False, True)
+    )
+    assert list(alone) == list(together) == [REFERENCE, *cells]
+    for cell in alone:
+        one, other = alone[cell], together[cell]
+        assert one["answer"] == other["answer"]
+        assert one["kept_bytes"] == other["kept_bytes"]
+        for name in ("loss", "kl"):
+            assert other[name] == pytest.approx(one[name], rel=1e-3, abs=1e-4), (cell, name)
+    assert alone[REFERENCE]["kl"] == 0
+    assert alone[REFERENCE]["rouge_l"] == 1
+    assert any(alone[cell]["kl"] > 0.01 for cell in cells)
+
+
+def test_without_a_right_answer_the_full_caches_own_is_predicted(demo: LoadedModel) -> None:
+    from dataclasses import replace
+
+    exercises = Exercises(demo, DataSource.parse("scenes:9:6"), 0, 0)
+    exercise = exercises[8]
+    assert exercise.reference is not None
+    cells = cells_of("h2o", "20%")
+    given = Measuring(demo, METRICS, 50).sample(exercise, exercises.questions[8].answer, cells)
+    own = Measuring(demo, METRICS, 50).sample(replace(exercise, reference=None), None, cells)
+    assert given[REFERENCE]["exact"]
+    for cell in (REFERENCE, *cells):
+        assert "exact" not in own[cell]
+        assert own[cell]["tokens"] == len(exercise.reference)
+        assert math.isclose(own[cell]["loss"], given[cell]["loss"], rel_tol=1e-6)

@@ -1,0 +1,73 @@
+"""Records outlive a kill and are never mixed."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from prefixkv.errors import PrefixKVError
+from prefixkv.evaluation.cells import REFERENCE, Cell
+from prefixkv.evaluation.records import RecordFolder
+from prefixkv.methods import METHODS
+
+SETTINGS = {"model": {"id": "demo"}, "metrics": ["ppl"], "threads": 1}
+CELL = Cell("h2o", "20%")
+
+
+def test_what_is_written_is_read_and_the_first_stays(tmp_path: Path) -> None:
+    folder = RecordFolder(tmp_path / "e", SETTINGS)
+    folder.append(0, 3, {CELL: {"loss": 0.1 + 0.2}, REFERENCE: {"loss": 1.0}})
+    folder.append(1, 3, {CELL: {"loss": 9.0}})
+    found = RecordFolder(tmp_path / "e", SETTINGS).read()
+    assert found == {(3, CELL): {"loss": 0.1 + 0.2}, (3, REFERENCE): {"loss": 1.0}}
+
+
+@pytest.mark.parametrize("cut", [1, 20, 60])
+def test_half_a_line_is_left_out_and_what_follows_it_is_not(tmp_path: Path, cut: int) -> None:
+    folder = RecordFolder(tmp_path / "e", SETTINGS)
+    folder.append(0, 1, {CELL: {"loss": 1.0}})
+    folder.append(0, 2, {CELL: {"loss": 2.0}})
+    file = tmp_path / "e" / "records-0.jsonl"
+    file.write_bytes(file.read_bytes()[:-cut])
+    assert set(folder.read()) <= {(1, CELL), (2, CELL)}
+    folder.append(0, 3, {CELL: {"loss": 3.0}})
+    found = folder.read()
+    assert (1, CELL) in found
+    assert found[3, CELL] == {"loss": 3.0}
+
+
+def test_other_settings_are_refused_by_name(tmp_path: Path) -> None:
+    RecordFolder(tmp_path / "e", SETTINGS)
+    with pytest.raises(PrefixKVError, match=r"other settings \(metrics; threads\): give --out another"):
+        RecordFolder(tmp_path / "e", {**SETTINGS, "threads": 2, "metrics": []})
+
+
+def test_folders_with_something_else_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine", encoding="utf-8")
+    with pytest.raises(PrefixKVError, match="holds other files"):
+        RecordFolder(tmp_path, SETTINGS)
+    with pytest.raises(PrefixKVError, match="no folder"):
+        RecordFolder(tmp_path / "notes.txt", SETTINGS)
+    (tmp_path / "head.json").write_text(json.dumps({"format": "else"}), encoding="utf-8")
+    with pytest.raises(PrefixKVError, match="is not a prefixkv-evaluation file"):
+        RecordFolder(tmp_path, SETTINGS)
+    (tmp_path / "link").symlink_to(tmp_path)
+    with pytest.raises(PrefixKVError, match="symbolic link"):
+        RecordFolder(tmp_path / "link", SETTINGS)
+
+
+def test_records_of_a_changed_method_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = RecordFolder(tmp_path / "e", SETTINGS)
+    folder.append(0, 1, {CELL: {"loss": 1.0}, REFERENCE: {"loss": 0.5}})
+    monkeypatch.setitem(METHODS, "h2o", replace(METHODS["h2o"], recent_fraction=0.25))
+    assert set(folder.read()) == {(1, REFERENCE)}
+
+
+def test_records_of_another_profile_are_left_out_where_it_is_used(tmp_path: Path) -> None:
+    guided = next(Cell(name, "20%") for name, method in METHODS.items() if method.is_guided)
+    RecordFolder(tmp_path / "e", SETTINGS, "one").append(0, 1, {CELL: {"loss": 1.0}, guided: {"loss": 2.0}})
+    assert set(RecordFolder(tmp_path / "e", SETTINGS, "one").read()) == {(1, CELL), (1, guided)}
+    assert set(RecordFolder(tmp_path / "e", SETTINGS, "other").read()) == {(1, CELL)}

@@ -1,0 +1,85 @@
+"""Every family, as a small random model of its own kind, on a compressed cache."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoConfig
+
+import prefixkv
+from prefixkv import families as listed
+from prefixkv.calibration import Sample
+from prefixkv.config import PrefixConfig
+from prefixkv.errors import PrefixKVError
+from prefixkv.geometry import KVGeometry
+from prefixkv.profile import LayerProfile
+from prefixkv.prompts import Prompt, Turn
+from tests.families import table
+from tests.families.checks import CHECKS, loaded
+from tests.families.tiny_models import FAMILIES, Tiny
+
+
+@pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_family(family: str, check: Callable[[Tiny], None]) -> None:
+    try:
+        tiny = FAMILIES[family]()
+    except ImportError as error:
+        pytest.skip(f"this transformers reads {family}'s pictures with torchvision only: {' '.join(str(error).split())[:60]}")
+    check(tiny)
+
+
+def test_every_family_that_is_listed_is_tested() -> None:
+    assert [family.name for family in listed.FAMILIES] == list(FAMILIES)
+
+
+def test_readme_shows_the_table() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    assert table.block({name: dict.fromkeys(CHECKS, True) for name in FAMILIES}) in readme, "run: make families"
+
+
+@pytest.mark.parametrize("family", ["Gemma 3", "Aya Vision", "LLaVA-1.5"])
+def test_profile_and_configuration_know_the_windows(family: str, tmp_path: Path) -> None:
+    """They count compressed layers only, come back from their files, and refuse a model with other windows."""
+    tiny = FAMILIES[family]()
+    model = loaded(tiny)
+    profile = LayerProfile.measure(model, [Sample("ba ce di fo", tiny.pictures[0])], "one picture")
+    config = PrefixConfig.search("30%", profile.model, context_tokens=60, profile=profile)
+    config.save(tmp_path / "config.json")
+    again = PrefixConfig.load(tmp_path / "config.json")
+    assert len(again.keep_fractions) == model.geometry.layers
+    assert again.model == model.identity
+    with prefixkv.compress(tiny.model, again) as cache:
+        inputs = Prompt(tiny.processor, [Turn("ba ce di fo gu", tiny.pictures[:1])]).inputs
+        tiny.model.generate(**inputs, past_key_values=cache, max_new_tokens=5, do_sample=False)
+        assert len(cache.usage().layers) == model.geometry.layers
+    other = dataclasses.replace(model.geometry, window_layers=(), window_tokens=0)
+    if tiny.window_layers:
+        with pytest.raises(PrefixKVError, match="window_layers"):
+            again.require_model(dataclasses.replace(model.identity, geometry=other, fingerprint=None))
+
+
+REFUSED = {
+    "mllama": ({"model_type": "mllama"}, "second cache"),
+    "mamba": ({"model_type": "mamba"}, "state of fixed size"),
+    "jamba": ({"model_type": "jamba"}, "state of fixed size"),
+    "qwen3_next": ({"model_type": "qwen3_next", "num_hidden_layers": 4}, "state of fixed size"),
+    "lfm2": ({"model_type": "lfm2", "layer_types": ["conv", "full_attention"], "num_hidden_layers": 2}, "state of fixed size"),
+    "deepseek_v3": ({"model_type": "deepseek_v3"}, "latent"),
+    "llama4_text": ({"model_type": "llama4_text", "num_hidden_layers": 4}, "chunks"),
+    "gemma3n_text": ({"model_type": "gemma3n_text"}, "another layer's cache"),
+    "mistral": ({"model_type": "mistral"}, "sliding window"),
+    "t5": ({"model_type": "t5"}, "second cache"),
+}
+
+
+@pytest.mark.parametrize(("settings", "reason"), REFUSED.values(), ids=REFUSED)
+def test_family_that_cannot_work_is_refused_by_name(settings: dict[str, Any], reason: str) -> None:
+    config = AutoConfig.for_model(**settings)
+    with pytest.raises(PrefixKVError, match=reason) as refusal:
+        KVGeometry.of(config, "float32")
+    assert str(refusal.value).startswith(settings["model_type"].removesuffix("_text"))

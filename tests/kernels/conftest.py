@@ -1,0 +1,27 @@
+"""Where the Triton kernels run: on the GPU, else in Triton's interpreter on the CPU, else not."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+
+import pytest
+import torch
+
+if not torch.cuda.is_available():
+    # Read when a kernel is defined, so it must be there before the first one is imported.
+    os.environ["TRITON_INTERPRET"] = "1"
+
+
+@pytest.fixture
+def triton_device() -> torch.device:
+    if importlib.util.find_spec("triton") is None:
+        pytest.skip("Triton is not installed, which torch's CPU builds do without: pip install triton")
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.fixture(params=[torch.float32, torch.bfloat16, torch.float16], ids=["float32", "bfloat16", "float16"])
+def dtype(request: pytest.FixtureRequest, triton_device: torch.device) -> torch.dtype:
+    if request.param == torch.bfloat16 and triton_device.type == "cpu":
+        pytest.skip("Triton's interpreter multiplies no bfloat16 matrices: this runs on a GPU only")
+    return request.param
