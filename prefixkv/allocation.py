@@ -130,7 +130,9 @@ def text_first(masses: Sequence[float], total: int, text_tokens: int, floor: int
     rest = total - layers * text_tokens
     if rest <= 0 or not any(masses):
         return uniform(total, layers)
-    pictures = proportional([max(mass, 1e-9) for mass in masses], rest, max(0, floor - text_tokens), entries - text_tokens)
+    pictures = proportional(
+        [max(mass, 1e-9) for mass in masses], rest, max(0, floor - text_tokens), entries - text_tokens
+    )
     return [text_tokens + count for count in pictures]
 
 
@@ -150,7 +152,10 @@ def release(curves: Sequence[Sequence[float]], share: float, floor: int) -> list
     target = (1 - share) * sum(lengths)
 
     def forgotten(threshold: float) -> list[int]:
-        return [max(0, length - bisect_left(curve, threshold) - floor) for curve, length in zip(curves, lengths, strict=True)]
+        return [
+            max(0, length - bisect_left(curve, threshold) - floor)
+            for curve, length in zip(curves, lengths, strict=True)
+        ]
 
     low, high = 0.0, 1.0
     counts = forgotten(0.5)

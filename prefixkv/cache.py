@@ -12,7 +12,7 @@ import torch
 
 from prefixkv import allocation, attention
 from prefixkv.budget import Budget
-from prefixkv.errors import BudgetTooSmallError, PrefixKVError
+from prefixkv.errors import BudgetTooSmallError
 from prefixkv.geometry import KVGeometry
 from prefixkv.importance import Evidence
 from prefixkv.layer import CompressedLayer
@@ -139,7 +139,9 @@ class PrefixKVCache(WindowedCache):
         layer_idx = self.number(layer_idx)
         layer = self.layers[layer_idx]
         if layer.seen_tokens and key_states.shape[2] == 1 and layer.arriving is None:
-            keys, values = layer.write(key_states, value_states, self.decode_limit(layer_idx), self.budget.is_hard_limit)
+            keys, values = layer.write(
+                key_states, value_states, self.decode_limit(layer_idx), self.budget.is_hard_limit
+            )
             attention.hand_off(keys, None)
         else:
             if layer_idx == 0:
@@ -295,11 +297,3 @@ class PrefixKVCache(WindowedCache):
         if self.method.positions == "compressed" and layer_idx not in self.windows:
             return self.layers[0].kept_tokens
         return super().get_seq_length(layer_idx)
-
-    def crop(self, *args: object, **kwargs: object) -> None:
-        """Refused: evicted entries cannot be brought back."""
-        raise PrefixKVError("a compressed cache cannot be cropped: assisted decoding is not supported, turn it off")
-
-    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
-        """Refused."""
-        raise PrefixKVError("beam search on a compressed cache is not supported: set num_beams=1")

@@ -28,8 +28,8 @@ def compress(
         model: a language or vision-language model of transformers.
         budget: `"20%"`, `0.2`, `"512MiB"`, `"4GB"` or `"300tok"`: what to keep; or a configuration, which brings its
             own budget, shares and method.
-        method: name of a method, see `prefixkv.methods.METHODS`; not used with a configuration. `guided` uses the profile
-            that was saved for the model's hub id or folder, and warns where there is none.
+        method: name of a method, see `prefixkv.methods.METHODS`; not used with a configuration. `guided` uses the
+            profile that was saved for the model's hub id or folder, and warns where there is none.
 
     Yields:
         An empty cache, to be passed as `past_key_values` to `generate` or to the model, for one conversation or one
@@ -47,7 +47,7 @@ def compress(
         ```
     """
     dtype = str(model.dtype).removeprefix("torch.")
-    identity = ModelIdentity.of(known_name(model.name_or_path) or type(model).__name__, model.config, dtype)
+    identity = ModelIdentity.of(known_name(model.name_or_path or "") or type(model).__name__, model.config, dtype)
     cache = make_cache(model, identity, budget, method, _warn)
     with attention.installed(model):
         yield cache

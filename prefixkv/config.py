@@ -20,7 +20,7 @@ from prefixkv.profile import LayerProfile
 
 FORMAT = "prefixkv-config"
 CREATED_BY = f"prefixkv {__version__}"
-ALLOCATIONS = ("prefix", "uniform")
+ALLOCATIONS = ("prefix", "mixed", "uniform")
 
 
 @dataclass(frozen=True)
@@ -69,19 +69,20 @@ class PrefixConfig:
             model: what the shares are for.
             context_tokens: tokens of one row, prompt and answer, that the budget is to hold.
             batch: rows.
-            allocation_name: `prefix` searches one threshold over the profile's curves; `uniform` needs no profile.
+            allocation_name: `prefix` searches one threshold over the profile's curves; `uniform` needs no
+                profile; `mixed` is the mean of both.
             method: name of the method that will choose the entries.
             name: of the result.
-            profile: measured curves; needed for `prefix`.
+            profile: measured curves; not needed for `uniform`.
             profile_sha256: digest of the profile's file.
 
         Raises:
-            OptionError: a number or name that is not allowed, or `prefix` without a profile.
+            OptionError: a number or name that is not allowed, or no profile where one is needed.
             BudgetTooSmallError: the budget cannot hold the method's protected entries.
         """
         parsed, geometry, recipe = Budget.parse(budget), model.geometry, get_method(method)
         if allocation_name not in ALLOCATIONS:
-            raise OptionError(f"allocation {allocation_name!r} is not known: choose {' or '.join(ALLOCATIONS)}")
+            raise OptionError(f"allocation {allocation_name!r} is not known: choose one of {', '.join(ALLOCATIONS)}")
         if context_tokens < 1 or batch < 1:
             raise OptionError(f"context {context_tokens} and batch {batch} must both be 1 or more")
         floor = min(recipe.floor_tokens, context_tokens)
@@ -91,9 +92,13 @@ class PrefixConfig:
         if allocation_name == "uniform":
             kept = allocation.uniform(total, geometry.layers)
         elif profile is None:
-            raise OptionError("allocation 'prefix' needs a profile of the model: make one with `prefixkv profile`")
+            raise OptionError(
+                f"allocation {allocation_name!r} needs a profile of the model: make one with `prefixkv profile`"
+            )
         else:
             kept = allocation.prefix([layer.at(context_tokens) for layer in profile.layers], total, floor)
+            if allocation_name == "mixed":
+                kept = allocation.mean(allocation.uniform(total, geometry.layers), kept)
         facts = {
             "requested": parsed.text,
             "keep_fraction": total / (geometry.layers * context_tokens),
@@ -102,7 +107,7 @@ class PrefixConfig:
             "bytes": total * geometry.entry_bytes * batch,
         }
         source = None
-        if profile is not None and allocation_name == "prefix":
+        if profile is not None and allocation_name != "uniform":
             source = {"sha256": profile_sha256, "samples": len(profile.samples), "source": profile.source}
         fractions = tuple(count / context_tokens for count in kept)
         return cls(name, model, recipe.name, allocation_name, facts, fractions, source)

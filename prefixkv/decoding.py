@@ -18,7 +18,7 @@ from prefixkv.choice import TokenChoice
 from prefixkv.kernels.dispatch import has_triton
 from prefixkv.sampling import Sampling
 
-FEW_TOKENS = 8
+FEW_TOKENS = 4
 """An answer of so few tokens is not worth capturing a step for."""
 
 

@@ -4,39 +4,21 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from prefixkv.budget import Budget
 from prefixkv.config import PrefixConfig
 from prefixkv.errors import PrefixKVError
-from prefixkv.home import named_file
 from prefixkv.identity import ModelIdentity
 from prefixkv.look_ahead import LookAhead
 from prefixkv.methods import Method, get_method
-from prefixkv.model_names import profile_name
 from prefixkv.profile import LayerProfile
+from prefixkv.profile_path import profile_path
 from prefixkv.rows import RowsCache
 
 Notify = Callable[[str], None]
 
 _found: weakref.WeakKeyDictionary[Any, LookAhead | None] = weakref.WeakKeyDictionary()
-
-
-def profile_path(model_id: str) -> Path | None:
-    """The profile of a model: the one that the user has measured, else the bundled one; None where there is neither.
-
-    Args:
-        model_id: `demo`, a hub id or a folder.
-    """
-    path = named_file("profiles", profile_name(model_id))
-    if path.exists():
-        return path
-    if model_id == "demo":
-        from prefixkv.demo import profile_path as bundled
-
-        return bundled()
-    return None
 
 
 def make_cache(

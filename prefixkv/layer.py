@@ -6,21 +6,20 @@ A layer knows how many entries it has read and which it still stores; how many i
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
-from transformers.cache_utils import CacheLayerMixin
 
 from prefixkv.errors import PrefixKVError
 from prefixkv.kernels.dispatch import pack
 from prefixkv.kernels.packing import STEP_BYTES, unpack
+from prefixkv.refusals import RefusingLayer
 
 GROWTH = 32
 """A full buffer grows by one part in so many (and one entry): few copies, and little allocated but not used."""
 
 
-class CompressedLayer(CacheLayerMixin):
+class CompressedLayer(RefusingLayer):
     """Keys and values of one layer in a buffer of its own size.
 
     A chunk of several tokens (a prompt, a later turn) arrives beside the buffer, is attended to whole, and is then
@@ -28,8 +27,8 @@ class CompressedLayer(CacheLayerMixin):
     behind the stored entries, or over the oldest entry of the decode window where the layer is at its limit. Keys are
     stored after RoPE, so the order in the buffer does not matter to a single query.
 
-    Entries may be stored packed (`prefixkv.kernels.packing`): then a buffer's rows are bytes, and what is attended to is
-    unpacked beside it.
+    Entries may be stored packed (`prefixkv.kernels.packing`): a buffer's rows are bytes then, and what is attended
+    to is unpacked beside it.
 
     Attributes:
         keys: (batch, kv_heads, capacity, head_dim) or None; the first `kept_tokens` are in use. Packed, uint8 rows.
@@ -40,8 +39,6 @@ class CompressedLayer(CacheLayerMixin):
         seen_tokens: tokens read, kept or not.
         kept_tokens: entries stored.
     """
-
-    is_sliding = False
 
     def __init__(self, head_dim: int, dtype: torch.dtype) -> None:
         """Make an empty layer.
@@ -93,19 +90,10 @@ class CompressedLayer(CacheLayerMixin):
     @property
     def entries(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values of all stored entries, (batch, kv_heads, kept_tokens, head_dim); views where not packed."""
-        assert self.keys is not None and self.values is not None
+        assert self.keys is not None
+        assert self.values is not None
         keys, values = (self.unpacked(buffer[:, :, : self.kept_tokens]) for buffer in (self.keys, self.values))
         return keys, values
-
-    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        """Nothing to prepare: buffers are made when their size is known."""
-        self.is_initialized = True
-
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: object, **kwargs: object
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Refused: the cache that owns the layer decides how its entries are stored."""
-        raise PrefixKVError("a compressed layer is written through its PrefixKVCache only")
 
     def arrive(self, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Take in a chunk; it waits beside the buffer until `keep` is told what stays.
@@ -199,8 +187,10 @@ class CompressedLayer(CacheLayerMixin):
         """
         slot = self.next_slot(limit, is_hard)
         self.occupy(slot)
-        assert self.keys is not None and self.values is not None
-        assert self.positions is not None and self.importance is not None
+        assert self.keys is not None
+        assert self.values is not None
+        assert self.positions is not None
+        assert self.importance is not None
         for buffer, new in ((self.keys, keys), (self.values, values)):
             buffer[:, :, slot] = new[:, :, 0] if self.bits is None else pack(new[:, :, 0], self.bits)
         self.positions[..., slot] = self.seen_tokens - 1
@@ -245,7 +235,9 @@ class CompressedLayer(CacheLayerMixin):
         """
         lengths = {(layer.seen_tokens, layer.kept_tokens, tuple(layer.window)) for layer in (self, *others)}
         if len(lengths) > 1:
-            raise PrefixKVError("rows can be joined only where each layer has read and keeps as many tokens in all of them")
+            raise PrefixKVError(
+                "rows can be joined only where each layer has read and keeps as many tokens in all of them"
+            )
         for name in ("keys", "values", "positions", "importance"):
             setattr(self, name, torch.cat([getattr(layer, name) for layer in (self, *others)]))
             for layer in others:
@@ -291,19 +283,3 @@ class CompressedLayer(CacheLayerMixin):
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Length and offset of a mask over all tokens read and the new ones."""
         return self.seen_tokens + query_length, 0
-
-    def get_max_length(self) -> int:
-        """No limit on tokens read."""
-        return -1
-
-    get_max_cache_shape = get_max_length
-
-    def crop(self, *args: object) -> None:
-        """Refused: evicted entries cannot be brought back, so a compressed layer cannot be rewound."""
-        raise PrefixKVError("a compressed cache cannot be cropped: assisted decoding is not supported, turn it off")
-
-    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
-        """Refused."""
-        raise PrefixKVError("beam search on a compressed cache is not supported: set num_beams=1")
-
-    batch_repeat_interleave = batch_select_indices = reorder_cache

@@ -73,6 +73,10 @@ class LookAhead:
         return self.rotation.turn(self.queries[layer], self.offsets + position)[None]
 
 
+QueryParts = tuple[list[list[torch.Tensor]], list[int], list[int]]
+"""For each layer the queries of each token, then the tokens' positions and their offsets in the answers."""
+
+
 class QueryRecorder:
     """Collects the queries of answers.
 
@@ -99,6 +103,24 @@ class QueryRecorder:
         if layer == 0:
             self._positions.append(position)
             self._offsets.append(offset)
+
+    @property
+    def parts(self) -> QueryParts:
+        """What was collected, in host memory, to be sent to another process."""
+        return [[token.cpu() for token in layer] for layer in self._queries], self._positions, self._offsets
+
+    def absorb(self, parts: QueryParts, device: torch.device) -> None:
+        """Take in what another recorder of the same model has collected, behind what is here.
+
+        Args:
+            parts: the other's.
+            device: of the model.
+        """
+        queries, positions, offsets = parts
+        for own, more in zip(self._queries, queries, strict=True):
+            own.extend(token.to(device) for token in more)
+        self._positions += positions
+        self._offsets += offsets
 
     def payload(self, seed: int = 0) -> tuple[bytes, int]:
         """A sample of what was collected, the same tokens in every layer, as safetensors in float16.

@@ -82,8 +82,8 @@ class Method:
 
         Returns:
             Indices into the kept entries, of which there is at least one: in text order; for `least` in the order of
-            importance, highest first. For `distance` they begin with the release's deletion index: 25 before the end, or
-            the middle where the layer is shorter than that.
+            importance, highest first. For `distance` they begin with the release's deletion index: 25 before the
+            end, or the middle where the layer is shorter than that.
         """
         if self.window == "least":
             return range(kept_len - 1, min(kept_len // 2, kept_len - 1) - 1, -1)
@@ -186,7 +186,7 @@ METHODS: dict[str, Method] = {
 }
 """All methods by name."""
 
-DEFAULT_METHOD = "prefixkv"
+DEFAULT_METHOD = "guided"
 
 
 def get_method(name: str | Method) -> Method:

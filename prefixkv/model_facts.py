@@ -30,8 +30,8 @@ class ModelFacts:
         query_heads: heads of a layer's queries; None where only built-in figures were at hand.
         context_tokens: longest text that it was trained for; None where the configuration does not say.
         weight_bytes: size of the weights as published; None where it is not known.
-        picture_tokens: for each size, width and height in pixels, the tokens that a picture adds to a prompt; empty for a
-            model that reads no pictures, or whose processor cannot be had.
+        picture_tokens: for each size, width and height in pixels, the tokens that hold a picture; empty for a model
+            that reads none, or whose processor cannot be had.
     """
 
     identity: ModelIdentity
@@ -131,7 +131,7 @@ def _picture_tokens(
         counts = {}
         for size in pictures:
             prompt = Prompt(processor, [Turn("What is this?", (Image.new("RGB", size, "grey"),))])
-            counts[size] = int((prompt.inputs["input_ids"] == token).sum())
+            counts[size] = prompt.inputs["input_ids"].flatten().tolist().count(token)
     except (OSError, ValueError, KeyError, ImportError, AttributeError) as error:
         notify(f"tokens of a picture are not known: {' '.join(str(error).split())[:200]}")
         return {}

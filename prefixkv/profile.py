@@ -236,10 +236,13 @@ def _gini(curve: Sequence[float]) -> float:
 def _read_look_ahead(content: Any, path: Path) -> LookAheadFile | None:
     if content is None:
         return None
-    fields = [content.get(name) for name in ("file", "sha256", "queries")] if isinstance(content, dict) else []
+    fields: list[Any] = (
+        [content.get(name) for name in ("file", "sha256", "queries")] if isinstance(content, dict) else []
+    )
     if [type(field) for field in fields] != [str, str, int] or Path(fields[0]).name != fields[0]:
         raise PrefixKVError(f"{path}: look_ahead does not name a file beside it with its sha256")
-    return LookAheadFile(fields[1], fields[2], path.with_name(fields[0]))
+    name, digest, queries = fields
+    return LookAheadFile(digest, queries, path.with_name(name))
 
 
 def _read_curve(content: Any, index: int, path: Path) -> LayerCurve:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -12,8 +13,9 @@ from transformers import DynamicCache
 from prefixkv import __version__, attention
 from prefixkv.calibration import Sample
 from prefixkv.errors import PrefixKVError
+from prefixkv.evaluation.workers import Launch, division_of
 from prefixkv.importance import SCORERS, Evidence
-from prefixkv.look_ahead import QueryRecorder
+from prefixkv.look_ahead import QueryParts, QueryRecorder
 from prefixkv.models import LoadedModel, Notify
 from prefixkv.profile import LayerProfile, LookAheadFile, average_curve
 from prefixkv.prompts import Prompt, Turn
@@ -75,6 +77,7 @@ def measure(
     answer_tokens: int = ANSWER_TOKENS,
     progress: Callable[[int], None] = lambda done: None,
     notify: Notify = lambda text: None,
+    launch: Launch | None = None,
 ) -> LayerProfile:
     """Run the samples, average each layer's cumulative importance, and record the queries of the answers.
 
@@ -85,38 +88,67 @@ def measure(
         answer_tokens: length to which the model answers every sample.
         progress: called with the number of samples done.
         notify: called with one line where no queries can be recorded.
+        launch: the processes that share the samples; this one alone where None. All of them get the same profile.
 
     Raises:
         PrefixKVError: no samples, a model that reads no images, or attention that is not a number.
     """
     if not samples:
         raise PrefixKVError("there are no samples to measure: give a folder or a data file with some")
-    model: Any = loaded.model
-    curves: list[list[list[float]]] = []
-    facts = []
     queries = _query_recorder(loaded, notify)
-    for done, sample in enumerate(samples, start=1):
-        if sample.image is not None and not loaded.takes_images:
-            raise PrefixKVError(f"model {loaded.id!r} reads no images: give prompts without")
-        images = () if sample.image is None else (sample.image,)
-        prompt = Prompt(loaded.processor, [Turn(sample.prompt, images)])
-        inputs = loaded.on_device(prompt.inputs)
-        with attention.installed(model), watched(model) as watch, torch.no_grad():
-            recorder = _Recorder(model.config, queries, watch)
-            out = model.generate(**inputs, past_key_values=recorder, max_new_tokens=answer_tokens, do_sample=False)
-        curves.append(recorder.curves)
-        facts.append(
-            {
-                "image_sha256": sample.image_sha256,
-                "prompt_tokens": prompt.tokens,
-                "answer_tokens": out.shape[1] - prompt.tokens,
-            }
-        )
-        progress(done)
-    layers = tuple(average_curve(layer) for layer in zip(*curves, strict=True))
-    look_ahead = None if queries is None else LookAheadFile.of(*queries.payload())
+    number, count = (launch.number, launch.count) if launch else (0, 1)
+    own: list[_Measured] = []
+    # The figures depend on the number of threads in their last digits, so it does not depend on that of processes.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(division_of(loaded.model)[1])
+    try:
+        for index in range(number, len(samples), count):
+            own.append(_measure_sample(loaded, samples[index], index, answer_tokens, queries is not None))
+            progress(min(len(samples), count * len(own)))
+        measured = sorted(launch.gather(own) if launch else own, key=lambda sample: sample.index)
+        layers = tuple(average_curve(layer) for layer in zip(*(sample.curves for sample in measured), strict=True))
+        look_ahead = None
+        if queries is not None:
+            for sample in measured:
+                assert sample.queries is not None
+                queries.absorb(sample.queries, loaded.device)
+            look_ahead = LookAheadFile.of(*queries.payload())
+    finally:
+        torch.set_num_threads(threads)
+    facts = tuple(sample.facts for sample in measured)
     created_by = f"prefixkv {__version__}"
-    return LayerProfile(loaded.identity, SCORER, source, tuple(facts), layers, created_by, look_ahead)
+    return LayerProfile(loaded.identity, SCORER, source, facts, layers, created_by, look_ahead)
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """What one sample gives, to be sent to another process."""
+
+    index: int
+    curves: list[list[float]]
+    facts: dict[str, Any]
+    queries: QueryParts | None
+
+
+def _measure_sample(
+    loaded: LoadedModel, sample: Sample, index: int, answer_tokens: int, records_queries: bool
+) -> _Measured:
+    if sample.image is not None and not loaded.takes_images:
+        raise PrefixKVError(f"model {loaded.id!r} reads no images: give prompts without")
+    model: Any = loaded.model
+    images = () if sample.image is None else (sample.image,)
+    prompt = Prompt(loaded.processor, [Turn(sample.prompt, images)])
+    inputs = loaded.on_device(prompt.inputs)
+    queries = QueryRecorder(Rotation(model), loaded.geometry.layers) if records_queries else None
+    with attention.installed(model), watched(model) as watch, torch.no_grad():
+        recorder = _Recorder(model.config, queries, watch)
+        out = model.generate(**inputs, past_key_values=recorder, max_new_tokens=answer_tokens, do_sample=False)
+    facts = {
+        "image_sha256": sample.image_sha256,
+        "prompt_tokens": prompt.tokens,
+        "answer_tokens": out.shape[1] - prompt.tokens,
+    }
+    return _Measured(index, recorder.curves, facts, None if queries is None else queries.parts)
 
 
 def _query_recorder(loaded: LoadedModel, notify: Notify) -> QueryRecorder | None:

@@ -47,7 +47,9 @@ class LayerShares:
         if not self.is_known and self._method.allocator != "text":
             self._curves.append(cumulative_importance(importance).tolist())
 
-    def counts(self, total: int, seen: int, ceilings: Sequence[int], later: Sequence[int], text_tokens: int) -> list[int]:
+    def counts(
+        self, total: int, seen: int, ceilings: Sequence[int], later: Sequence[int], text_tokens: int
+    ) -> list[int]:
         """Entries for the layers read so far.
 
         Args:

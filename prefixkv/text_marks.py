@@ -51,7 +51,6 @@ class TextMarks:
         places = (~own[0]).nonzero()[:, 0].tolist()
         return TextMarks(own, own.shape[1] - 1 - places[-1]) if places else TextMarks(None, own.shape[1])
 
-
     def behind(self, before: torch.Tensor | None, batch: int, seen_tokens: int, chunk_len: int) -> torch.Tensor | None:
         """The marks of all tokens, the chunk's last.
 

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from transformers.cache_utils import Cache, CacheLayerMixin, DynamicSlidingWindowLayer
+from transformers.cache_utils import CacheLayerMixin, DynamicSlidingWindowLayer
 
 from prefixkv.geometry import KVGeometry
+from prefixkv.refusals import RefusingCache
 
 
-class WindowedCache(Cache):
+class WindowedCache(RefusingCache):
     """A cache whose compressed layers are in `layers`, and whose window layers are in `windows`.
 
     Transformers counts all decoder layers; the budget knows only those that are compressed. What transformers asks by a

@@ -35,8 +35,8 @@ def bench_table(record: Mapping[str, Any]) -> Group:
     methods = sorted({cell["method"] for cell in cells if cell["method"]})
     line = (
         "times in ms; behind them, prefill as a multiple of stock and how many times faster a step is; share of the "
-        f"roofline reached\n{record['model']}, {record['dtype']}, method {', '.join(methods) or 'none'}, on {record['device']}: torch "
-        f"{versions['torch']}, transformers {versions['transformers']}; copies "
+        f"roofline reached\n{record['model']}, {record['dtype']}, method {', '.join(methods) or 'none'}, on "
+        f"{record['device']}: torch {versions['torch']}, transformers {versions['transformers']}; copies "
         f"{record['copy_bytes_per_second'] / 1e9:,.0f} GB/s"
     )
     return Group(*tables, Text(line, style="dim"))

@@ -29,7 +29,7 @@ def eval_table(figures: Mapping[str, Any]) -> Group:
     Args:
         figures: as `Evaluation.run` gives them.
     """
-    cells = figures["cells"]
+    cells = [cell for cell in figures["cells"] if not cell["shared_with_full"]]
     names = shown_metrics(cells)
     table = Table(box=None, pad_edge=False)
     table.add_column("budget", justify="right")
@@ -43,16 +43,23 @@ def eval_table(figures: Mapping[str, Any]) -> Group:
         best = {name: _best(group, name) for name in names}
         for number, cell in enumerate(group):
             measured = [_figure(cell["metrics"].get(name), name, best[name]) for name in names]
-            mark = "=" if cell["shared_with_full"] else "!" if cell["marks"] else ""
             table.add_row(
                 budget if number == 0 else "",
-                f"{cell['method']}{mark}",
+                f"{cell['method']}{'!' if cell['marks'] else ''}",
                 f"{cell['kept_fraction']:.1%}",
                 format_bytes(cell["kept_bytes"]),
                 *measured,
             )
         table.add_section()
-    return Group(_title(figures), table, *_footnotes(cells))
+    return Group(_title(figures), table, *_footnotes(figures["cells"]))
+
+
+def shared_line(cells: Sequence[Mapping[str, Any]]) -> str:
+    """Says which methods the full cache stands for; empty where it stands for itself only."""
+    shared = list(dict.fromkeys(cell["method"] for cell in cells if cell["shared_with_full"]))
+    if not shared:
+        return ""
+    return f"at 100% nothing is evicted, so the full cache, measured once, stands for {', '.join(shared)} too"
 
 
 def shown_metrics(cells: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -108,9 +115,8 @@ def _number(value: float, name: str) -> str:
 
 
 def _footnotes(cells: Sequence[Mapping[str, Any]]) -> list[str]:
-    notes = []
-    if any(cell["shared_with_full"] for cell in cells):
-        notes.append("= keeps everything at this budget, so it is the full cache: measured once")
+    shared = shared_line(cells)
+    notes = [shared] if shared else []
     notes += [
         f"! {cell['method']} at {cell['budget']}: {', '.join(cell['marks'])}; kept {cell['kept_fraction']:.2%}, "
         f"asked {cell['asked_fraction']:.2%}"

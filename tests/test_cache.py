@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import prefixkv
+from prefixkv import attention
 from prefixkv.allocation import prefix
 from prefixkv.cache import PrefixKVCache
 from prefixkv.errors import BudgetTooSmallError, PrefixKVError
@@ -198,3 +199,37 @@ def test_reset_frees_everything() -> None:
         assert cache.usage().allocated_bytes == 0
         prefill(model, tiny.prompt(), cache)
         assert cache.get_seq_length() == 60
+
+
+@pytest.mark.parametrize("method", ["full", "h2o"])
+def test_buffers_grow_ahead_and_not_with_every_token(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A limit that rises token by token once made every step copy the whole layer."""
+    model, copies = tiny.llama(), []
+    grow = CompressedLayer._grow
+    monkeypatch.setattr(
+        CompressedLayer, "_grow", lambda layer, capacity: (copies.append(capacity), grow(layer, capacity))[1]
+    )
+    with prefixkv.compress(model, "100%" if method == "full" else "50%", method) as cache:
+        prefill(model, {"input_ids": tiny.text(320)}, cache)
+        for step in range(40):
+            prefill(model, {"input_ids": tiny.text(1, seed=step)}, cache)
+    assert 2 <= len(copies) <= 2 * 8
+
+
+def test_rows_read_apart_decode_as_if_read_together() -> None:
+    model, rows = tiny.llama(), tiny.text(60, batch=3)
+    caches = [PrefixKVCache(KVGeometry.of(model.config, "float32"), "30%", "h2o") for _ in range(3)]
+    with attention.installed(model):
+        prefill(model, {"input_ids": rows}, caches[0])
+        prefill(model, {"input_ids": rows[:2]}, caches[1])
+        prefill(model, {"input_ids": rows[2:]}, caches[2])
+        caches[1].take_rows(caches[2:])
+        assert caches[2].usage().allocated_bytes == 0
+        logits = []
+        for cache in caches[:2]:
+            with torch.no_grad():
+                logits.append(model(input_ids=tiny.text(1, batch=3), past_key_values=cache).logits)
+        assert all(caches[0].kept_positions(layer).equal(caches[1].kept_positions(layer)) for layer in range(2))
+    torch.testing.assert_close(logits[0], logits[1])
+    with pytest.raises(PrefixKVError, match="rows can be joined only where"):
+        caches[0].take_rows([PrefixKVCache(KVGeometry.of(model.config, "float32"), "30%", "h2o")])

@@ -119,3 +119,18 @@ def test_sliding_layers_are_refused() -> None:
     model.config.sliding_window = 16
     with pytest.raises(PrefixKVError, match="sliding"), prefixkv.compress(model):
         pass
+
+
+@pytest.mark.slow
+def test_compiled_model_gives_the_same_tokens() -> None:
+    """The engine's steps are left out of the graph; the rest of every layer is compiled."""
+    model, ids = tiny.llama(layers=2), tiny.text(40)
+
+    def run() -> tuple[Any, list[Any]]:
+        with prefixkv.compress(model, "30%") as cache:
+            out = model.generate(ids, past_key_values=cache, max_new_tokens=6, do_sample=False)
+            return out.tolist(), [cache.kept_positions(layer).tolist() for layer in range(2)]
+
+    plain = run()
+    model.forward = torch.compile(model.forward, backend="eager")
+    assert run() == plain

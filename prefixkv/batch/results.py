@@ -1,4 +1,4 @@
-"""The file of answers: written line by line, so that a run that was stopped goes on where it was. Knows nothing of torch.
+"""The file of answers: written line by line, so that a run that was stopped goes on. Knows nothing of torch.
 
 Every record names its line and the settings it was made with, so that nothing is asked twice or mixed up. While several
 processes work, each but the first writes a file of its own beside it.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from prefixkv.config import PrefixConfig
 from prefixkv.errors import PrefixKVError
 from prefixkv.guidance import find_look_ahead
 from prefixkv.methods import get_method
-from prefixkv.models import LoadedModel
+from prefixkv.models import LoadedModel, Notify
 from prefixkv.prompts import Prompt, Turn
 from prefixkv.rows import RowsCache
 
@@ -36,6 +35,10 @@ GPU_SHARE = 0.6
 Progress = Callable[[int], None]
 
 
+def _silent(text: str) -> None:
+    pass
+
+
 @dataclass(frozen=True)
 class Batch:
     """What is asked, and how.
@@ -48,6 +51,7 @@ class Batch:
         new_tokens: longest answer.
         most_rows: answered together.
         memory_bytes: for the caches of the rows that are answered together; a part of what is free where None.
+        notify: called with one line where the method does without a profile.
     """
 
     lines: Sequence[Line]
@@ -57,13 +61,14 @@ class Batch:
     new_tokens: int = 512
     most_rows: int = 16
     memory_bytes: int | None = None
+    notify: Notify = _silent
 
     def settings(self, loaded: LoadedModel) -> str:
         """Digest of all that an answer depends on besides its line."""
-        if isinstance(self.budget, PrefixConfig):
-            rule: Any = self.budget.as_dict()
-        else:
-            rule = [self.budget.kind, str(self.budget.amount), self.method]
+        budget, method, shares = self._rule()
+        look_ahead = find_look_ahead(loaded.model, loaded.identity, method, self.notify)
+        queries = b"" if look_ahead is None else look_ahead.queries[0].float().cpu().numpy().tobytes()
+        rule = [budget.kind, str(budget.amount), method, shares, hashlib.sha256(queries).hexdigest()]
         content = [loaded.identity.as_dict(), rule, self.new_tokens]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
@@ -107,10 +112,14 @@ class Batch:
             memory = DEFAULT_MEMORY
             if loaded.device.type == "cuda":
                 memory = int(torch.cuda.mem_get_info(loaded.device)[0] * GPU_SHARE)
-        budget, method = self.budget, self.method
-        if isinstance(budget, PrefixConfig):
-            budget, method = budget.as_budget(), budget.method
+        budget, method, _ = self._rule()
         return Room(loaded.geometry, budget, get_method(method).keeps_all, memory, self.most_rows, self.new_tokens)
+
+    def _rule(self) -> tuple[Budget, str, Sequence[float] | None]:
+        """Each row's budget, the method, and the layers' shares where a configuration gives them."""
+        if isinstance(self.budget, PrefixConfig):
+            return self.budget.as_budget(), self.budget.method, self.budget.keep_fractions
+        return self.budget, self.method, None
 
     def _prompt(self, loaded: LoadedModel, line: Line, room: Room) -> Prompt:
         """The line as model inputs.
@@ -165,13 +174,10 @@ class Batch:
                 self._answer(loaded, half, results, progress)
 
     def _new_cache(self, loaded: LoadedModel) -> Callable[[int], RowsCache]:
-        config = self.budget if isinstance(self.budget, PrefixConfig) else None
-        budget = config.as_budget() if config else self.budget
-        method, shares = (config.method, config.keep_fractions) if config else (self.method, None)
-        look_ahead = find_look_ahead(loaded.model, loaded.identity, method, warnings.warn)
+        budget, method, shares = self._rule()
+        look_ahead = find_look_ahead(loaded.model, loaded.identity, method, _silent)
 
         def new_cache(rows: int) -> RowsCache:
-            assert isinstance(budget, Budget)
             whole = Budget(budget.text, budget.kind, budget.amount * rows) if budget.kind == "bytes" else budget
             return RowsCache(loaded.geometry, whole, method, shares, look_ahead=look_ahead)
 

@@ -182,7 +182,8 @@ def _measure_stock(load: Load, cell: Cell) -> Cell:
     read()
     prefill_peak = _peak(load, before)
     clock = _Clock(load)
-    model.generate(
+    generate: Any = model.generate
+    generate(
         prompt,
         attention_mask=torch.ones_like(prompt),
         max_new_tokens=load.new_tokens,

@@ -36,7 +36,9 @@ class CapturedStep:
         self.table = EntryTable(len(weights.layers), device)
         self.tokens = torch.zeros(batch, dtype=torch.int64, device=device)
         self.offsets = torch.zeros(batch, dtype=torch.int64, device=device)
-        self.table.upload([_one_entry(weights, batch, bits)] * len(weights.layers))
+        # Named, so that it lives until the device has read it.
+        entry = _one_entry(weights, batch, bits)
+        self.table.upload([entry] * len(weights.layers))
         with torch.no_grad():
             decoder_step(weights, self.table, self.tokens, self.offsets, bits)
             torch.cuda.synchronize(device)

@@ -58,6 +58,18 @@ class Launch:
         if self._state is not None:
             self._state.wait_for_everyone()
 
+    def gather(self, own: list[Any]) -> list[Any]:
+        """The lists of all processes, one behind the other, in each of them.
+
+        Args:
+            own: this process's; what can be pickled.
+        """
+        if self._state is None:
+            return own
+        from accelerate.utils import gather_object
+
+        return gather_object(own)
+
 
 def division_of(model: torch.nn.Module) -> tuple[int, int]:
     """How this machine is divided for a model.

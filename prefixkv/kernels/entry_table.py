@@ -51,7 +51,8 @@ class EntryTable:
 
     Attributes:
         rows: (layers, columns), int64, on the device.
-        layers: what was uploaded last.
+        layers: what was uploaded last, for the plain kernels. Empty on a GPU: a table outlives the caches that it
+            describes and must not keep their buffers.
     """
 
     def __init__(self, layers: int, device: torch.device) -> None:
@@ -67,7 +68,7 @@ class EntryTable:
         Args:
             layers: one for each layer.
         """
-        self.layers = layers
+        self.layers = () if self.rows.is_cuda else layers
         self._staged.reverse()
         self._staged[0].numpy()[:] = [layer.row for layer in layers]
         self.rows.copy_(self._staged[0], non_blocking=True)

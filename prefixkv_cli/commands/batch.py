@@ -77,12 +77,13 @@ def batch(
     lines = read_lines(file)
     if out.resolve() == file.resolve():
         raise OptionError(f"--out {str(out)!r} is the file of questions: give another")
-    asked = Batch(lines, file.parent, rule, method, max_new_tokens, rows, int(size.amount) if size else None)
 
     from prefixkv.evaluation.workers import Launch
 
     launch = Launch(device)
     notify = output.notice if launch.is_main else _silent
+    memory_bytes = int(size.amount) if size else None
+    asked = Batch(lines, file.parent, rule, method, max_new_tokens, rows, memory_bytes, notify)
     placed = device if device_map is not None else launch.device
     loaded = load_model(model, device=placed, dtype=dtype, notify=notify, placement=placement)
     records = _run(asked, loaded, out, launch, overwrite)

@@ -58,6 +58,7 @@ def bench(
     device: options.DeviceOption = "auto",
     dtype: options.DtypeOption = "auto",
     out: Annotated[Path | None, typer.Option("--out", help="Write the figures to this file, as JSON.")] = None,
+    plot: Annotated[Path | None, typer.Option("--plot", help="Draw them, to a .png or .svg file.")] = None,
     json: options.JsonOption = False,
 ) -> None:
     """Measure time and memory of prefill and decoding, in fresh cells, against stock transformers.
@@ -69,9 +70,10 @@ def bench(
     if baseline not in ("hf", "none"):
         raise OptionError(f"baseline {baseline!r} is not known: choose hf or none")
     if new_tokens < FEWEST_TOKENS or repeats < 1 or (rows_at_once is not None and rows_at_once < 1):
-        raise OptionError(
-            f"new-tokens {new_tokens}, repeats {repeats}, rows-at-once {rows_at_once}: give at least {FEWEST_TOKENS}, 1 and 1"
-        )
+        given = f"new-tokens {new_tokens}, repeats {repeats}, rows-at-once {rows_at_once}"
+        raise OptionError(f"{given}: give at least {FEWEST_TOKENS}, 1 and 1")
+    if plot is not None and plot.suffix not in (".png", ".svg"):
+        raise OptionError(f"plot {str(plot)!r} is no picture that can be drawn: give a .png or .svg file")
     names = tuple(Budget.parse(text).text for text in budgets.split(",") if text.strip())
     if not names:
         raise OptionError(f"budgets {budgets!r} is empty: give one or several, such as 100%,20%")
@@ -100,6 +102,11 @@ def bench(
 
         write_json(out, record)
         output.notice(f"saved {out}")
+    if plot is not None:
+        from prefixkv_cli.bench_plot import draw_benchmark
+
+        draw_benchmark(record, plot)
+        output.notice(f"saved {plot}")
     if json:
         output.write_json(record)
     else:

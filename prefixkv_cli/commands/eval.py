@@ -126,13 +126,13 @@ def evaluate(
     )
     if figures is None:
         return
-    _say_what_is_odd(figures)
     if plot is not None:
         from prefixkv_cli.eval_plot import draw_evaluation
 
         draw_evaluation(figures, plot)
         output.notice(f"drew {plot}")
     if json:
+        _say_what_is_odd(figures)
         output.write_json(figures)
     else:
         _show(figures, by_kind)
@@ -163,9 +163,11 @@ def _run(evaluation: Evaluation) -> dict[str, Any] | None:
 
 
 def _say_what_is_odd(figures: Mapping[str, Any]) -> None:
-    shared = list(dict.fromkeys(cell["method"] for cell in figures["cells"] if cell["shared_with_full"]))
+    from prefixkv_cli.eval_table import shared_line
+
+    shared = shared_line(figures["cells"])
     if shared:
-        output.notice(f"at 100% nothing is evicted: the full cache's figures stand for {', '.join(shared)} too")
+        output.notice(shared)
     for cell in figures["cells"]:
         for mark in cell["marks"]:
             output.notice(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from rich.table import Table
 
 from prefixkv.families import FAMILIES, REFUSED_TYPES
@@ -19,7 +21,7 @@ def models(json: options.JsonOption = False) -> None:
 
     Example: prefixkv models --json
     """
-    known = [
+    known: list[dict[str, Any]] = [
         {
             "alias": family.alias,
             "family": family.name,

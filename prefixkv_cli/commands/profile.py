@@ -11,13 +11,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from prefixkv.errors import OptionError
 from prefixkv.home import find_file, named_file
-from prefixkv.models import check_device_name, check_dtype_name, check_model_name, load_model, profile_name
+from prefixkv.models import Placement, check_device_name, check_dtype_name, check_model_name, load_model, profile_name
 from prefixkv.profile import LayerProfile
 from prefixkv_cli import options, output
 from prefixkv_cli.profile_table import difference_table, profile_table
 
 if TYPE_CHECKING:
     from prefixkv.calibration import Sample
+    from prefixkv.evaluation.workers import Launch
+    from prefixkv.models import Notify
 
 app = typer.Typer(
     help="Measure a model's layers, once.\n\nExample: prefixkv profile --model llava --images photos/",
@@ -40,9 +42,14 @@ def profile(
     plot: Annotated[Path | None, typer.Option("--plot", help="Draw the layers' curves to a .png or .svg.")] = None,
     device: options.DeviceOption = "auto",
     dtype: options.DtypeOption = "auto",
+    device_map: options.DeviceMapOption = None,
+    load_in_8bit: options.EightBitOption = False,
+    load_in_4bit: options.FourBitOption = False,
     json: options.JsonOption = False,
 ) -> None:
     """Run calibration samples and save every layer's importance curve.
+
+    `accelerate launch -m prefixkv_cli profile ...` divides the samples among processes; the profile is the same.
 
     Example: prefixkv profile --model llava --images photos/
     """
@@ -57,9 +64,15 @@ def profile(
     check_device_name(device)
     check_dtype_name(dtype)
     check_model_name(model)
-    chosen, source = _samples(images, data, prompts, samples, seed)
+    placement = options.placement(device, device_map, load_in_8bit, load_in_4bit)
+    from prefixkv.evaluation.workers import Launch
+
+    launch = Launch(device)
+    chosen, source = _samples(images, data, prompts, samples, seed, output.notice if launch.is_main else _silent)
     path = out if out is not None else named_file("profiles", profile_name(model))
-    measured = measure_to(path, model, chosen, source, device, dtype)
+    measured = measure_to(path, model, chosen, source, device, dtype, placement, launch)
+    if not launch.is_main:
+        return
     if plot is not None:
         from prefixkv_cli.profile_plot import draw_profile
 
@@ -96,6 +109,8 @@ def measure_to(
     source: str = "",
     device: str = "auto",
     dtype: str = "auto",
+    placement: Placement | None = None,
+    launch: Launch | None = None,
 ) -> LayerProfile:
     """Measure a profile with a progress bar and save it.
 
@@ -106,22 +121,41 @@ def measure_to(
         source: what they are, in words.
         device: as for `load_model`.
         dtype: as for `load_model`.
+        placement: as for `load_model`.
+        launch: the processes that share the samples, of which the first saves; this one alone where None.
     """
     if samples is None:
-        samples, source = _samples(None, None, None, 10, 0)
-    loaded = load_model(model, device=device, dtype=dtype, notify=output.notice)
+        samples, source = _samples(None, None, None, 10, 0, output.notice)
+    is_main = launch is None or launch.is_main
+    notify = output.notice if is_main else _silent
+    placed = launch.device if launch and (placement is None or placement.device_map is None) else device
+    loaded = load_model(model, device=placed, dtype=dtype, notify=notify, placement=placement)
     columns = (TextColumn("measuring"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = output.stderr_console()
-    with Progress(*columns, console=console, transient=True, disable=not output.is_terminal(sys.stderr)) as bar:
+    with Progress(
+        *columns, console=console, transient=True, disable=not (is_main and output.is_terminal(sys.stderr))
+    ) as bar:
         task = bar.add_task("measuring", total=len(samples))
-        measured = LayerProfile.measure(loaded, samples, source, progress=lambda done: bar.update(task, completed=done))
-    measured.save(path)
-    output.notice(f"saved {path}")
+        measured = LayerProfile.measure(
+            loaded,
+            samples,
+            source,
+            progress=lambda done: bar.update(task, completed=done),
+            notify=notify,
+            launch=launch,
+        )
+    if is_main:
+        measured.save(path)
+        output.notice(f"saved {path}")
     return measured
 
 
+def _silent(text: str) -> None:
+    pass
+
+
 def _samples(
-    images: Path | None, data: Path | None, prompts: Path | None, count: int, seed: int
+    images: Path | None, data: Path | None, prompts: Path | None, count: int, seed: int, notify: Notify
 ) -> tuple[list[Sample], str]:
     """The samples and where they come from."""
     from prefixkv import calibration
@@ -131,5 +165,5 @@ def _samples(
         return calibration.folder_samples(images, count, texts), f"pictures of {images.name}"
     if data is not None:
         return calibration.data_samples(data, count), data.name
-    output.notice("no --images and no --data: the samples are drawn scenes of coloured shapes")
+    notify("no --images and no --data: the samples are drawn scenes of coloured shapes")
     return calibration.drawn_samples(count, seed), f"drawn scenes {seed} to {seed + count - 1}"

@@ -17,6 +17,7 @@ from prefixkv.identity import ModelIdentity
 from prefixkv.methods import DEFAULT_METHOD, get_method
 from prefixkv.models import ALIASES, check_model_name, profile_name, weights_are_here
 from prefixkv.profile import LayerProfile
+from prefixkv.profile_path import profile_path
 from prefixkv.shapes import SHAPES
 from prefixkv_cli import options, output
 from prefixkv_cli.config_table import config_table
@@ -42,8 +43,9 @@ def search(
     ] = None,
     batch: Annotated[int, typer.Option("--batch", help="Rows that share a budget in bytes.")] = 1,
     allocation: Annotated[
-        str, typer.Option("--allocation", help=f"How layers share: {', '.join(ALLOCATIONS)}.")
-    ] = "prefix",
+        str | None,
+        typer.Option("--allocation", help=f"How layers share: {', '.join(ALLOCATIONS)}.", show_default="the method's"),
+    ] = None,
     method: options.MethodOption = DEFAULT_METHOD,
     tolerance: Annotated[
         str, typer.Option("--tolerance", help="With --budget auto: allowed rise of held-out perplexity.")
@@ -70,9 +72,12 @@ def search(
     allowed = Budget.parse(tolerance)
     if allowed.kind != "fraction":
         raise OptionError(f"tolerance {tolerance!r} is no share: give one such as 1%")
+    if allocation is None:
+        usual = get_method(method).allocator
+        allocation = usual if usual in ALLOCATIONS else "prefix"
     get_method(method)
     if allocation not in ALLOCATIONS:
-        raise OptionError(f"allocation {allocation!r} is not known: choose {' or '.join(ALLOCATIONS)}")
+        raise OptionError(f"allocation {allocation!r} is not known: choose one of {', '.join(ALLOCATIONS)}")
     if (context is not None and context < 1) or batch < 1 or (target_batch is not None and target_batch < 1):
         raise OptionError(f"context {context}, batch {target_batch or batch}: both must be 1 or more")
     check_model_name(model)
@@ -120,9 +125,10 @@ def _profile_path(profile: str | None, model: str, allocation: str) -> Path | No
         return find_file("profiles", profile)
     if allocation == "uniform":
         return None
+    found = profile_path(model)
+    if found is not None:
+        return found
     path = named_file("profiles", profile_name(model))
-    if path.is_file():
-        return path
     if weights_are_here(model):
         from prefixkv_cli.commands.profile import measure_to
 

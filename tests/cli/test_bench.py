@@ -14,11 +14,26 @@ QUICK = ("--new-tokens", "5", "--repeats", "1", "--device", "cpu", "--method", "
 
 def test_every_cell_is_measured_against_stock_generate(run: Run, tmp_path: Path) -> None:
     """Cells in order; bytes that follow from the shape; a share of the cache that is the budget's."""
-    out = tmp_path / "figures.json"
-    done = run("bench", "--shape", "small", "--context", "60,90", "--batch", "2", *QUICK, "--out", str(out), "--json")
+    out, picture = tmp_path / "figures.json", tmp_path / "figures.png"
+    done = run(
+        "bench",
+        "--shape",
+        "small",
+        "--context",
+        "60,90",
+        "--batch",
+        "2",
+        *QUICK,
+        "--out",
+        str(out),
+        "--plot",
+        str(picture),
+        "--json",
+    )
     assert done.returncode == 0, done.stderr
     record = json.loads(done.stdout)
     assert json.loads(out.read_text()) == record
+    assert picture.read_bytes().startswith(b"\x89PNG")
     assert record["copy_bytes_per_second"] > 0
     assert record["versions"]["torch"]
     cells = record["cells"]
@@ -64,6 +79,7 @@ def test_table_is_on_stdout_and_fits_a_terminal(run: Run) -> None:
         (("--budgets", ","), "is empty"),
         (("--new-tokens", "1"), "give at least 4"),
         (("--baseline", "vllm"), "choose hf or none"),
+        (("--plot", "figures.doc"), "give a .png or .svg file"),
         (("--shape", "small", "--model", "demo"), "either --model or --shape"),
     ],
 )

@@ -60,7 +60,7 @@ def test_scenes_are_judged_and_weighed(run: Run, tmp_path: Path) -> None:
         assert cell["metrics"]["kl_nats"]["value"] > 0
         metric = cell["metrics"]["accuracy"]
         assert metric["low"] <= metric["value"] <= metric["high"]
-    assert "the full cache's figures stand for local, h2o too" in done.stderr
+    assert "the full cache, measured once, stands for local, h2o too" in done.stderr
     assert "<svg" in plot.read_text(encoding="utf-8")
 
 
@@ -84,7 +84,7 @@ def test_table_is_on_stdout_and_fits_what_was_asked(run: Run) -> None:
     assert "exact" in done.stdout
     assert "perplexity" not in done.stdout
     assert "count_shape" in done.stdout
-    assert "= keeps everything at this budget" in done.stdout
+    assert "the full cache, measured once, stands for local, h2o too" in done.stdout
 
 
 def test_killed_run_goes_on_where_it_was(run: Run, tmp_path: Path) -> None:
@@ -222,7 +222,7 @@ def text_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_budget_that_is_larger_than_the_cache_is_marked(run: Run) -> None:
     done = run("eval", "--model", "demo", "--data", "scenes:1", "--methods", "h2o", "--budgets", "1GiB")
     assert done.returncode == 0, done.stderr
-    assert "h2o at 1GiB: nothing was evicted (kept 100.00%, asked 100.00%)" in done.stderr
+    assert "! h2o at 1GiB: nothing was evicted; kept 100.00%, asked 100.00%" in done.stdout
     assert "h2o!" in done.stdout
 
 

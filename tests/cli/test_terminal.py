@@ -181,3 +181,28 @@ def test_dropped_pictures_are_understood(start: Start, tmp_path: Path) -> None:
     assert '"question": "ba be bi"' in (tmp_path / "talk.json").read_text()
     terminal.enter(f"{tmp_path}/missing.png")
     assert "missing.png' does not exist" in " ".join(terminal.text.split("\n"))
+
+
+def test_conversation_about_a_piped_picture_reads_the_keyboard(
+    picture: Path, model_folder: Path, tmp_path: Path
+) -> None:
+    words = [*PROGRAM, "chat", "-i", "-", "--model", str(model_folder), "--max-new-tokens", "5"]
+    child: pexpect.spawn[str] = pexpect.spawn(
+        "/bin/sh",
+        ["-c", f'"$0" "$@" < {picture}', *words],
+        encoding="utf-8",
+        timeout=60,
+        dimensions=(30, 100),
+        env={**ENVIRONMENT, "PREFIXKV_HOME": str(tmp_path / "home")},
+    )
+    child.expect(r"\x1b\[\?2004h")
+    child.expect(">>>")
+    child.send("/images\r")
+    child.expect("stdin  256 x 256  next question")
+    child.expect(">>>")
+    child.send("ba be\r")
+    child.expect("kept .* of ")
+    child.sendeof()
+    child.expect(pexpect.EOF)
+    child.close()
+    assert child.exitstatus == 0

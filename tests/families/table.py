@@ -22,7 +22,7 @@ def block(passed: Mapping[str, Mapping[str, bool]]) -> str:
     lines = [f"| family | special | {' | '.join(CHECKS)} |", f"|---|---|{'---|' * len(CHECKS)}"]
     for family in listed.FAMILIES:
         cells = " | ".join("yes" if passed[family.name][check] else "**no**" for check in CHECKS)
-        lines.append(f"| {family.name} | {family.special or '–'} | {cells} |")
+        lines.append(f"| {family.name} | {family.special or ''} | {cells} |")
     return "\n".join([BEGIN, *lines, END])
 
 

@@ -29,7 +29,9 @@ def test_family(family: str, check: Callable[[Tiny], None]) -> None:
     try:
         tiny = FAMILIES[family]()
     except ImportError as error:
-        pytest.skip(f"this transformers reads {family}'s pictures with torchvision only: {' '.join(str(error).split())[:60]}")
+        pytest.skip(
+            f"this transformers reads {family}'s pictures with torchvision only: {' '.join(str(error).split())[:60]}"
+        )
     check(tiny)
 
 
@@ -68,7 +70,10 @@ REFUSED = {
     "mamba": ({"model_type": "mamba"}, "state of fixed size"),
     "jamba": ({"model_type": "jamba"}, "state of fixed size"),
     "qwen3_next": ({"model_type": "qwen3_next", "num_hidden_layers": 4}, "state of fixed size"),
-    "lfm2": ({"model_type": "lfm2", "layer_types": ["conv", "full_attention"], "num_hidden_layers": 2}, "state of fixed size"),
+    "lfm2": (
+        {"model_type": "lfm2", "layer_types": ["conv", "full_attention"], "num_hidden_layers": 2},
+        "state of fixed size",
+    ),
     "deepseek_v3": ({"model_type": "deepseek_v3"}, "latent"),
     "llama4_text": ({"model_type": "llama4_text", "num_hidden_layers": 4}, "chunks"),
     "gemma3n_text": ({"model_type": "gemma3n_text"}, "another layer's cache"),

@@ -111,19 +111,18 @@ def _middles(
     base, entries, inside, columns, DTYPE: tl.constexpr, BITS: tl.constexpr, D: tl.constexpr, ROW: tl.constexpr
 ):
     """Halves of the entries' vectors in steps, and the steps; 0 where there is no entry."""
+    MIDDLE: tl.constexpr = 2 ** (BITS - 1) - 0.5
     where = (entries * ROW)[:, None] + columns[None, :]
     mask = inside[:, None] & (columns >= 0)[None, :]
     if BITS == 8:
         low = tl.load(base + where, mask, 0).to(tl.float32)
         high = tl.load(base + D // 2 + where, mask, 0).to(tl.float32)
-        middle: tl.constexpr = 127.5
     else:
         code = tl.load(base + where, mask, 0)
         low, high = (code & 15).to(tl.float32), (code >> 4).to(tl.float32)
-        middle: tl.constexpr = 7.5
     steps = (base + D * BITS // 8).to(tl.pointer_type(tl.float16)) + entries * (ROW // 2)
     step = tl.load(steps, inside, 0.0).to(tl.float32)
-    return (low - middle).to(DTYPE), (high - middle).to(DTYPE), step
+    return (low - MIDDLE).to(DTYPE), (high - MIDDLE).to(DTYPE), step
 
 
 @triton.jit

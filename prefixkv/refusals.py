@@ -1,0 +1,55 @@
+"""What transformers may ask of a cache and a compressed one refuses, which cannot be rewound and keeps its rows."""
+
+from __future__ import annotations
+
+import torch
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+from prefixkv.errors import PrefixKVError
+
+CROP = "a compressed cache cannot be cropped: assisted decoding is not supported, turn it off"
+REORDER = "beam search on a compressed cache is not supported: set num_beams=1"
+
+
+class RefusingLayer(CacheLayerMixin):
+    """A cache layer that is written by its owner only."""
+
+    is_sliding = False
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        """Nothing to prepare: buffers are made when their size is known."""
+        self.is_initialized = True
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: object, **kwargs: object
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Refused: the cache that owns the layer decides how its entries are stored."""
+        raise PrefixKVError("a compressed layer is written through its PrefixKVCache only")
+
+    def get_max_length(self) -> int:
+        """No limit on tokens read."""
+        return -1
+
+    get_max_cache_shape = get_max_length
+
+    def crop(self, *args: object) -> None:
+        """Refused: evicted entries cannot be brought back."""
+        raise PrefixKVError(CROP)
+
+    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
+        """Refused."""
+        raise PrefixKVError(REORDER)
+
+    batch_repeat_interleave = batch_select_indices = reorder_cache
+
+
+class RefusingCache(Cache):
+    """A cache that is read from the beginning to the end, each row by itself."""
+
+    def crop(self, *args: object, **kwargs: object) -> None:
+        """Refused: evicted entries cannot be brought back."""
+        raise PrefixKVError(CROP)
+
+    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
+        """Refused."""
+        raise PrefixKVError(REORDER)

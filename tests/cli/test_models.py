@@ -1,0 +1,97 @@
+"""What can be known before a model is loaded; and that weights may be laid out in other ways."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from prefixkv.families import FAMILIES, REFUSED_TYPES
+from tests.cli.conftest import Run
+
+
+def test_models_lists_every_family_and_refusal(run: Run) -> None:
+    done = run("models", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    listed = json.loads(done.stdout)
+    assert [row["family"] for row in listed["families"]] == [family.name for family in FAMILIES]
+    assert listed["refused"] == REFUSED_TYPES
+    shown = run("models").stdout
+    assert all(row["alias"] in shown and row["example"] in shown for row in listed["families"])
+
+
+def test_aliases_are_distinct() -> None:
+    aliases = [family.alias for family in FAMILIES]
+    assert len({*aliases, "demo", "auto"}) == len(aliases) + 2
+
+
+def test_info_of_the_demo_model_is_what_its_files_say(run: Run) -> None:
+    from prefixkv.demo import weights_path
+
+    done = run("info", "demo", "--json", "--picture", "500x200")
+    assert (done.returncode, done.stderr) == (0, "")
+    facts = json.loads(done.stdout)
+    config = json.loads((weights_path() / "config.json").read_text(encoding="utf-8"))["text_config"]
+    heads, layers = config["num_key_value_heads"], config["num_hidden_layers"]
+    assert facts["kv"]["layers"] == layers
+    assert facts["token_bytes"] == 2 * layers * heads * config["head_dim"] * 4
+    assert facts["picture_tokens"] == {"500x200": 576}
+    assert facts["weight_bytes"] == sum(file.stat().st_size for file in weights_path().glob("*.safetensors"))
+
+
+def test_info_reads_no_weights(run: Run, model_folder: Path, tmp_path: Path) -> None:
+    """A folder without weights is enough; their size is then not known, and that is said."""
+    folder = tmp_path / "light"
+    shutil.copytree(model_folder, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    done = run("info", str(folder), "--json")
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout)
+    assert facts["weight_bytes"] is None
+    assert "size" in done.stderr
+    assert facts["picture_tokens"]["640x480"] == 4
+    assert facts["family"] == "LLaVA-1.5"
+
+
+def test_info_of_a_well_known_model_needs_no_network(run: Run) -> None:
+    done = run("info", "llava")
+    assert done.returncode == 0
+    assert "524,288 (512 KiB)" in done.stdout
+    assert "built-in figures" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "exit_code", "says"),
+    [
+        (["./nothing"], 1, "is not there"),
+        (["demo", "--picture", "640"], 2, "640x480"),
+        (["demo", "--picture", "0x9"], 2, "640x480"),
+        ([], 2, "MODEL"),
+    ],
+)
+def test_bad_input_gets_one_line(run: Run, arguments: list[str], exit_code: int, says: str) -> None:
+    done = run("info", *arguments)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (exit_code, "", 1)
+    assert says in done.stderr
+
+
+def test_refused_family_says_why(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "mamba", "num_hidden_layers": 2}')
+    done = run("info", str(tmp_path))
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert "mamba models cannot be compressed: it keeps a state" in done.stderr
+
+
+def test_device_map_gives_the_same_answer(model_folder: Path) -> None:
+    from prefixkv.models import Placement, load_model
+    from prefixkv.prompts import Prompt, Turn
+
+    placed = load_model(str(model_folder), placement=Placement(device_map="auto"))
+    plain = load_model(str(model_folder), "cpu")
+    prompt = Prompt(plain.processor, [Turn("ba ce di")])
+    tokens = [
+        loaded.model.generate(**loaded.on_device(prompt.inputs), max_new_tokens=8, do_sample=False).tolist()
+        for loaded in (placed, plain)
+    ]
+    assert tokens[0] == tokens[1]
