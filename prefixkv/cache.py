@@ -20,7 +20,7 @@ from prefixkv.look_ahead import LookAhead
 from prefixkv.methods import DEFAULT_METHOD, Method, get_method
 from prefixkv.precision import entry_bytes, packed_bits
 from prefixkv.scoring import entry_marks, score
-from prefixkv.selection import select
+from prefixkv.selection import select, select_ranked
 from prefixkv.shares import LayerShares
 from prefixkv.text_marks import TextMarks
 from prefixkv.usage import CacheUsage, LayerUsage
@@ -151,11 +151,7 @@ class PrefixKVCache(WindowedCache):
         return keys, values
 
     def take_rows(self, others: Sequence[PrefixKVCache]) -> None:
-        """Take over the rows of caches that have read texts of one length; layer by layer, so little is there twice.
-
-        Raises:
-            PrefixKVError: a layer keeps another number of entries in another cache.
-        """
+        """Take over the rows of caches that have read texts of one length, layer by layer: little is there twice."""
         for index, layer in enumerate(self.layers):
             layer.take_rows([other.layers[index] for other in others])
         self._batch += sum(other._batch for other in others)
@@ -214,7 +210,7 @@ class PrefixKVCache(WindowedCache):
         counts = [entries]
         if not fits:
             self._shares.add(importance, pictures)
-            if index == last or not self.method.waits:
+            if index == last or not (self.method.waits or self._may_stay_whole(others + entries, total)):
                 counts = self._counts(index, seen, total, entries)
             if index == last or others + counts[-1] > total + self._slack(total):
                 for earlier, count in enumerate(counts[:-1]):
@@ -242,6 +238,11 @@ class PrefixKVCache(WindowedCache):
         text_tokens = seen if self._is_text is None else int(self._is_text.sum(dim=1).max())
         return self._shares.counts(total, seen, [*stored[:index], entries], stored[index + 1 :], text_tokens)
 
+    def _may_stay_whole(self, entries: int, total: int) -> bool:
+        """Whether a layer can wait, so that the device halts once for several; order by importance needs a choice."""
+        is_searched = not (self._shares.is_known or self.method.window == "least" or self.budget.is_hard_limit)
+        return is_searched and entries <= total + self._slack(total)
+
     def _slack(self, total: int) -> int:
         return 0 if self.budget.is_hard_limit else total // SLACK
 
@@ -250,16 +251,15 @@ class PrefixKVCache(WindowedCache):
         if count >= layer.kept_tokens:
             return
         assert layer.importance is not None
-        layer.shrink(self._select(layer.importance[..., : layer.kept_tokens], count))
+        stored = layer.importance[..., : layer.kept_tokens]
+        first = torch.arange(count, device=stored.device).expand(*stored.shape[:2], -1)
+        layer.shrink(first if self.method.window == "least" else self._select(stored, count))
         layer.open_window(self.method.evictable(count))
 
     def _select(self, importance: torch.Tensor, count: int) -> torch.Tensor:
         """(batch, heads, count), int64: what stays, in the order in which it is stored."""
-        kept = select(importance, count, self.method.sink_tokens, self.method.recent_len(count))
-        if self.method.window != "least":
-            return kept
-        # The least important last, in every head, so that decoding evicts by slot whatever the head has there.
-        return kept.gather(-1, importance.gather(-1, kept).argsort(dim=-1, descending=True, stable=True))
+        choose = select_ranked if self.method.window == "least" else select
+        return choose(importance, count, self.method.sink_tokens, self.method.recent_len(count))
 
     def _fix_limits(self, fits: bool) -> None:
         """All layers have read the chunk: under a hard limit, what each holds from now on is settled."""

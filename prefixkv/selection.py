@@ -30,6 +30,26 @@ def select(importance: torch.Tensor, kept_len: int, sink_tokens: int, recent_tok
     return selection(rows, kept_len, sink_tokens, recent_tokens).reshape(*importance.shape[:-1], kept_len)
 
 
+def select_ranked(importance: torch.Tensor, kept_len: int, sink_tokens: int, recent_tokens: int) -> torch.Tensor:
+    """What `select` keeps, in another order: the newest protected entries first, then by importance, highest first.
+
+    Stored so, a layer shrinks from its end, and decoding evicts by slot whatever each head has there.
+
+    Args:
+        importance: as for `select`.
+        kept_len: likewise.
+        sink_tokens: likewise.
+        recent_tokens: likewise.
+
+    Returns:
+        (batch, heads, kept_len), int64: indices along `seen_len`.
+    """
+    kept = select(importance, kept_len, sink_tokens, recent_tokens)
+    priority = importance.float().gather(-1, kept)
+    priority[..., max(0, kept_len - recent_tokens) :] = torch.inf
+    return kept.gather(-1, priority.argsort(dim=-1, descending=True, stable=True))
+
+
 def cumulative_importance(importance: torch.Tensor) -> torch.Tensor:
     """Importance of a layer's 1, 2, ... most important entries together (the paper's prefix cumulative priority).
 

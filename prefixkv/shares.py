@@ -28,6 +28,8 @@ class LayerShares:
         """
         self._method, self._layers, self._fractions = method, layers, keep_fractions
         self._curves: list[list[float]] = []
+        # On the device until they are needed: each fetch makes it halt.
+        self._waiting: list[torch.Tensor] = []
         self._masses: list[float] = []
         self._found: list[int] | None = None
 
@@ -45,7 +47,7 @@ class LayerShares:
         """
         self._masses.append(picture_mass)
         if not self.is_known and self._method.allocator != "text":
-            self._curves.append(cumulative_importance(importance).tolist())
+            self._waiting.append(cumulative_importance(importance))
 
     def counts(
         self, total: int, seen: int, ceilings: Sequence[int], later: Sequence[int], text_tokens: int
@@ -60,6 +62,8 @@ class LayerShares:
             text_tokens: how many of the tokens read are text.
         """
         floor, read = min(self._method.floor_tokens, seen), len(ceilings)
+        self._curves += [curve.tolist() for curve in self._waiting]
+        self._waiting.clear()
         if self.is_known and self._found is None:
             self._found = self._known(total, seen, floor)
         known = self._found

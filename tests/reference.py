@@ -57,3 +57,63 @@ def h2o_positions(matrices: list[torch.Tensor], keep_fraction: float, kv_heads: 
             heads.append(sorted([*newest, *ranked[: count - len(newest)]]))
         positions.append(heads)
     return positions
+
+
+def snapkv_positions(matrix: torch.Tensor, count: int, kv_heads: int) -> list[list[int]]:
+    """For each kv head: the newest entries, at most 64 and half of all, and the best by the last 64 queries, pooled."""
+    length = matrix.shape[-1]
+    votes = matrix[:, -64:].double().mean(dim=1).reshape(kv_heads, -1, length).mean(dim=1)
+    newest = set(range(length - max(1, min(64, count // 2)), length))
+    heads = []
+    for row in votes.tolist():
+        pooled = [sum(near) / len(near) for near in (row[max(0, j - 2) : j + 3] for j in range(length))]
+        ranked = [j for j in sorted(range(length), key=lambda j: -pooled[j]) if j not in newest]
+        heads.append(sorted([*newest, *ranked[: count - len(newest)]]))
+    return heads
+
+
+def tgv_positions(
+    matrices: list[torch.Tensor], is_text: list[bool], keep_fraction: float, kv_heads: int
+) -> list[list[set[int]]]:
+    """For each layer and kv head: all text, and of the picture what text looks at that other text looks at."""
+    length, layers = len(is_text), len(matrices)
+    text = [j for j in range(length) if is_text[j]]
+    scores, masses = [], []
+    for matrix in matrices:
+        heads = matrix.double().reshape(kv_heads, -1, length, length).mean(dim=1)
+        heard = heads[:, text].sum(dim=1)[:, text]
+        score = (heads[:, text] * (heard / heard.sum(dim=1, keepdim=True))[..., None]).sum(dim=1)
+        scores.append(score)
+        masses.append(float(sum(score[:, j].mean() for j in range(length) if not is_text[j])))
+    rest = int(keep_fraction * length * layers + 1e-9) - layers * len(text)
+    exact = [rest * mass / sum(masses) for mass in masses]
+    assert max(exact) <= length - len(text), "a layer has fewer picture entries than its share: take a smaller budget"
+    counts = [int(share) for share in exact]
+    for layer in sorted(range(layers), key=lambda layer: counts[layer] - exact[layer])[: rest - sum(counts)]:
+        counts[layer] += 1
+    chosen = []
+    for score, count in zip(scores, counts, strict=True):
+        pictures = [[j for j in row.argsort(descending=True).tolist() if not is_text[j]] for row in score]
+        chosen.append([{*text, *ranked[:count]} for ranked in pictures])
+    return chosen
+
+
+class ReleasedLayer:
+    """One layer of PrefixKV's released cache, step by step on a list of original positions."""
+
+    def __init__(self, matrix: torch.Tensor, keep_fraction: float) -> None:
+        length = matrix.shape[-1]
+        sums = matrix.double().mean(dim=0).sum(dim=0).tolist()
+        forget = round((1 - keep_fraction) * length)
+        middle = sorted(range(1, length - 1), key=lambda j: -sums[j])[: length - forget - 2]
+        self.keep_fraction, self.seen = keep_fraction, length
+        self.entries = sorted([0, *middle, length - 1])
+        before_the_end = len(self.entries) - 25
+        self.deleted_at = before_the_end if before_the_end >= 1 else len(self.entries) // 2
+
+    def step(self) -> None:
+        """Read one token; afterwards one entry is deleted if there are too many."""
+        self.entries.append(self.seen)
+        self.seen += 1
+        if int(len(self.entries) - self.seen * self.keep_fraction) > 0:
+            del self.entries[self.deleted_at]

@@ -70,10 +70,11 @@ class CapturedSteps:
 
     def _prepare(self) -> None:
         """Upload the next step's table behind the running step; it changes nothing if that step is never taken."""
+        # Let go first: where all layers grow in one step, their old buffers must not be held until the last is done.
+        self._entries = None
         try:
             self._entries = next_entries(self._cache)
         except BudgetTooSmallError:
-            self._entries = None
             return
         self._step.table.upload(self._entries)
 

@@ -134,6 +134,18 @@ def test_a_finished_conversation_leaves_none_of_its_buffers_behind(model: Any) -
     assert held - torch.cuda.memory_allocated() >= kept
 
 
+def test_growing_holds_one_layer_twice_and_not_all(model: Any) -> None:
+    with opened(model, "100%", "full") as cache:
+        steps = decode_rows(model, ids(6000), cache, Sampling(400), captured=True)
+        for _ in range(3):
+            next(steps)
+        kept, layers = cache.usage().allocated_bytes, len(cache.layers)
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        list(steps)
+        assert torch.cuda.max_memory_allocated() - before < 2 * kept / layers + kept / 8
+
+
 def test_capturing_takes_less_than_two_seconds_once_kernels_are_compiled() -> None:
     first, second = tiny.llama(layers=32).cuda(), tiny.llama(layers=32, seed=1).cuda()
     CapturedStep.of(first, 1)
