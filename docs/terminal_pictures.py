@@ -83,19 +83,19 @@ class Recorder:
 
 def live_view(folder: Path, home: str) -> None:
     """The view of the cache in the middle of an answer."""
-    words = ["chat", SCENE.name, "--model", "demo", "-p", "Describe the image.", "--budget", "50%"]
+    words = ["chat", SCENE.name, "--model", "demo", "-p", "Describe the image.", "--budget", "10%"]
     recorder = Recorder(words, home)
     for _ in range(3):
         recorder.child.expect("tokens/s")
     recorder.save(
-        folder / "live_view.svg", 'prefixkv chat scene.png --model demo -p "Describe the image." --budget 50%'
+        folder / "live_view.svg", 'prefixkv chat scene.png --model demo -p "Describe the image." --budget 10%'
     )
     recorder.child.close(force=True)
 
 
 def conversation(folder: Path, home: str) -> None:
     """A conversation with commands."""
-    recorder = Recorder(["chat", SCENE.name, "--model", "demo", "--budget", "50%"], home)
+    recorder = Recorder(["chat", SCENE.name, "--model", "demo", "--budget", "20%"], home)
     recorder.wait_for_prompt()
     for line in (
         "How many objects are there?",
@@ -105,7 +105,7 @@ def conversation(folder: Path, home: str) -> None:
         "/save desk",
     ):
         recorder.enter(line)
-    recorder.save(folder / "conversation.svg", "prefixkv chat scene.png --model demo --budget 50%")
+    recorder.save(folder / "conversation.svg", "prefixkv chat scene.png --model demo --budget 20%")
     recorder.child.close(force=True)
 
 

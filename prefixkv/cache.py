@@ -239,8 +239,8 @@ class PrefixKVCache(WindowedCache):
         return self._shares.counts(total, seen, [*stored[:index], entries], stored[index + 1 :], text_tokens)
 
     def _may_stay_whole(self, entries: int, total: int) -> bool:
-        """Whether a layer can wait, so that the device halts once for several; order by importance needs a choice."""
-        is_searched = not (self._shares.is_known or self.method.window == "least" or self.budget.is_hard_limit)
+        """Whether a layer can wait for a share that must be searched, so that the device halts once for several."""
+        is_searched = not (self._shares.is_known or self.budget.is_hard_limit)
         return is_searched and entries <= total + self._slack(total)
 
     def _slack(self, total: int) -> int:

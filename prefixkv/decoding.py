@@ -11,7 +11,7 @@ import torch
 from transformers import PreTrainedModel
 
 from prefixkv.cache import PrefixKVCache
-from prefixkv.captured.architecture import NotLlamaLikeError
+from prefixkv.captured.architecture import NotCapturableError
 from prefixkv.captured.graph import CapturedStep
 from prefixkv.captured.steps import CapturedSteps
 from prefixkv.choice import TokenChoice
@@ -94,7 +94,7 @@ def decode_rows(
         `sampling.max_new_tokens` times one token id for each row.
 
     Raises:
-        NotLlamaLikeError: the step cannot be captured and `captured` is true.
+        NotCapturableError: the step cannot be captured and `captured` is true.
     """
     choose = TokenChoice(sampling, model.device)
     tokens = choose(_forward(model, cache, **inputs))
@@ -121,11 +121,13 @@ def _steps(
     if captured is None:
         ready = CapturedStep.is_ready(model, tokens.shape[0], cache.layers[0].bits)
         captured = None if tokens.is_cuda and has_triton() and (ready or max_new_tokens > FEW_TOKENS) else False
+    if captured and not (tokens.is_cuda and has_triton()):
+        raise NotCapturableError(f"a step on {tokens.device} cannot be captured: that needs a CUDA device and Triton")
     if captured is False:
         return _PlainSteps(model, cache, choose, tokens)
     try:
         return CapturedSteps(model, cache, choose, tokens)
-    except NotLlamaLikeError as error:
+    except NotCapturableError as error:
         if captured:
             raise
         notify(str(error))

@@ -90,6 +90,11 @@ class QueryRecorder:
         self._positions: list[int] = []
         self._offsets: list[int] = []
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether no answer had a second token."""
+        return not self._offsets
+
     def add(self, layer: int, queries: torch.Tensor, position: int, offset: int) -> None:
         """Take in one token's queries of one layer.
 
@@ -129,13 +134,8 @@ class QueryRecorder:
             seed: of the sample.
 
         Returns:
-            The content, and how many queries a layer has.
-
-        Raises:
-            PrefixKVError: nothing was collected.
+            The content, and how many queries a layer has. There is one at least.
         """
-        if not self._offsets:
-            raise PrefixKVError("no answer has a second token, so there are no queries to record: give other prompts")
         order = torch.randperm(len(self._offsets), generator=torch.Generator().manual_seed(seed))
         chosen = order[:QUERIES].sort().values.tolist()
         positions = torch.tensor([self._positions[token] for token in chosen], device=self._queries[0][0].device)

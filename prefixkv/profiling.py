@@ -112,7 +112,10 @@ def measure(
             for sample in measured:
                 assert sample.queries is not None
                 queries.absorb(sample.queries, loaded.device)
-            look_ahead = LookAheadFile.of(*queries.payload())
+            if queries.is_empty:
+                notify("the profile will hold no look-ahead queries: no answer has a second token")
+            else:
+                look_ahead = LookAheadFile.of(*queries.payload())
     finally:
         torch.set_num_threads(threads)
     facts = tuple(sample.facts for sample in measured)

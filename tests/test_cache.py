@@ -28,7 +28,7 @@ def prefill(model: Any, inputs: dict[str, torch.Tensor], cache: PrefixKVCache) -
 def test_prefixkv_equals_whole_matrix_reference(seed: int, keep_fraction: float) -> None:
     model, inputs = tiny.llava(layers=5, seed=seed), tiny.prompt(150, seed=seed)
     expected = reference.prefixkv_positions(reference.whole_matrices(model, inputs), keep_fraction)
-    with prefixkv.compress(model, keep_fraction) as cache:
+    with prefixkv.compress(model, keep_fraction, "prefixkv") as cache:
         prefill(model, inputs, cache)
         assert [cache.kept_positions(layer)[0, 0].tolist() for layer in range(5)] == expected
     assert len({len(positions) for positions in expected}) > 1
@@ -72,7 +72,7 @@ def test_layer_by_layer_search_equals_global_search() -> None:
     matrices = reference.whole_matrices(model, inputs)
     curves = [cumulative_importance(matrix.mean(dim=0).sum(dim=0)[None, None]).tolist() for matrix in matrices]
     for budget, total in (("25%", 300), ("50tok", 300)):
-        with prefixkv.compress(model, budget) as cache:
+        with prefixkv.compress(model, budget, "prefixkv") as cache:
             prefill(model, inputs, cache)
             assert [layer.kept_tokens for layer in cache.layers] == prefix(curves, total, 2)
 
@@ -130,7 +130,7 @@ def test_fraction_is_of_prompt_and_generated_tokens(method: str) -> None:
 def test_prefixkv_evicts_the_releases_entries_while_decoding() -> None:
     """From 25 before the end of the kept prompt on, oldest first; the layer grows by its own share."""
     model, inputs = tiny.llava(), tiny.prompt(300)
-    with prefixkv.compress(model, "20%") as cache:
+    with prefixkv.compress(model, "20%", "prefixkv") as cache:
         prefill(model, inputs, cache)
         kept = [cache.kept_positions(layer)[0, 0].tolist() for layer in range(4)]
         for step in range(1, 41):
@@ -145,7 +145,7 @@ def test_prefixkv_evicts_the_releases_entries_while_decoding() -> None:
 
 def test_later_turn_keeps_budget_and_positions() -> None:
     model, inputs = tiny.llava(), tiny.prompt(100)
-    with prefixkv.compress(model, "30%") as cache:
+    with prefixkv.compress(model, "30%", "prefixkv") as cache:
         prefill(model, inputs, cache)
         for step in range(50):
             prefill(model, {"input_ids": tiny.text(1, seed=step)}, cache)
@@ -175,7 +175,7 @@ def test_batch_rows_choose_for_themselves() -> None:
 def test_refusals_are_clear() -> None:
     geometry = KVGeometry(4, 2, 16, "float32")
     with pytest.raises(BudgetTooSmallError, match="at least"):
-        PrefixKVCache(geometry, "1KiB")
+        PrefixKVCache(geometry, "1KiB", "prefixkv")
     model, inputs = tiny.llava(), tiny.prompt()
     with (
         prefixkv.compress(model, "50tok", "full") as cache,

@@ -35,7 +35,7 @@ def profile_of(model: ModelIdentity, seed: int = 0) -> LayerProfile:
 @pytest.mark.parametrize("budget", ["20%", "4GB", "300tok", "3%"])
 @pytest.mark.parametrize("context", [16, 640, 4096])
 def test_searched_shares_are_the_budget_exactly(budget: str, context: int) -> None:
-    config = PrefixConfig.search(budget, LLAVA, context, batch=2, profile=profile_of(LLAVA))
+    config = PrefixConfig.search(budget, LLAVA, context, batch=2, method="prefixkv", profile=profile_of(LLAVA))
     total = min(32 * context, prefixkv.Budget.parse(budget).entries(LLAVA.geometry, context, 2))
     assert sum(config.kept_tokens()) == max(total, 2 * 32)
     assert config.as_budget().entries(LLAVA.geometry, context) == sum(config.kept_tokens())
@@ -59,7 +59,7 @@ def test_prefix_needs_a_profile_and_budgets_have_a_floor() -> None:
 def test_a_cache_keeps_the_configured_shares() -> None:
     model, inputs = tiny.llava(), tiny.prompt(200)
     identity = ModelIdentity.of("tiny", model.config, "float32")
-    config = PrefixConfig.search("25%", identity, 200, profile=profile_of(identity, seed=3))
+    config = PrefixConfig.search("25%", identity, 200, method="prefixkv", profile=profile_of(identity, seed=3))
     with prefixkv.compress(model, config) as cache, torch.no_grad():
         model(**inputs, past_key_values=cache)
         assert [layer.kept_tokens for layer in cache.layers] == config.kept_tokens()

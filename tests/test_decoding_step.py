@@ -9,7 +9,7 @@ import torch
 from transformers import MistralConfig, MistralForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 import prefixkv
-from prefixkv.captured.architecture import DecoderWeights, NotLlamaLikeError
+from prefixkv.captured.architecture import DecoderWeights, NotCapturableError
 from prefixkv.captured.entries import next_entries, obstacle, occupy
 from prefixkv.captured.step import decoder_step
 from prefixkv.kernels.entry_table import EntryTable
@@ -91,16 +91,16 @@ def test_own_step_on_packed_entries(budget: str, bits: int) -> None:
 def test_a_hook_a_changed_layer_and_another_kind_of_decoder_are_told_apart() -> None:
     model = tiny.llama()
     handle = model.model.layers[0].mlp.register_forward_hook(lambda *_: None)
-    with pytest.raises(NotLlamaLikeError, match="LlamaMLP has a hook"):
+    with pytest.raises(NotCapturableError, match="LlamaMLP has a hook"):
         DecoderWeights.of(model)
     handle.remove()
     DecoderWeights.of(model)
     model.model.layers[1].self_attn.q_proj = torch.nn.Sequential(model.model.layers[1].self_attn.q_proj)
-    with pytest.raises(NotLlamaLikeError, match="Sequential"):
+    with pytest.raises(NotCapturableError, match="Sequential"):
         DecoderWeights.of(model)
-    with pytest.raises(NotLlamaLikeError, match="Qwen3DecoderLayer"):
+    with pytest.raises(NotCapturableError, match="Qwen3DecoderLayer"):
         DecoderWeights.of(Qwen3ForCausalLM(Qwen3Config(**SIZES, head_dim=16)))
-    with pytest.raises(NotLlamaLikeError, match="several dtypes"):
+    with pytest.raises(NotCapturableError, match="several dtypes"):
         mixed = tiny.llama()
         mixed.model.norm.half()
         DecoderWeights.of(mixed)

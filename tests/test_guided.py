@@ -206,9 +206,8 @@ def test_without_a_profile_it_says_so_and_works() -> None:
     notices: list[str] = []
     identity = ModelIdentity.of("tiny", model.config, "float32")
     cache = make_cache(model, identity, 0.1, "guided", notices.append)
-    assert notices == [
-        "guided works without look-ahead: there is no profile of 'tiny'; measure one with `prefixkv profile --model tiny`"
-    ]
+    said = "guided works without look-ahead: there is no profile of 'tiny'; "
+    assert notices == [said + "measure one with `prefixkv profile --model tiny`"]
     with attention.installed(model):
         _prefill(model, inputs, cache)
     assert cache.usage().keep_fraction <= 0.1

@@ -26,8 +26,8 @@ FIXED_ROTARY = {"default", "linear", "llama3", "yarn", "mrope"}
 """Rotary positions whose frequencies do not depend on the length."""
 
 
-class NotLlamaLikeError(PrefixKVError):
-    """The model cannot be decoded by the captured step; the message says why."""
+class NotCapturableError(PrefixKVError):
+    """The step of a model on a cache cannot be captured; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class DecoderWeights:
             model: a language or vision-language model of transformers.
 
         Raises:
-            NotLlamaLikeError: something in it is different.
+            NotCapturableError: something in it is different.
         """
         decoder, head = model.get_decoder(), model.get_output_embeddings()
         _require(hasattr(decoder, "layers") and hasattr(decoder, "rotary_emb"), "its decoder has another structure")
@@ -145,7 +145,7 @@ class DecoderWeights:
 
 def _require(condition: bool, reason: str) -> None:
     if not condition:
-        raise NotLlamaLikeError(f"the step is not captured, decoding takes the plain path: {reason}")
+        raise NotCapturableError(f"the step is not captured, decoding takes the plain path: {reason}")
 
 
 def _linear(module: Any) -> Weight:

@@ -56,7 +56,7 @@ class CapturedStep:
             bits: 8 or 4 for a cache with packed entries.
 
         Raises:
-            NotLlamaLikeError: the model is of another kind.
+            NotCapturableError: the model is of another kind.
         """
         steps, load = _captured.setdefault(model, {}), (batch, bits)
         weights = DecoderWeights.of(model)

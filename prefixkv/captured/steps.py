@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from prefixkv.cache import PrefixKVCache
-from prefixkv.captured.architecture import NotLlamaLikeError
+from prefixkv.captured.architecture import NotCapturableError
 from prefixkv.captured.entries import next_entries, obstacle, occupy
 from prefixkv.captured.graph import CapturedStep
 from prefixkv.choice import TokenChoice
@@ -28,11 +28,11 @@ class CapturedSteps:
             tokens: (batch,), int64: chosen from the prompt's logits.
 
         Raises:
-            NotLlamaLikeError: model or cache cannot be decoded in this way.
+            NotCapturableError: model or cache cannot be decoded in this way.
         """
         reason = obstacle(cache)
         if reason is not None:
-            raise NotLlamaLikeError(f"the step is not captured, decoding takes the plain path: {reason}")
+            raise NotCapturableError(f"the step is not captured, decoding takes the plain path: {reason}")
         self._cache = cache
         self._step = CapturedStep.of(model, tokens.shape[0], cache.layers[0].bits)
         self._step.tokens.copy_(tokens)

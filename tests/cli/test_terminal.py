@@ -25,7 +25,8 @@ def start(picture: Path, model_folder: Path, tmp_path: Path) -> Iterator[Start]:
     started: list[Terminal] = []
 
     def start(*arguments: str, columns: int = 100, **environment: str) -> Terminal:
-        words = ["chat", str(picture), "--model", str(model_folder), *arguments]
+        # A method that wants no profile, and so has nothing to say about a model that has none.
+        words = ["chat", str(picture), "--model", str(model_folder), "--method", "prefixkv", *arguments]
         home = {"PREFIXKV_HOME": str(tmp_path / "home")}
         started.append(Terminal(words, columns, **home, **environment))
         return started[-1]

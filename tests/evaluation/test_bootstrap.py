@@ -18,8 +18,8 @@ def test_interval_of_a_share_is_that_of_the_binomial() -> None:
     found = estimate(*measured)
     half = 1.96 * math.sqrt(0.16 / 400)
     assert found.value == pytest.approx(0.8)
-    assert found.low == pytest.approx(0.8 - half, abs=0.01)
-    assert found.high == pytest.approx(0.8 + half, abs=0.01)
+    assert found.low == pytest.approx(0.8 - half, abs=0.005)
+    assert found.high == pytest.approx(0.8 + half, abs=0.005)
 
 
 def test_means_are_weighted_by_tokens() -> None:
