@@ -1,4 +1,4 @@
-"""Calibration samples: pictures with prompts, from a folder, a data file, or drawn."""
+"""Calibration samples: pictures with prompts, from a folder, a data file, or drawn; or pieces of a text."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from prefixkv.errors import PrefixKVError
 from prefixkv.images import open_image
 
 DEFAULT_PROMPT = "Describe the image."
+TEXT_CHARACTERS = 4000
+"""Length of a piece of text: about a thousand tokens."""
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 
 
@@ -25,11 +27,12 @@ class Sample:
     Attributes:
         prompt: the question.
         image: RGB, or None.
-        image_sha256: digest of the picture's pixels, or None.
+        is_raw: whether the prompt is text to go on with, not a question to be put into the model's chat template.
     """
 
     prompt: str
     image: Image.Image | None
+    is_raw: bool = False
 
     @property
     def image_sha256(self) -> str | None:
@@ -62,6 +65,28 @@ def folder_samples(folder: Path, count: int, prompts: Sequence[str] = (DEFAULT_P
     if not paths:
         raise PrefixKVError(f"folder {folder} holds no pictures ({', '.join(_SUFFIXES)})")
     return [Sample(prompts[index % len(prompts)], open_image(str(path))) for index, path in enumerate(paths)]
+
+
+def text_samples(path: Path, count: int) -> list[Sample]:
+    """Pieces of a text, spread evenly over it, which the model is to go on with.
+
+    Args:
+        path: a text file.
+        count: how many; fewer where the text has no room for so many that do not overlap.
+
+    Raises:
+        PrefixKVError: the file cannot be read, or is too short for one piece.
+    """
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise PrefixKVError(f"{path} cannot be read: {error.strerror}") from None
+    room = len(text) // TEXT_CHARACTERS
+    if not room:
+        raise PrefixKVError(f"{path} is too short: give a text of {TEXT_CHARACTERS:,} characters or more")
+    count = min(count, room)
+    starts = [index * (len(text) - TEXT_CHARACTERS) // max(1, count - 1) for index in range(count)]
+    return [Sample(text[start : start + TEXT_CHARACTERS], None, is_raw=True) for start in starts]
 
 
 def data_samples(path: Path, count: int, images: Path | None = None) -> list[Sample]:

@@ -140,16 +140,19 @@ def _measure_sample(
         raise PrefixKVError(f"model {loaded.id!r} reads no images: give prompts without")
     model: Any = loaded.model
     images = () if sample.image is None else (sample.image,)
-    prompt = Prompt(loaded.processor, [Turn(sample.prompt, images)])
-    inputs = loaded.on_device(prompt.inputs)
+    if sample.is_raw:
+        inputs = loaded.on_device({"input_ids": loaded.tokenizer(sample.prompt, return_tensors="pt")["input_ids"]})
+    else:
+        inputs = loaded.on_device(Prompt(loaded.processor, [Turn(sample.prompt, images)]).inputs)
+    prompt_tokens = inputs["input_ids"].shape[1]
     queries = QueryRecorder(Rotation(model), loaded.geometry.layers) if records_queries else None
     with attention.installed(model), watched(model) as watch, torch.no_grad():
         recorder = _Recorder(model.config, queries, watch)
         out = model.generate(**inputs, past_key_values=recorder, max_new_tokens=answer_tokens, do_sample=False)
     facts = {
         "image_sha256": sample.image_sha256,
-        "prompt_tokens": prompt.tokens,
-        "answer_tokens": out.shape[1] - prompt.tokens,
+        "prompt_tokens": prompt_tokens,
+        "answer_tokens": out.shape[1] - prompt_tokens,
     }
     return _Measured(index, recorder.curves, facts, None if queries is None else queries.parts)
 

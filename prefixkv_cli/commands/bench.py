@@ -60,6 +60,7 @@ def bench(
     out: Annotated[Path | None, typer.Option("--out", help="Write the figures to this file, as JSON.")] = None,
     plot: Annotated[Path | None, typer.Option("--plot", help="Draw them, to a .png or .svg file.")] = None,
     json: options.JsonOption = False,
+    quiet: options.QuietOption = False,
 ) -> None:
     """Measure time and memory of prefill and decoding, in fresh cells, against stock transformers.
 

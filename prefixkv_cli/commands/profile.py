@@ -33,7 +33,10 @@ def profile(
     model: options.ModelOption = "auto",
     images: Annotated[Path | None, typer.Option("--images", help="Folder of pictures.")] = None,
     data: Annotated[
-        Path | None, typer.Option("--data", help="JSON list in the shape of LLaVA-Description or MM-Vet.")
+        str | None,
+        typer.Option(
+            "--data", help="JSON list like LLaVA-Description or MM-Vet; text:FILE: pieces of a text."
+        ),
     ] = None,
     prompts: Annotated[Path | None, typer.Option("--prompts", help="Text file, one prompt a line.")] = None,
     samples: Annotated[int, typer.Option("--samples", help="How many samples.")] = 10,
@@ -155,7 +158,7 @@ def _silent(text: str) -> None:
 
 
 def _samples(
-    images: Path | None, data: Path | None, prompts: Path | None, count: int, seed: int, notify: Notify
+    images: Path | None, data: str | None, prompts: Path | None, count: int, seed: int, notify: Notify
 ) -> tuple[list[Sample], str]:
     """The samples and where they come from."""
     from prefixkv import calibration
@@ -163,7 +166,10 @@ def _samples(
     texts = calibration.read_prompts(prompts) if prompts else [calibration.DEFAULT_PROMPT]
     if images is not None:
         return calibration.folder_samples(images, count, texts), f"pictures of {images.name}"
+    if data is not None and data.startswith("text:"):
+        text = Path(data.removeprefix("text:"))
+        return calibration.text_samples(text, count), f"pieces of {text.name}"
     if data is not None:
-        return calibration.data_samples(data, count), data.name
+        return calibration.data_samples(Path(data), count), Path(data).name
     notify("no --images and no --data: the samples are drawn scenes of coloured shapes")
     return calibration.drawn_samples(count, seed), f"drawn scenes {seed} to {seed + count - 1}"
