@@ -64,12 +64,15 @@ class _HandOff(threading.local):
     keys: torch.Tensor | None = None
     after: AfterAttention | None = None
     rows: AttendRows | None = None
+    sums_all: bool = False
 
 
 _hand_off = _HandOff()
 
 
-def hand_off(keys: torch.Tensor, after: AfterAttention | None, rows: AttendRows | None = None) -> None:
+def hand_off(
+    keys: torch.Tensor, after: AfterAttention | None, rows: AttendRows | None = None, sums_all: bool = False
+) -> None:
     """Leave word for the attention call on exactly these keys.
 
     Args:
@@ -77,8 +80,9 @@ def hand_off(keys: torch.Tensor, after: AfterAttention | None, rows: AttendRows 
         after: called with the queries (batch, query_heads, query_len, head_dim) and the scale once attention is done;
             None where nothing is left to do.
         rows: attends instead, where the rows of a batch differ.
+        sums_all: whether `after` will sum the attention of all these queries, so that their log-sum-exp is of use.
     """
-    _hand_off.keys, _hand_off.after, _hand_off.rows = keys, after, rows
+    _hand_off.keys, _hand_off.after, _hand_off.rows, _hand_off.sums_all = keys, after, rows, sums_all
 
 
 def take_hand_off() -> AfterAttention | None:
@@ -115,6 +119,7 @@ def attend(
         (batch, query_len, query_heads, head_dim) and None.
     """
     waiting, after, rows = _hand_off.keys is key, _hand_off.after, _hand_off.rows
+    sums_all = waiting and _hand_off.sums_all
     _hand_off.keys = _hand_off.after = _hand_off.rows = None
     if not waiting:
         after = rows = None
@@ -135,7 +140,7 @@ def attend(
     softcap, sinks = kwargs.pop("softcap", None), kwargs.pop("s_aux", None)
     if softcap is None and sinks is None:
         output = None
-        if after is not None and mask is None and not dropout and getattr(module, "is_causal", True):
+        if sums_all and mask is None and not dropout and getattr(module, "is_causal", True):
             output = scored_attention(query, key, value, scale)
         if output is None:
             output = sdpa_attention_forward(module, query, key, value, mask, dropout, scaling, **kwargs)[0]

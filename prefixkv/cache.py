@@ -147,7 +147,8 @@ class PrefixKVCache(WindowedCache):
             if layer_idx == 0:
                 self._begin_chunk(key_states)
             keys, values = layer.arrive(key_states, value_states)
-            attention.hand_off(keys, partial(self._compact, layer_idx, key_states.shape[2]))
+            sums_all = self.method.scorer == "accumulated" and not self.keeps_all
+            attention.hand_off(keys, partial(self._compact, layer_idx, key_states.shape[2]), sums_all=sums_all)
         return keys, values
 
     def take_rows(self, others: Sequence[PrefixKVCache]) -> None:

@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from prefixkv.calibration import data_samples, drawn_samples, folder_samples, read_prompts
+from prefixkv.calibration import (
+    TEXT_CHARACTERS,
+    data_samples,
+    drawn_samples,
+    folder_samples,
+    read_prompts,
+    text_samples,
+)
 from prefixkv.errors import PrefixKVError
 
 
@@ -66,3 +73,24 @@ def test_drawn_samples_are_the_same_every_time() -> None:
     first, again = drawn_samples(4, 7), drawn_samples(4, 7)
     assert [(s.prompt, s.image_sha256) for s in first] == [(s.prompt, s.image_sha256) for s in again]
     assert len({sample.image_sha256 for sample in first}) == 4
+
+
+def test_pieces_of_a_text_do_not_overlap_and_reach_its_end(tmp_path: Path) -> None:
+    text = "".join(f"{number:07d} " for number in range(2500))
+    path = tmp_path / "long.txt"
+    path.write_text(text, encoding="utf-8")
+    samples = text_samples(path, 3)
+    assert all(sample.is_raw and sample.image is None for sample in samples)
+    places = [text.index(sample.prompt) for sample in samples]
+    assert places == [0, 8000, 16000]
+    assert places[-1] + TEXT_CHARACTERS == len(text)
+    assert len(text_samples(path, 50)) == 5
+
+
+def test_a_text_that_is_missing_or_too_short_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(PrefixKVError, match="cannot be read"):
+        text_samples(tmp_path / "none.txt", 3)
+    short = tmp_path / "short.txt"
+    short.write_text("a few words", encoding="utf-8")
+    with pytest.raises(PrefixKVError, match="too short: give a text of 4,000 characters"):
+        text_samples(short, 3)

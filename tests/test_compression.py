@@ -134,3 +134,21 @@ def test_compiled_model_gives_the_same_tokens() -> None:
     plain = run()
     model.forward = torch.compile(model.forward, backend="eager")
     assert run() == plain
+
+
+@pytest.mark.parametrize(
+    ("budget", "method", "expected"), [("20%", "h2o", 4), ("20%", "snapkv", 0), ("100%", "h2o", 0)]
+)
+def test_log_sum_exp_is_asked_for_only_where_all_queries_are_summed(
+    budget: str, method: str, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Elsewhere stock attention runs as it is, so that a budget of 100 % gives its very bits on a GPU too."""
+    asked: list[tuple[int, ...]] = []
+    monkeypatch.setattr(
+        "prefixkv.attention.scored_attention", lambda query, key, value, scale: asked.append(tuple(query.shape))
+    )
+    model = tiny.llava()
+    with prefixkv.compress(model, budget, method) as cache, torch.no_grad():
+        model(**tiny.prompt(60), past_key_values=cache)
+        model(input_ids=tiny.text(1), past_key_values=cache)
+    assert len(asked) == expected

@@ -13,6 +13,7 @@ from prefixkv.benchmark import hardware
 from prefixkv.benchmark.cell import Cell
 from prefixkv.benchmark.run import STOCK, Load, measure
 from prefixkv.budget import Budget
+from prefixkv.errors import OptionError
 from prefixkv.geometry import KVGeometry
 
 RESERVE_BYTES = 4 * 2**30
@@ -65,8 +66,13 @@ def run_benchmark(
 
     Returns:
         Plain values: device, versions, commit, bandwidth and the cells.
+
+    Raises:
+        OptionError: the largest batch is asked for on a device that does not say how much it holds.
     """
     device = model.device
+    if 0 in plan.batches and device.type != "cuda":
+        raise OptionError(f"how many rows {device} holds is not known: give a number of rows, max is for GPUs")
     bandwidth = hardware.copy_bandwidth(device)
     cells = []
     shares = (1.0,) * geometry.layers if plan.equal_shares else None
@@ -106,10 +112,8 @@ def measure_largest(load: Load, budget: str) -> Cell:
 
 
 def _descending(load: Load, budget: str) -> Iterator[int]:
-    free = 2**33
-    if load.device.type == "cuda":
-        torch.cuda.empty_cache()
-        free = torch.cuda.mem_get_info(load.device)[0]
+    torch.cuda.empty_cache()
+    free = torch.cuda.mem_get_info(load.device)[0]
     tokens = load.context_tokens + load.new_tokens
     # A buffer may be larger than what it holds, and while rows are joined one layer is there twice.
     row = Budget.parse(budget).entries(load.geometry, tokens) * load.geometry.entry_bytes

@@ -50,7 +50,8 @@ def _records(path: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def options(model_folder: Path) -> list[str]:
-    return ["--model", str(model_folder), "--max-new-tokens", str(TOKENS), "--device", "cpu"]
+    method = ["--method", "prefixkv"]
+    return ["--model", str(model_folder), *method, "--max-new-tokens", str(TOKENS), "--device", "cpu"]
 
 
 def test_195_answers_and_5_errors(run: Run, tmp_path: Path, options: list[str], model_folder: Path) -> None:
@@ -78,7 +79,7 @@ def test_195_answers_and_5_errors(run: Run, tmp_path: Path, options: list[str], 
     loaded = load_model(str(model_folder), "cpu")
     for number in (1, 2, 24, 90, 150, 199):
         line = lines[number - 1]
-        talk = Conversation(loaded, "20%", sampling=Sampling(TOKENS))
+        talk = Conversation(loaded, "20%", "prefixkv", sampling=Sampling(TOKENS))
         with Image.open(tmp_path / line["image"]) as image:
             alone = "".join(talk.ask(line["prompt"], [image.convert("RGB")])).strip()
         assert records[number - 1]["answer"] == alone

@@ -80,6 +80,7 @@ def test_table_is_on_stdout_and_fits_a_terminal(run: Run) -> None:
         (("--new-tokens", "1"), "give at least 4"),
         (("--baseline", "vllm"), "choose hf or none"),
         (("--plot", "figures.doc"), "give a .png or .svg file"),
+        (("--shape", "small", "--device", "cpu", "--batch", "max"), "give a number of rows, max is for GPUs"),
         (("--shape", "small", "--model", "demo"), "either --model or --shape"),
     ],
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -48,20 +48,30 @@ def conversation(tiny: Tiny, budget: str, new_tokens: int = NEW_TOKENS) -> tuple
 
 
 def stock_answers(tiny: Tiny) -> list[str]:
-    """The same by stock `generate`, every turn read from the beginning; capped attention needs the eager kind."""
+    """The same by stock `generate`, every turn read from the beginning."""
     model: Any = tiny.model
+    answers: tuple[str, ...] = ()
+    with stock_attention(model):
+        for _ in QUESTIONS:
+            inputs = Prompt(tiny.processor, turns(tiny, answers)).inputs
+            out = model.generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False)[
+                0, inputs["input_ids"].shape[1] :
+            ]
+            answers = (*answers, loaded(tiny).tokenizer.decode(out, skip_special_tokens=True).strip())
+    return list(answers)
+
+
+@contextmanager
+def stock_attention(model: Any) -> Iterator[None]:
+    """Transformers' own attention; capped attention needs the eager kind."""
     text = model.config.get_text_config()
     before = text._attn_implementation
     if getattr(text, "attn_logit_softcapping", None):
         model.set_attn_implementation("eager")
-    answers: tuple[str, ...] = ()
-    for _ in QUESTIONS:
-        inputs = Prompt(tiny.processor, turns(tiny, answers)).inputs
-        out = model.generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False)
-        tokenizer = loaded(tiny).tokenizer
-        answers = (*answers, tokenizer.decode(out[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip())
-    model.set_attn_implementation(before)
-    return list(answers)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
 
 
 @contextmanager
@@ -95,6 +105,11 @@ def whole_budget_equals_stock(tiny: Tiny) -> None:
 
     Where a prompt's tokens see each other, reading the first answer again as a prompt is another thing: one turn then.
     """
+    inputs = Prompt(tiny.processor, turns(tiny)).inputs
+    with torch.no_grad(), prefixkv.compress(tiny.model, "100%", METHOD) as cache:
+        compressed = tiny.model(**inputs, past_key_values=cache).logits
+    with torch.no_grad(), stock_attention(tiny.model):
+        torch.testing.assert_close(compressed, tiny.model(**inputs).logits, rtol=1e-4, atol=1e-4)
     answers, _ = conversation(tiny, "100%")
     compared = 1 if tiny.prompt_sees_itself else len(answers)
     assert answers[:compared] == stock_answers(tiny)[:compared]
