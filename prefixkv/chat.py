@@ -200,7 +200,7 @@ class Conversation:
             return
         inputs = self._unread(prompt, until=end)
         with attention.installed(self.loaded.model):
-            steps = decode(self.loaded.model, inputs, self.cache, Sampling(max_new_tokens=1), ())
+            steps = decode(self.loaded.model, inputs, self.cache, Sampling(max_new_tokens=1), (), notify=self._notify)
             next(steps)
             steps.close()
         self._note(inputs, prompt)
@@ -248,7 +248,7 @@ class Conversation:
         prompt = Prompt(self.loaded.processor, self._turns, self.system)
         inputs = self._unread(prompt)
         with attention.installed(self.loaded.model):
-            steps = decode(self.loaded.model, inputs, self.cache, self.sampling, stops)
+            steps = decode(self.loaded.model, inputs, self.cache, self.sampling, stops, notify=self._notify)
             try:
                 for token in steps:
                     if writer.tokens == 0:

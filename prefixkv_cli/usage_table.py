@@ -26,7 +26,8 @@ def usage_table(
         tokens_per_second: speed of the answer, where it is known.
         kinds: of what the kept entries are, one per layer; not shown where None.
     """
-    table = Table(box=None, padding=(0, 1), pad_edge=False)
+    # All seven columns fit 60 only with one space between them.
+    table = Table(box=None, padding=(0, 1, 0, 0) if kinds else (0, 1), pad_edge=False)
     headings = ["layer", "kept / seen", "bytes", "share"]
     for heading in headings + (["picture", "text", "written"] if kinds else []):
         table.add_column(heading, justify="right", no_wrap=True)

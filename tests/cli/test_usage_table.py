@@ -16,7 +16,7 @@ USAGE = CacheUsage(
     kept_bytes=2**20,
     allocated_bytes=2**20,
     keep_fraction=0.25,
-    layers=tuple(LayerUsage(layer, 2000, 300 + layer, 2**15) for layer in range(33)),
+    layers=tuple(LayerUsage(layer, 2000, 300 + layer, 2**20 - 11 if layer == 8 else 2**15) for layer in range(33)),
 )
 KINDS = [EntryKinds(200 + layer, 60, 40) for layer in range(33)]
 
@@ -29,6 +29,7 @@ def test_every_layer_is_one_line_of_the_table(width: int) -> None:
     assert lines[0].split() == ["layer", "kept", "/", "seen", "bytes", "share", "picture", "text", "written"]
     rows = [line.split() for line in lines[1:34]]
     assert rows[7] == ["7", "307", "/", "2000", "32", "KiB", "15%", "207", "60", "40"]
+    assert rows[8][4:6] == ["1023.99", "KiB"]
     assert [row[0] for row in rows] == [str(layer) for layer in range(33)]
 
 
