@@ -70,7 +70,8 @@ class LayerShares:
         if known is not None:
             return [min(ceiling, share) for ceiling, share in zip(ceilings, known[:read], strict=True)]
         if self._method.allocator == "text":
-            return allocation.text_first(self._masses, total, min(text_tokens, seen), floor, seen)
+            shares = allocation.text_first(self._masses, total, min(text_tokens, seen), floor, seen)
+            return [min(ceiling, share) for ceiling, share in zip(ceilings, shares, strict=True)]
         if self._method.allocator == "release":
             return allocation.release(self._curves, min(1.0, total / sum(map(len, self._curves))), floor)
         reserved = sum(max(floor, stored) for stored in later)

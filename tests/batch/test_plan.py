@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -28,7 +30,7 @@ def test_batches_fit_and_hold_every_row_that_can_be_held(
     for batch in batches:
         assert 0 < len(batch) <= rows
         assert room.batch_bytes(max(lengths[index] for index in batch), len(batch)) <= memory
-    for earlier, later in zip(batches, batches[1:], strict=False):
+    for earlier, later in pairwise(batches):
         assert max(lengths[index] for index in earlier) <= min(lengths[index] for index in later)
         joined = room.batch_bytes(lengths[later[0]], len(earlier) + 1)
         assert len(earlier) == rows or joined > memory
