@@ -93,6 +93,19 @@ def mean(first: Sequence[int], second: Sequence[int]) -> list[int]:
     return kept
 
 
+def trimmed(counts: Sequence[int], total: int) -> list[int]:
+    """Sizes that add up to no more than the total: what is too much goes from the largest layers, one by one.
+
+    Args:
+        counts: entries for each layer.
+        total: entries that all layers together may keep, at least one for each.
+    """
+    kept = list(counts)
+    for _ in range(sum(kept) - total):
+        kept[kept.index(max(kept))] -= 1
+    return kept
+
+
 PYRAMID_SLOPE = 20
 """PyramidKV's beta: the top layer keeps one part in so many of the mean."""
 

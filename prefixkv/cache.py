@@ -78,7 +78,7 @@ class PrefixKVCache(WindowedCache):
         self._look_ahead = look_ahead if self.method.is_guided else None
         self._batch = 1
         self._bits: int | None = None
-        self._shares = LayerShares(self.method, geometry.layers, keep_fractions)
+        self._shares = LayerShares(self.method, geometry.layers, keep_fractions, self.budget.is_hard_limit)
         self._limits: list[int] = []
         self._marks = TextMarks(None, 0)
         self._is_text: torch.Tensor | None = None
@@ -107,8 +107,7 @@ class PrefixKVCache(WindowedCache):
             for index, layer in enumerate(self.layers)
         )
         full = sum(layer.seen_tokens * self.geometry.entry_bytes * self._batch for layer in layers)
-        kept = sum(layer.bytes for layer in layers)
-        allocated = sum(layer.buffer_bytes for layer in self.layers)
+        kept, allocated = sum(layer.bytes for layer in layers), sum(layer.buffer_bytes for layer in self.layers)
         return CacheUsage(full, kept, allocated, kept / full if full else 1.0, layers)
 
     def reset(self) -> None:
@@ -164,7 +163,7 @@ class PrefixKVCache(WindowedCache):
     def _begin_chunk(self, keys: torch.Tensor) -> None:
         self._batch, chunk_len, seen = keys.shape[0], keys.shape[2], self.seen_tokens
         self.budget.check_floor(self.geometry, self.method.floor_tokens, self._batch)
-        self._shares = LayerShares(self.method, self.geometry.layers, self._keep_fractions)
+        self._shares = LayerShares(self.method, self.geometry.layers, self._keep_fractions, self.budget.is_hard_limit)
         self._is_text = self._marks.behind(self._is_text, self._batch, seen, chunk_len)
         self._settle_bits(seen + chunk_len)
 
@@ -187,9 +186,13 @@ class PrefixKVCache(WindowedCache):
         """Entries, in the model's precision, that fit the budget once `seen_tokens` are read."""
         return self.budget.entries(self.geometry, seen_tokens, self._batch)
 
+    def _room(self, seen_tokens: int) -> int:
+        """The same in the precision in which they are stored."""
+        return self._entries(seen_tokens) * self.geometry.entry_bytes // entry_bytes(self.geometry, self._bits)
+
     def _total(self, seen_tokens: int) -> int:
         """Entries, as they are stored, that all layers together may hold once `seen_tokens` are read."""
-        total = self._entries(seen_tokens) * self.geometry.entry_bytes // entry_bytes(self.geometry, self._bits)
+        total = self._room(seen_tokens)
         if not self.budget.is_hard_limit:
             total = max(total, self.geometry.layers * min(seen_tokens, self.method.floor_tokens))
         return min(total, self.geometry.layers * seen_tokens)
@@ -211,16 +214,20 @@ class PrefixKVCache(WindowedCache):
         counts = [entries]
         if not fits:
             self._shares.add(importance, pictures)
-            if index == last or not (self.method.waits or self._may_stay_whole(others + entries, total)):
+            is_hard = self.budget.is_hard_limit
+            most = total if is_hard else total + total // SLACK
+            # A layer may stay whole until its share is searched for with others: the device halts once for several.
+            is_searched = not (is_hard or self._shares.is_known)
+            if index == last or not (self.method.waits or (is_searched and others + entries <= most)):
                 counts = self._counts(index, seen, total, entries)
-            if index == last or others + counts[-1] > total + self._slack(total):
+            if index == last or others + counts[-1] > most:
                 for earlier, count in enumerate(counts[:-1]):
                     self._shrink(earlier, count)
         kept = self._select(importance, counts[-1])
         layer.keep(kept, importance, chunk_len, self._bits)
         layer.open_window(self.method.evictable(layer.kept_tokens))
         if index == last:
-            self._fix_limits(fits)
+            self._fix_limits()
             self._marks = TextMarks(None, 0)
 
     def _evidence(self, index: int, chunk_len: int, queries: torch.Tensor, scale: float) -> Evidence:
@@ -239,14 +246,6 @@ class PrefixKVCache(WindowedCache):
         text_tokens = seen if self._is_text is None else int(self._is_text.sum(dim=1).max())
         return self._shares.counts(total, seen, [*stored[:index], entries], stored[index + 1 :], text_tokens)
 
-    def _may_stay_whole(self, entries: int, total: int) -> bool:
-        """Whether a layer can wait for a share that must be searched, so that the device halts once for several."""
-        is_searched = not (self._shares.is_known or self.budget.is_hard_limit)
-        return is_searched and entries <= total + self._slack(total)
-
-    def _slack(self, total: int) -> int:
-        return 0 if self.budget.is_hard_limit else total // SLACK
-
     def _shrink(self, index: int, count: int) -> None:
         layer = self.layers[index]
         if count >= layer.kept_tokens:
@@ -262,10 +261,10 @@ class PrefixKVCache(WindowedCache):
         choose = select_ranked if self.method.window == "least" else select
         return choose(importance, count, self.method.sink_tokens, self.method.recent_len(count))
 
-    def _fix_limits(self, fits: bool) -> None:
+    def _fix_limits(self) -> None:
         """All layers have read the chunk: under a hard limit, what each holds from now on is settled."""
-        if self.budget.is_hard_limit and fits:
-            self._limits = allocation.uniform(self._entries(self.seen_tokens), self.geometry.layers)
+        if self.budget.is_hard_limit and all(layer.kept_tokens == layer.seen_tokens for layer in self.layers):
+            self._limits = allocation.uniform(self._room(self.seen_tokens), self.geometry.layers)
         else:
             self._limits = [layer.kept_tokens for layer in self.layers]
 

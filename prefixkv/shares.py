@@ -18,15 +18,19 @@ class LayerShares:
     further layer. Those of `release` and `text` are known when all layers have read.
     """
 
-    def __init__(self, method: Method, layers: int, keep_fractions: Sequence[float] | None) -> None:
+    def __init__(
+        self, method: Method, layers: int, keep_fractions: Sequence[float] | None, is_hard_limit: bool = False
+    ) -> None:
         """Begin a chunk.
 
         Args:
             method: whose allocator it is.
             layers: of the model.
             keep_fractions: proportions from a configuration, which then decide.
+            is_hard_limit: whether even the release's rounding may not exceed the total.
         """
         self._method, self._layers, self._fractions = method, layers, keep_fractions
+        self._is_hard_limit = is_hard_limit
         self._curves: list[list[float]] = []
         # On the device until they are needed: each fetch makes it halt.
         self._waiting: list[torch.Tensor] = []
@@ -73,7 +77,8 @@ class LayerShares:
             shares = allocation.text_first(self._masses, total, min(text_tokens, seen), floor, seen)
             return [min(ceiling, share) for ceiling, share in zip(ceilings, shares, strict=True)]
         if self._method.allocator == "release":
-            return allocation.release(self._curves, min(1.0, total / sum(map(len, self._curves))), floor)
+            counts = allocation.release(self._curves, min(1.0, total / sum(map(len, self._curves))), floor)
+            return allocation.trimmed(counts, total) if self._is_hard_limit else counts
         reserved = sum(max(floor, stored) for stored in later)
         curves = [curve[:ceiling] for curve, ceiling in zip(self._curves, ceilings, strict=True)]
         counts = allocation.prefix(curves, max(total - reserved, floor * read), floor)
@@ -85,7 +90,8 @@ class LayerShares:
     def _known(self, total: int, seen: int, floor: int) -> list[int] | None:
         if self._fractions is not None:
             if self._method.allocator == "release":
-                return allocation.release_known(self._fractions, seen, floor)
+                counts = allocation.release_known(self._fractions, seen, floor)
+                return allocation.trimmed(counts, total) if self._is_hard_limit else counts
             return allocation.proportional(self._fractions, total, floor, seen)
         if self._method.allocator == "uniform":
             return allocation.uniform(total, self._layers)

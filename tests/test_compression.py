@@ -124,6 +124,8 @@ def test_sliding_layers_are_refused() -> None:
 @pytest.mark.slow
 def test_compiled_model_gives_the_same_tokens() -> None:
     """The engine's steps are left out of the graph; the rest of every layer is compiled."""
+    if torch.__version__.startswith("2.6."):
+        pytest.skip("torch 2.6 loses a forward's result where the graph is broken")
     model, ids = tiny.llama(layers=2), tiny.text(40)
 
     def run() -> tuple[Any, list[Any]]:

@@ -183,7 +183,7 @@ def test_packed_entries_are_copied_as_they_are() -> None:
 def test_decoding_evicts_the_least_important_first() -> None:
     model, inputs = tiny.llava(), tiny.prompt(200)
     identity = ModelIdentity.of("tiny", model.config, "float32")
-    cache = prefixkv.PrefixKVCache(identity.geometry, "40tok", "guided", look_ahead=_look_ahead(model))
+    cache = prefixkv.PrefixKVCache(identity.geometry, "20tok", "guided", look_ahead=_look_ahead(model))
     with attention.installed(model):
         _prefill(model, inputs, cache)
         stored = cache.layers[2]

@@ -34,9 +34,7 @@ def profile(
     images: Annotated[Path | None, typer.Option("--images", help="Folder of pictures.")] = None,
     data: Annotated[
         str | None,
-        typer.Option(
-            "--data", help="JSON list like LLaVA-Description or MM-Vet; text:FILE: pieces of a text."
-        ),
+        typer.Option("--data", help="JSON list like LLaVA-Description or MM-Vet; text:FILE: pieces of a text."),
     ] = None,
     prompts: Annotated[Path | None, typer.Option("--prompts", help="Text file, one prompt a line.")] = None,
     samples: Annotated[int, typer.Option("--samples", help="How many samples.")] = 10,
