@@ -74,12 +74,14 @@ def test_a_fifth_of_the_cache_is_a_fifth(demo: LoadedModel) -> None:
     assert len({layer.kept_tokens for layer in usage.layers}) > 3
 
 
-def test_hard_limit_holds_through_a_long_answer(demo: LoadedModel) -> None:
-    """200 new tokens on 40 % of the full cache's bytes, looked at after every piece of text."""
+@pytest.mark.parametrize(("method", "share"), [("prefixkv", 0.4), ("guided", 0.1)])
+def test_hard_limit_holds_through_a_long_answer(demo: LoadedModel, method: str, share: float) -> None:
+    """200 new tokens on a share of the full cache's bytes, looked at after every piece of text."""
     image = draw_scene(8).image
     prompt_tokens = 600
-    limit = int(0.4 * prompt_tokens * demo.geometry.token_bytes)
-    conversation = Conversation(demo, f"{limit}B", sampling=Sampling(max_new_tokens=200, temperature=3.0, seed=1))
+    limit = int(share * prompt_tokens * demo.geometry.token_bytes)
+    sampling = Sampling(max_new_tokens=200, temperature=3.0, seed=1)
+    conversation = Conversation(demo, f"{limit}B", method, sampling)
     tokens = 0
     while tokens < 200:
         for _ in conversation.ask("Describe the image.", [] if tokens else [image]):
