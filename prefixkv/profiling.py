@@ -137,7 +137,7 @@ def _measure_sample(
     loaded: LoadedModel, sample: Sample, index: int, answer_tokens: int, records_queries: bool
 ) -> _Measured:
     if sample.image is not None and not loaded.takes_images:
-        raise PrefixKVError(f"model {loaded.id!r} reads no images: give prompts without")
+        raise PrefixKVError(f"model {loaded.id!r} reads no images: give pieces of a text with --data text:FILE")
     model: Any = loaded.model
     images = () if sample.image is None else (sample.image,)
     if sample.is_raw:
