@@ -18,8 +18,10 @@ STAMP := $(VENV)/installed-$(shell printf '%s' '$(TORCH) $(TRANSFORMERS)' | cksu
 demo: $(STAMP)
 	@$(BIN)/prefixkv chat prefixkv/demo/scene.png --prompt "Which object is in row 3, column 3?" --model demo --budget 20% --stats
 
+# Two at a time, each with one thread; then, alone, those that measure time.
 test: $(STAMP)
-	@$(BIN)/pytest -q
+	@OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 -m "not timing"
+	@$(BIN)/pytest -q -m timing
 
 # The lowest versions that pyproject.toml allows; `make test` takes the newest.
 test-lowest:

@@ -189,6 +189,7 @@ def test_system_text_comes_first_and_is_refused_where_there_is_no_place_for_it(d
         demo.processor.chat_template = template
 
 
+@pytest.mark.timing
 def test_ten_turns_stay_within_a_byte_budget_and_answer_as_quickly(demo: LoadedModel) -> None:
     """Turn 10 may take 1.5 times as long to its first token as turn 2; the best of three conversations counts."""
     limit = 2**20

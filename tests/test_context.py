@@ -96,6 +96,7 @@ def test_loaded_context_can_be_read_again_under_another_budget(demo: LoadedModel
     assert said(loaded, "How many objects are there?") == str(len(draw_scene(31).objects))
 
 
+@pytest.mark.timing
 def test_loading_is_at_least_five_times_as_fast_as_reading_the_picture(demo: LoadedModel, tmp_path: Path) -> None:
     def best(step: Any) -> float:
         seconds = []

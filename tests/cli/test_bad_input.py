@@ -69,6 +69,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize(("arguments", "exit_code", "says"), BAD, ids=[" ".join(row[0]) for row in BAD])
 def test_chat_refuses_bad_input_in_one_line_at_once(
     run: Run, folder: Path, arguments: list[str], exit_code: int, says: str

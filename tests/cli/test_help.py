@@ -42,6 +42,7 @@ def _child_seconds() -> float:
     return used.ru_utime + used.ru_stime
 
 
+@pytest.mark.timing
 @per_command
 def test_help_has_an_example_and_comes_at_once_without_torch(path: str, command: Any, context: Any) -> None:
     words = [*path.split()[1:], "--help"]

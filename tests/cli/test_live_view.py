@@ -59,6 +59,7 @@ def test_bar_is_as_long_as_what_is_kept() -> None:
     assert lengths == [6, 2, 2, 30]
 
 
+@pytest.mark.timing
 def test_pace_draws_at_most_ten_times_a_second_and_seldom_when_drawing_is_slow() -> None:
     def drawn_in(seconds: float, cost: float) -> int:
         drawn: list[float] = []
@@ -123,6 +124,7 @@ def on_terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     os.close(master)
 
 
+@pytest.mark.timing
 def test_live_view_takes_less_than_two_percent_of_the_time(
     demo: LoadedModel, monkeypatch: pytest.MonkeyPatch, capfd: Any
 ) -> None:

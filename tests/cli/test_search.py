@@ -38,6 +38,7 @@ def test_without_profile_or_weights_one_line_says_what_to_do(run: Run) -> None:
     assert "prefixkv profile --model llava" in done.stderr
 
 
+@pytest.mark.timing
 def test_search_from_a_stored_profile_is_fast(run: Run, tmp_path: Path) -> None:
     profile_of(LARGE).save(tmp_path / "large.json")
     arguments = ("search", "--profile", str(tmp_path / "large.json"), "--budget", "20%", "--context", "4096", "--json")
