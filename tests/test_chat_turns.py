@@ -122,7 +122,7 @@ def test_more_turns_than_are_remembered_are_read_again(demo: LoadedModel) -> Non
     for _ in range(UNDO_TURNS + 1):
         conversation.undo()
     assert conversation.usage().allocated_bytes == 0
-    fresh.change_budget("20%")
+    fresh.change_budget("20%", "prefixkv")
     assert said(conversation, LATER[0]) == said(fresh, LATER[0])
     assert_same_cache(conversation, fresh)
 

@@ -92,7 +92,9 @@ def hadamard(size: int, device: torch.device) -> torch.Tensor:
         size: a power of two.
         device: where it is kept from then on.
     """
-    matrix = torch.ones(1, 1)
-    while matrix.shape[0] < size:
-        matrix = torch.cat([torch.cat([matrix, matrix], dim=1), torch.cat([matrix, -matrix], dim=1)])
-    return (matrix / size**0.5).to(device)
+    # It outlives the call, so it must be an ordinary tensor even where the call is in inference mode.
+    with torch.inference_mode(False):
+        matrix = torch.ones(1, 1)
+        while matrix.shape[0] < size:
+            matrix = torch.cat([torch.cat([matrix, matrix], dim=1), torch.cat([matrix, -matrix], dim=1)])
+        return (matrix / size**0.5).to(device)

@@ -203,6 +203,7 @@ def test_conversation_about_a_piped_picture_reads_the_keyboard(
     child.expect(">>>")
     child.send("ba be\r")
     child.expect("kept .* of ")
+    child.expect(">>>")
     child.sendeof()
     child.expect(pexpect.EOF)
     child.close()

@@ -64,3 +64,10 @@ def test_every_row_stands_alone(entries: int, bits: int, seed: int) -> None:
 def test_the_rotation_is_its_own_inverse() -> None:
     matrix = hadamard(64, torch.device("cpu"))
     assert torch.allclose(matrix @ matrix, torch.eye(64), atol=1e-6)
+
+
+def test_the_rotation_can_be_used_outside_the_inference_mode_that_made_it() -> None:
+    hadamard.cache_clear()
+    with torch.inference_mode():
+        hadamard(16, torch.device("cpu"))
+    assert not hadamard(16, torch.device("cpu")).is_inference()
