@@ -37,7 +37,8 @@ class PrefixKVCache(WindowedCache):
     Layers are compacted one by one while the prompt is read: when a layer's attention is done its importance is scored,
     the shares of all layers read so far are found, earlier layers are shrunk where their share fell (it never rises),
     and the layer is copied to a buffer of its exact size. Since the shares of `prefix` can only fall with every further
-    layer, the result is that of a search over all layers at once, while only one layer is ever stored whole.
+    layer, the result is that of a search over all layers at once, while one layer is stored whole; or a few, within the
+    slack, where a share of the tokens is searched for.
 
     A hard limit bounds the layers' buffers together; beside them one layer at a time exists as a working copy. Methods
     whose shares are known only when all layers have read (`Method.waits`) exceed it until then.
@@ -76,7 +77,7 @@ class PrefixKVCache(WindowedCache):
         self.budget.check_floor(geometry, self.method.floor_tokens)
         self._keep_fractions = keep_fractions
         self._look_ahead = look_ahead if self.method.is_guided else None
-        self._batch = 1
+        self._batch, self._behind = 1, 0
         self._bits: int | None = None
         self._shares = LayerShares(self.method, geometry.layers, keep_fractions, self.budget.is_hard_limit)
         self._limits: list[int] = []
@@ -166,6 +167,7 @@ class PrefixKVCache(WindowedCache):
         self._shares = LayerShares(self.method, self.geometry.layers, self._keep_fractions, self.budget.is_hard_limit)
         self._is_text = self._marks.behind(self._is_text, self._batch, seen, chunk_len)
         self._settle_bits(seen + chunk_len)
+        self._behind = seen + chunk_len if self.next_positions is None else int(self.next_positions.max())
 
     def _settle_bits(self, seen_tokens: int) -> None:
         """Choose the precision of storage, and bring what is stored to it before the first layer is compacted."""
@@ -231,19 +233,18 @@ class PrefixKVCache(WindowedCache):
             self._marks = TextMarks(None, 0)
 
     def _evidence(self, index: int, chunk_len: int, queries: torch.Tensor, scale: float) -> Evidence:
-        layer, look_ahead = self.layers[index], None
+        layer, look_ahead = self.layers[index], self._look_ahead
         is_text = entry_marks(layer, self._is_text) if self.method.keeps_text else None
-        if self._look_ahead is not None:
-            behind = layer.seen_tokens + chunk_len if self.next_positions is None else int(self.next_positions.max())
-            look_ahead = self._look_ahead.placed(index, behind)
+        placed = None if look_ahead is None else look_ahead.placed(index, self._behind)
         tail = chunk_len if self._marks.is_text is None else self._marks.tail
         assert layer.arriving is not None
-        return Evidence(queries, layer.arriving[0], scale, is_text, tail, look_ahead)
+        return Evidence(queries, layer.arriving[0], scale, is_text, tail, placed)
 
     def _counts(self, index: int, seen: int, total: int, entries: int) -> list[int]:
         """Entries for layers 0 .. index, so that the later layers keep what they store, or their floor, at least."""
         stored = [layer.kept_tokens for layer in self.layers]
-        text_tokens = seen if self._is_text is None else int(self._is_text.sum(dim=1).max())
+        marks = self._is_text if self.method.keeps_text else None  # the device halts for the count
+        text_tokens = seen if marks is None else int(marks.sum(dim=1).max())
         return self._shares.counts(total, seen, [*stored[:index], entries], stored[index + 1 :], text_tokens)
 
     def _shrink(self, index: int, count: int) -> None:

@@ -149,7 +149,7 @@ class CompressedLayer(RefusingLayer):
         """Store only the chosen ones of the stored entries.
 
         Args:
-            indices: (batch, heads, kept_len), int64, ascending, into the stored entries.
+            indices: (batch, heads, kept_len), int64, into the stored entries, in the new order of storage.
         """
         if self.keys is None or self.values is None or self.positions is None or self.importance is None:
             raise PrefixKVError("there is nothing to shrink")
@@ -262,7 +262,7 @@ class CompressedLayer(RefusingLayer):
         self.importance = importance.gather(-1, indices)
 
     def _restore_text_order(self) -> None:
-        """Undo the order that overwriting has left, so that ties are again broken by position."""
+        """Undo the order that ranking and overwriting have left, so that ties are again broken by position."""
         assert self.positions is not None
         positions = self.positions[..., : self.kept_tokens]
         if bool((positions.diff(dim=-1) < 0).any()):
