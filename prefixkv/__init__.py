@@ -9,28 +9,28 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from prefixkv.budget import Budget
-    from prefixkv.cache import PrefixKVCache
-    from prefixkv.chat import Conversation
+    from prefixkv.cache.prefix_cache import PrefixKVCache
+    from prefixkv.chat.conversation import Conversation
     from prefixkv.compression import compress
-    from prefixkv.config import PrefixConfig
     from prefixkv.errors import PrefixKVError
-    from prefixkv.models import load_model
-    from prefixkv.placement import Placement
-    from prefixkv.profile import LayerProfile
+    from prefixkv.models.loading import load_model
+    from prefixkv.models.placement import Placement
+    from prefixkv.policy.budget import Budget
+    from prefixkv.profiles.config import PrefixConfig
+    from prefixkv.profiles.profile import LayerProfile
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Budget": "prefixkv.budget",
-    "Conversation": "prefixkv.chat",
-    "LayerProfile": "prefixkv.profile",
-    "Placement": "prefixkv.placement",
-    "PrefixConfig": "prefixkv.config",
-    "PrefixKVCache": "prefixkv.cache",
+    "Budget": "prefixkv.policy.budget",
+    "Conversation": "prefixkv.chat.conversation",
+    "LayerProfile": "prefixkv.profiles.profile",
+    "Placement": "prefixkv.models.placement",
+    "PrefixConfig": "prefixkv.profiles.config",
+    "PrefixKVCache": "prefixkv.cache.prefix_cache",
     "PrefixKVError": "prefixkv.errors",
     "compress": "prefixkv.compression",
-    "load_model": "prefixkv.models",
+    "load_model": "prefixkv.models.loading",
 }
 
 __all__ = [

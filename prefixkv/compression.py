@@ -8,14 +8,13 @@ from collections.abc import Iterator
 
 from transformers import PreTrainedModel
 
-from prefixkv import attention
-from prefixkv.budget import Budget
-from prefixkv.cache import PrefixKVCache
-from prefixkv.config import PrefixConfig
-from prefixkv.guidance import make_cache
-from prefixkv.identity import ModelIdentity
-from prefixkv.methods import DEFAULT_METHOD, Method
-from prefixkv.model_names import known_name
+from prefixkv.cache.prefix_cache import PrefixKVCache, attention
+from prefixkv.models.identity import ModelIdentity
+from prefixkv.models.names import known_name
+from prefixkv.policy.budget import Budget
+from prefixkv.policy.methods import DEFAULT_METHOD, Method
+from prefixkv.profiles.config import PrefixConfig
+from prefixkv.profiles.guidance import make_cache
 
 
 @contextlib.contextmanager
@@ -28,8 +27,8 @@ def compress(
         model: a language or vision-language model of transformers.
         budget: `"20%"`, `0.2`, `"512MiB"`, `"4GB"` or `"300tok"`: what to keep; or a configuration, which brings its
             own budget, shares and method.
-        method: name of a method, see `prefixkv.methods.METHODS`; not used with a configuration. `guided` uses the
-            profile that was saved for the model's hub id or folder, and warns where there is none.
+        method: name of a method, see `prefixkv.policy.methods.METHODS`; not used with a configuration. `guided` uses
+            the profile that was saved for the model's hub id or folder, and warns where there is none.
 
     Yields:
         An empty cache, to be passed as `past_key_values` to `generate` or to the model, for one conversation or one

@@ -22,7 +22,7 @@ from prefixkv_cli.live_view import Pace, cache_view
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from prefixkv.chat import Conversation
+    from prefixkv.chat.conversation import Conversation
 
 _ANSWER_ROWS = 6
 """Lines of the screen that the answer has for itself while it grows."""

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from prefixkv.budget import format_bytes
-from prefixkv.usage import CacheUsage
+from prefixkv.cache.usage import CacheUsage
+from prefixkv.policy.budget import format_bytes
 
 if TYPE_CHECKING:
-    from prefixkv.chat import Conversation
-    from prefixkv.entry_kinds import EntryKinds
+    from prefixkv.chat.conversation import Conversation
+    from prefixkv.chat.entry_kinds import EntryKinds
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class CacheReport:
             first_token_seconds: of the answer; the last one's where None.
             tokens_per_second: likewise.
         """
-        from prefixkv.entry_kinds import kept_kinds
+        from prefixkv.chat.entry_kinds import kept_kinds
 
         cache, answer = conversation.cache, conversation.last_answer
         if first_token_seconds is None and answer is not None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from rich.console import Group
 from rich.table import Table
 
-from prefixkv.budget import format_bytes
-from prefixkv.config import PrefixConfig
+from prefixkv.policy.budget import format_bytes
+from prefixkv.profiles.config import PrefixConfig
 
 
 def config_table(config: PrefixConfig) -> Group:

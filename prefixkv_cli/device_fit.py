@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from prefixkv.budget import Budget, format_bytes
-from prefixkv.config import PrefixConfig
 from prefixkv.errors import OptionError
-from prefixkv.fitting import Fit, fit, largest_batch
-from prefixkv.identity import ModelIdentity
-from prefixkv.models import gpu_bytes, weight_bytes
+from prefixkv.models.fitting import Fit, fit, largest_batch
+from prefixkv.models.identity import ModelIdentity
+from prefixkv.models.loading import gpu_bytes, weight_bytes
+from prefixkv.policy.budget import Budget, format_bytes
+from prefixkv.profiles.config import PrefixConfig
 
 
 def room_on_device(model: ModelIdentity, context_tokens: int, device_memory: str | None) -> Fit:

@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from prefixkv.budget import format_bytes
+from prefixkv.policy.budget import format_bytes
 
 LABELS = {
     "perplexity": "perplexity",

@@ -10,14 +10,14 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from prefixkv.images import picture_sha256
+from prefixkv.inputs.images import picture_sha256
 from prefixkv_cli import output
 from prefixkv_cli.failures import Failure
 from prefixkv_cli.interrupts import stoppable
 from prefixkv_cli.turn_record import turn_record
 
 if TYPE_CHECKING:
-    from prefixkv.chat import Conversation
+    from prefixkv.chat.conversation import Conversation
 
 STATS_SECONDS = 0.25
 """Between two `stats` events of an answer."""

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from prefixkv.errors import PrefixKVError
 
 if TYPE_CHECKING:
-    from prefixkv.chat import Conversation
-    from prefixkv.kept_patches import KeptPatches
+    from prefixkv.chat.conversation import Conversation
+    from prefixkv.chat.kept_patches import KeptPatches
 
 _COLUMNS = 8
 """Layers side by side."""
@@ -25,7 +25,7 @@ def draw_kept(conversation: Conversation, path: Path) -> None:
     Raises:
         PrefixKVError: there is no picture to paint on, or the file cannot be written.
     """
-    from prefixkv.kept_patches import kept_patches
+    from prefixkv.chat.kept_patches import kept_patches
 
     pictures = kept_patches(conversation)
     import matplotlib

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from rich.text import Text
 
-from prefixkv.usage import LayerUsage
+from prefixkv.cache.usage import LayerUsage
 from prefixkv_cli.cache_report import CacheReport
 
 SHORTEST_PAUSE_SECONDS = 0.1

@@ -6,18 +6,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prefixkv.budget import Budget
-from prefixkv.config import PrefixConfig
 from prefixkv.errors import OptionError, PrefixKVError
+from prefixkv.generation.sampling import Sampling
 from prefixkv.home import find_file
-from prefixkv.methods import get_method
-from prefixkv.models import check_device_name, check_dtype_name, check_model_name, load_model
-from prefixkv.sampling import Sampling
+from prefixkv.models.loading import check_device_name, check_dtype_name, check_model_name, load_model
+from prefixkv.policy.budget import Budget
+from prefixkv.policy.methods import get_method
+from prefixkv.profiles.config import PrefixConfig
 from prefixkv_cli import output
 from prefixkv_cli.picture_input import open_picture
 
 if TYPE_CHECKING:
-    from prefixkv.chat import Conversation
+    from prefixkv.chat.conversation import Conversation
 
 
 @dataclass
@@ -79,10 +79,10 @@ class Opening:
             PrefixKVError: the model cannot be loaded, or the context is of another one.
         """
         loaded = load_model(self.model, device=self.device, dtype=self.dtype, notify=output.notice)
-        from prefixkv.chat import Conversation
+        from prefixkv.chat.conversation import Conversation
 
         if self._context_file is not None:
-            from prefixkv.context import load_context
+            from prefixkv.chat.context import load_context
 
             return load_context(self._context_file, loaded, self.sampling, output.notice)
         self._require_pictures(loaded.id)
@@ -115,7 +115,7 @@ class Opening:
             raise OptionError(
                 f"a context brings its own {refused[0]}: leave --{refused[0]} out, or change it in the conversation"
             )
-        from prefixkv.context_file import read_head
+        from prefixkv.chat.context_file import read_head
 
         path = find_file("contexts", self.context)
         head = read_head(path)
@@ -130,7 +130,7 @@ class Opening:
 
     def _require_pictures_of(self, head: dict[str, Any], path: Path) -> None:
         """Pictures beside a context may only be those that it holds: they are never mixed up."""
-        from prefixkv.images import picture_sha256
+        from prefixkv.inputs.images import picture_sha256
 
         held = {picture["sha256"] for picture in head.get("pictures", [])}
         for picture in self._pictures:

@@ -8,10 +8,10 @@ from typing import Annotated
 import typer
 
 from prefixkv.errors import OptionError
-from prefixkv.geometry import DTYPE_BYTES
 from prefixkv.home import names
-from prefixkv.methods import METHODS
-from prefixkv.placement import Placement
+from prefixkv.models.geometry import DTYPE_BYTES
+from prefixkv.models.placement import Placement
+from prefixkv.policy.methods import METHODS
 from prefixkv_cli.output import be_quiet
 from prefixkv_cli.picture_input import SOURCES_HELP
 

@@ -30,14 +30,14 @@ def open_picture(source: str) -> Image:
     Raises:
         PrefixKVError: there is none that can be read.
     """
-    from prefixkv.images import decode_image, open_image
+    from prefixkv.inputs.images import decode_image, open_image
 
     if source == STDIN:
         return decode_image(_stdin_bytes(), "stdin")
     if source == CLIPBOARD:
         return _clipboard_picture()
     if re.match(r"https?://", source, re.IGNORECASE):
-        from prefixkv.download import fetch
+        from prefixkv.inputs.download import fetch
 
         return decode_image(fetch(source), source)
     return open_image(local_path(source))
@@ -87,7 +87,7 @@ def _stdin_bytes() -> bytes:
 def _clipboard_picture() -> Image:
     from PIL import Image, ImageGrab
 
-    from prefixkv.images import decode_image, open_image
+    from prefixkv.inputs.images import decode_image, open_image
 
     try:
         held = ImageGrab.grabclipboard()

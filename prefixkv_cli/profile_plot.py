@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from prefixkv.config import PrefixConfig
 from prefixkv.errors import PrefixKVError
-from prefixkv.profile import LayerProfile
+from prefixkv.profiles.config import PrefixConfig
+from prefixkv.profiles.profile import LayerProfile
 
 BUDGETS = ("50%", "20%", "10%")
 CONTEXT_TOKENS = 1000

@@ -7,9 +7,9 @@ from typing import Any
 from rich.console import Group
 from rich.table import Table
 
-from prefixkv.config import PrefixConfig
 from prefixkv.errors import PrefixKVError
-from prefixkv.profile import LayerProfile
+from prefixkv.profiles.config import PrefixConfig
+from prefixkv.profiles.profile import LayerProfile
 
 BAR_CELLS = 20
 COMPARED_BUDGET, COMPARED_CONTEXT = "20%", 1000

@@ -10,11 +10,11 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from prefixkv.budget import BUDGET_HELP, format_bytes
-from prefixkv.config import PrefixConfig
 from prefixkv.errors import PrefixKVError
 from prefixkv.home import find_file, named_file, names
-from prefixkv.methods import METHODS
+from prefixkv.policy.budget import BUDGET_HELP, format_bytes
+from prefixkv.policy.methods import METHODS
+from prefixkv.profiles.config import PrefixConfig
 from prefixkv_cli import output
 from prefixkv_cli.line_editor import PATHS, PICTURES, Choices
 from prefixkv_cli.picture_input import SOURCES_HELP, dropped_pictures, local_path
@@ -143,7 +143,7 @@ def _clear(talk: Talk, argument: str) -> None:
 
 
 def _save(talk: Talk, argument: str) -> None:
-    from prefixkv.context import save_context
+    from prefixkv.chat.context import save_context
 
     path = named_file("contexts", argument)
     save_context(talk.conversation, path, argument)
@@ -151,7 +151,7 @@ def _save(talk: Talk, argument: str) -> None:
 
 
 def _load(talk: Talk, argument: str) -> None:
-    from prefixkv.context import load_context
+    from prefixkv.chat.context import load_context
 
     now = talk.conversation
     talk.conversation = load_context(find_file("contexts", argument), now.loaded, now.sampling, output.notice)

@@ -15,7 +15,7 @@ from prefixkv_cli.usage_table import usage_line, usage_table
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from prefixkv.chat import Conversation
+    from prefixkv.chat.conversation import Conversation
 
 
 @dataclass

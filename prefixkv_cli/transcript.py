@@ -9,7 +9,7 @@ from prefixkv.documents import write_json, write_whole
 from prefixkv.errors import OptionError
 
 if TYPE_CHECKING:
-    from prefixkv.chat import Conversation
+    from prefixkv.chat.conversation import Conversation
 
 
 def write_transcript(conversation: Conversation, path: Path) -> None:

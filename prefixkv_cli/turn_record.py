@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from prefixkv.chat import Conversation
+    from prefixkv.chat.conversation import Conversation
 
 
 def turn_record(conversation: Conversation) -> dict[str, Any]:

@@ -9,11 +9,11 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from prefixkv.budget import format_bytes
-from prefixkv.usage import CacheUsage
+from prefixkv.cache.usage import CacheUsage
+from prefixkv.policy.budget import format_bytes
 
 if TYPE_CHECKING:
-    from prefixkv.entry_kinds import EntryKinds
+    from prefixkv.chat.entry_kinds import EntryKinds
 
 
 def usage_table(

@@ -15,111 +15,43 @@ SOURCES = sorted(path for package in ("prefixkv", "prefixkv_cli") for path in (R
 MAX_LINES = 300
 
 LEVELS = (
-    {"errors", "families", "geometry", "budget", "documents", "home", "download", "context_file"},
-    {"kernels", "capped_attention", "forward_arguments", "rotary"},
-    {
-        "importance",
-        "allocation",
-        "selection",
-        "methods",
-        "precision",
-        "profile_path",
-        "usage",
-        "sampling",
-        "images",
-        "identity",
-        "shapes",
-        "fitting",
-        "shares",
-        "text_marks",
-        "look_ahead",
-    },
-    {"profile", "config", "calibration", "model_names", "profile_path"},
-    {
-        "attention",
-        "scoring",
-        "positions",
-        "layer",
-        "refusals",
-        "windows",
-        "cache",
-        "joined_rows",
-        "rows",
-        "compression",
-        "snapshot",
-        "guidance",
-    },
-    {
-        "models",
-        "model_files",
-        "placement",
-        "picture_inputs",
-        "prompts",
-        "padded_batch",
-        "model_facts",
-        "detokenization",
-        "choice",
-        "captured",
-        "decoding",
-        "reading",
-        "token_ids",
-        "answer",
-        "peak_memory",
-        "weight_digest",
-    },
-    {"conversation_state", "entry_kinds", "machine"},
-    {"chat", "context", "kept_patches", "profiling", "evaluation", "benchmark"},
+    {"errors", "documents", "home"},
+    {"models", "kernels"},
+    {"policy", "inputs", "machine", "workers"},
+    {"cache"},
+    {"profiles", "generation"},
+    {"compression", "chat", "evaluation", "benchmark"},
     {"batch"},
-    {"tuning"},
 )
-"""From the bottom up: a module may import from its own level and from those below."""
+"""From the bottom up: a part may import from its own level and from those below, and no two parts import each other."""
 
-USES_TRANSFORMERS = {
-    "attention",
-    "positions",
-    "layer",
-    "refusals",
-    "windows",
-    "cache",
-    "rows",
-    "compression",
-    "models",
-    "model_files",
-    "model_facts",
-    "placement",
-    "choice",
-    "decoding",
-    "chat",
-    "batch",
-    "demo",
-} | {
-    "profiling",
-    "evaluation",
-    "benchmark",
-}
+USES_NO_TRANSFORMERS = {"errors", "documents", "home", "kernels", "policy", "inputs", "machine", "workers"}
 USES_NO_TORCH = {
     "errors",
-    "families",
-    "forward_arguments",
-    "geometry",
-    "budget",
     "documents",
     "home",
-    "methods",
-    "usage",
-    "sampling",
-    "images",
-} | {
-    "allocation",
-    "identity",
-    "shapes",
-    "fitting",
-    "profile",
-    "config",
-    "calibration",
-    "reading",
-    "download",
-    "context_file",
+    "policy/allocation",
+    "policy/budget",
+    "policy/methods",
+    "models/facts",
+    "models/families",
+    "models/files",
+    "models/fitting",
+    "models/forward_arguments",
+    "models/geometry",
+    "models/identity",
+    "models/names",
+    "models/shapes",
+    "inputs/download",
+    "inputs/images",
+    "cache/usage",
+    "generation/sampling",
+    "profiles/calibration",
+    "profiles/config",
+    "profiles/profile",
+    "profiles/profile_path",
+    "chat/context_file",
+    "chat/reading",
 }
 
 
@@ -149,7 +81,7 @@ def _roots(path: Path, everywhere: bool = True) -> set[str]:
 
 
 def _part(path: Path) -> str:
-    """The module of `prefixkv` that a file belongs to, `kernels` for `prefixkv/kernels/x.py`; empty for `__init__`."""
+    """The part of `prefixkv` that a file belongs to, `kernels` for `prefixkv/kernels/x.py`; empty for `__init__`."""
     part = path.relative_to(ROOT / "prefixkv").parts[0].removesuffix(".py")
     return "" if part == "__init__" else part
 
@@ -183,6 +115,23 @@ def test_engine_imports_point_downwards(path: Path) -> None:
     assert not upwards
 
 
+def test_no_two_parts_import_each_other() -> None:
+    imports = {
+        (_part(path), name.split(".")[1])
+        for path in ENGINE
+        for name in _names(path, everywhere=False)
+        if name.startswith("prefixkv.") and _part(path) not in ("", "demo")
+    }
+    assert not [pair for pair in imports if pair[0] != pair[1] and pair[::-1] in imports]
+
+
+def test_modules_that_need_no_torch_are_there() -> None:
+    folder = ROOT / "prefixkv"
+    assert not [
+        name for name in USES_NO_TORCH if not (folder / name).is_dir() and not (folder / f"{name}.py").is_file()
+    ]
+
+
 @per_engine_file
 def test_demo_is_imported_only_when_it_is_asked_for(path: Path) -> None:
     if _part(path) != "demo":
@@ -191,13 +140,13 @@ def test_demo_is_imported_only_when_it_is_asked_for(path: Path) -> None:
 
 @per_engine_file
 def test_transformers_stays_where_it_may_be(path: Path) -> None:
-    if _part(path) not in USES_TRANSFORMERS:
+    if _part(path) in USES_NO_TRANSFORMERS:
         assert "transformers" not in _roots(path)
 
 
 @per_engine_file
 def test_plain_modules_know_nothing_of_torch(path: Path) -> None:
-    if _part(path) in USES_NO_TORCH:
+    if {_part(path), path.relative_to(ROOT / "prefixkv").with_suffix("").as_posix()} & USES_NO_TORCH:
         assert "torch" not in _roots(path)
 
 
@@ -212,7 +161,7 @@ def test_file_is_short_and_named_for_what_it_holds(path: Path) -> None:
     [
         "import prefixkv",
         "import prefixkv_cli.app",
-        "import prefixkv.models, prefixkv.methods, prefixkv.images, prefixkv.demo.questions",
+        "import prefixkv.models.loading, prefixkv.policy.methods, prefixkv.inputs.images, prefixkv.demo.questions",
         "from prefixkv_cli.app import _run; _run(['--help'])",
         "from prefixkv_cli.app import _run; _run(['chat', '--help'])",
         "from prefixkv_cli.app import _run; _run(['--version'])",

@@ -10,7 +10,7 @@ from transformers import DynamicCache, TextStreamer
 
 import prefixkv
 from prefixkv.errors import PrefixKVError
-from prefixkv.methods import METHODS
+from prefixkv.policy.methods import METHODS
 from tests import tiny
 
 
@@ -147,7 +147,7 @@ def test_log_sum_exp_is_asked_for_only_where_all_queries_are_summed(
     """Elsewhere stock attention runs as it is, so that a budget of 100 % gives its very bits on a GPU too."""
     asked: list[tuple[int, ...]] = []
     monkeypatch.setattr(
-        "prefixkv.attention.scored_attention", lambda query, key, value, scale: asked.append(tuple(query.shape))
+        "prefixkv.cache.attention.scored_attention", lambda query, key, value, scale: asked.append(tuple(query.shape))
     )
     model = tiny.llava()
     with prefixkv.compress(model, budget, method) as cache, torch.no_grad():

@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-from prefixkv.config import PrefixConfig
 from prefixkv.documents import write_json
 from prefixkv.errors import OptionError, PrefixKVError
-from prefixkv.geometry import KVGeometry
 from prefixkv.home import find_file, named_file
-from prefixkv.identity import ModelIdentity
-from prefixkv.profile import LayerProfile, average_curve
+from prefixkv.models.geometry import KVGeometry
+from prefixkv.models.identity import ModelIdentity
+from prefixkv.profiles.config import PrefixConfig
+from prefixkv.profiles.profile import LayerProfile, average_curve
 
 MODEL = ModelIdentity("some/model", None, KVGeometry(3, 2, 16, "float32"), "0123456789abcdef")
 

@@ -21,7 +21,13 @@ def test_python_example_runs() -> None:
 
 def test_file_map_names_files_that_exist() -> None:
     root = Path(__file__).parents[1]
-    readme = (root / "README.md").read_text(encoding="utf-8")
-    named = re.findall(r"^  ([\w/]+\.py)", readme, re.MULTILINE)
-    assert len(named) > 10
-    assert [name for name in named if not (root / "prefixkv" / name).is_file()] == []
+    _, start, rest = (root / "README.md").read_text(encoding="utf-8").partition("\nprefixkv/ ")
+    assert start
+    part, named = "", []
+    for line in rest.partition("\nprefixkv_cli/")[0].splitlines():
+        if entry := re.match(r"  (\w+)(/|\.py)", line):
+            part = entry[1] if entry[2] == "/" else ""
+            assert not part or (root / "prefixkv" / part).is_dir(), line
+        named += [(part, name) for name in re.findall(r"(\w+\.py)", line)]
+    assert len(named) > 30
+    assert [file for file in named if not any((root / "prefixkv" / file[0]).rglob(file[1]))] == []

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
-from prefixkv import attention
-from prefixkv.models import LoadedModel
-from prefixkv.padded_batch import padded_batch
-from prefixkv.prompts import Prompt
-from prefixkv.rows import RowsCache
-from prefixkv.token_ids import stop_tokens
+from prefixkv.cache import attention
+from prefixkv.cache.rows import RowsCache
+from prefixkv.inputs.padded_batch import padded_batch
+from prefixkv.inputs.prompts import Prompt
+from prefixkv.inputs.token_ids import stop_tokens
+from prefixkv.models.loading import LoadedModel
 
 
 def answer_together(

@@ -11,9 +11,9 @@ from typing import Any
 
 from PIL import Image
 
-from prefixkv.download import fetch
 from prefixkv.errors import PrefixKVError
-from prefixkv.images import decode_image, open_image
+from prefixkv.inputs.download import fetch
+from prefixkv.inputs.images import decode_image, open_image
 
 SHAPE = 'give an object such as {"image": "cat.jpg", "prompt": "What is this?"}'
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from prefixkv.budget import Budget
-from prefixkv.geometry import KVGeometry
+from prefixkv.models.geometry import KVGeometry
+from prefixkv.policy.budget import Budget
 
 
 @dataclass(frozen=True)

@@ -15,14 +15,14 @@ from prefixkv.batch.answers import answer_together
 from prefixkv.batch.lines import Line
 from prefixkv.batch.plan import Room
 from prefixkv.batch.results import ResultFile
-from prefixkv.budget import Budget, format_bytes
-from prefixkv.config import PrefixConfig
+from prefixkv.cache.rows import RowsCache
 from prefixkv.errors import PrefixKVError
-from prefixkv.guidance import find_look_ahead
-from prefixkv.methods import get_method
-from prefixkv.models import LoadedModel, Notify
-from prefixkv.prompts import Prompt, Turn
-from prefixkv.rows import RowsCache
+from prefixkv.inputs.prompts import Prompt, Turn
+from prefixkv.models.loading import LoadedModel, Notify
+from prefixkv.policy.budget import Budget, format_bytes
+from prefixkv.policy.methods import get_method
+from prefixkv.profiles.config import PrefixConfig
+from prefixkv.profiles.guidance import find_look_ahead
 
 LOOKAHEAD = 32
 """So many lines are opened, and put together by length, at a time. Lines are divided among processes by as many."""

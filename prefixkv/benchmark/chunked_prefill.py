@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from transformers import PreTrainedModel
 
-from prefixkv.cache import PrefixKVCache
+from prefixkv.cache.prefix_cache import PrefixKVCache
 
 
 @torch.no_grad()
@@ -24,7 +24,7 @@ def read_rows(
     """Read a prompt.
 
     Args:
-        model: inside `prefixkv.attention.installed`.
+        model: inside `prefixkv.cache.attention.installed`.
         prompt: (batch, tokens), int64.
         new_cache: makes an empty cache.
         rows_at_once: rows of one forward pass; all where None.

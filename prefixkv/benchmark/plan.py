@@ -12,9 +12,9 @@ from transformers import PreTrainedModel
 from prefixkv.benchmark import hardware
 from prefixkv.benchmark.cell import Cell
 from prefixkv.benchmark.run import STOCK, Load, measure
-from prefixkv.budget import Budget
 from prefixkv.errors import OptionError
-from prefixkv.geometry import KVGeometry
+from prefixkv.models.geometry import KVGeometry
+from prefixkv.policy.budget import Budget
 
 RESERVE_BYTES = 4 * 2**30
 """Left to a prefill's working memory and the allocator when the largest batch is sought."""

@@ -11,8 +11,8 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
 from prefixkv.errors import DeviceMemoryError, OptionError
-from prefixkv.geometry import KVGeometry
-from prefixkv.models import find_device
+from prefixkv.models.geometry import KVGeometry
+from prefixkv.models.loading import find_device
 
 _LLAVA = {"vocab_size": 32064, "max_position_embeddings": 65536, "rms_norm_eps": 1e-5}
 SHAPES: dict[str, tuple[type[PreTrainedModel], type[Any], dict[str, Any]]] = {

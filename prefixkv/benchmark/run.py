@@ -12,17 +12,16 @@ from typing import Any
 import torch
 from transformers import DynamicCache, PreTrainedModel, StoppingCriteria, StoppingCriteriaList
 
-from prefixkv import attention
 from prefixkv.benchmark import hardware
 from prefixkv.benchmark.cell import Cell
 from prefixkv.benchmark.chunked_prefill import read_rows
-from prefixkv.budget import Budget
-from prefixkv.cache import PrefixKVCache
-from prefixkv.captured.graph import CapturedStep
-from prefixkv.decoding import decode_rows
-from prefixkv.geometry import KVGeometry
-from prefixkv.methods import DEFAULT_METHOD
-from prefixkv.sampling import Sampling
+from prefixkv.cache.prefix_cache import PrefixKVCache, attention
+from prefixkv.generation.captured.graph import CapturedStep
+from prefixkv.generation.decoding import decode_rows
+from prefixkv.generation.sampling import Sampling
+from prefixkv.models.geometry import KVGeometry
+from prefixkv.policy.budget import Budget
+from prefixkv.policy.methods import DEFAULT_METHOD
 
 STOCK = "transformers"
 

@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from prefixkv.budget import Budget
 from prefixkv.errors import OptionError
-from prefixkv.geometry import KVGeometry
-from prefixkv.methods import METHODS, get_method
+from prefixkv.models.geometry import KVGeometry
+from prefixkv.policy.budget import Budget
+from prefixkv.policy.methods import METHODS, get_method
 
 if TYPE_CHECKING:
-    from prefixkv.cache import PrefixKVCache
-    from prefixkv.models import LoadedModel, Notify
+    from prefixkv.cache.prefix_cache import PrefixKVCache
+    from prefixkv.models.loading import LoadedModel, Notify
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def new_cache(loaded: LoadedModel, cell: Cell, notify: Notify = lambda text: Non
     Raises:
         BudgetTooSmallError: a hard limit cannot hold the method's protected entries.
     """
-    from prefixkv.guidance import make_cache
+    from prefixkv.profiles.guidance import make_cache
 
     return make_cache(loaded.model, loaded.identity, cell.budget, cell.method, notify)
 

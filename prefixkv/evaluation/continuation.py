@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from prefixkv.cache import PrefixKVCache
-from prefixkv.usage import CacheUsage
+from prefixkv.cache.prefix_cache import PrefixKVCache
+from prefixkv.cache.usage import CacheUsage
 
 
 class State:
@@ -30,7 +30,7 @@ class State:
         """Begin.
 
         Args:
-            model: inside `prefixkv.attention.installed`.
+            model: inside `prefixkv.cache.attention.installed`.
             cache: has read the prompt.
             logits: (1, vocabulary), float32, after the prompt.
         """
@@ -46,7 +46,7 @@ class State:
     def copy(self) -> State:
         """The same state on buffers of its own."""
         # A profile's queries are only read, and hold on to the model.
-        shared = self.cache._look_ahead
+        shared = self.cache.look_ahead
         return State(self._model, copy.deepcopy(self.cache, {id(shared): shared}), self.logits)
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from prefixkv.documents import read_json
 from prefixkv.errors import OptionError, PrefixKVError
-from prefixkv.images import open_image
+from prefixkv.inputs.images import open_image
 
 DATA_HELP = "scenes[:N[:SEED]], followups[:N[:SEED]], text:FILE, or a JSON file shaped as LLaVA-Description or MM-Vet"
 DEFAULT_COUNT, DEFAULT_SEED = 200, 1

@@ -10,9 +10,9 @@ import torch
 
 from prefixkv.errors import PrefixKVError
 from prefixkv.evaluation.data import DataSource, Question
-from prefixkv.models import LoadedModel
-from prefixkv.prompts import Prompt, Turn
-from prefixkv.token_ids import stop_tokens
+from prefixkv.inputs.prompts import Prompt, Turn
+from prefixkv.inputs.token_ids import stop_tokens
+from prefixkv.models.loading import LoadedModel
 
 
 @dataclass(frozen=True)

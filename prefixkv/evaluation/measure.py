@@ -9,15 +9,15 @@ from typing import Any
 
 import torch
 
-from prefixkv import attention
+from prefixkv.cache import attention
 from prefixkv.evaluation.answers import is_exact, is_relaxed, rouge_l
 from prefixkv.evaluation.cells import REFERENCE, Cell, new_cache
 from prefixkv.evaluation.continuation import Continuation, GivenText, OwnAnswer, State, follow
 from prefixkv.evaluation.exercise import Exercise
 from prefixkv.evaluation.prefill import Prefill
 from prefixkv.evaluation.side_by_side import follow_side_by_side
-from prefixkv.models import LoadedModel
-from prefixkv.token_ids import stop_tokens
+from prefixkv.inputs.token_ids import stop_tokens
+from prefixkv.models.loading import LoadedModel
 
 Record = dict[str, Any]
 """What was measured of one sample in one cell: plain values."""

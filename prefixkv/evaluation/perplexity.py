@@ -10,11 +10,10 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
-from prefixkv import attention
-from prefixkv.cache import PrefixKVCache
-from prefixkv.calibration import Sample
-from prefixkv.models import LoadedModel
-from prefixkv.prompts import Prompt, Turn
+from prefixkv.cache.prefix_cache import PrefixKVCache, attention
+from prefixkv.inputs.prompts import Prompt, Turn
+from prefixkv.models.loading import LoadedModel
+from prefixkv.profiles.calibration import Sample
 
 
 @dataclass(frozen=True)

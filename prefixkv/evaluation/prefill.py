@@ -8,13 +8,12 @@ from typing import Any
 
 import torch
 
-from prefixkv import attention
-from prefixkv.cache import PrefixKVCache
+from prefixkv.cache.prefix_cache import PrefixKVCache, attention
 from prefixkv.evaluation.cells import REFERENCE
-from prefixkv.geometry import KVGeometry
 from prefixkv.kernels import row_lse
-from prefixkv.models import LoadedModel
-from prefixkv.text_marks import TextMarks
+from prefixkv.models.geometry import KVGeometry
+from prefixkv.models.loading import LoadedModel
+from prefixkv.policy.text_marks import TextMarks
 
 
 @dataclass
@@ -72,7 +71,7 @@ class Prefill:
         """Read the prompt.
 
         Args:
-            loaded: the model, inside `prefixkv.attention.installed`.
+            loaded: the model, inside `prefixkv.cache.attention.installed`.
             inputs: the model's inputs for one prompt.
         """
         self._recorder = _Recorder(loaded.geometry)

@@ -7,12 +7,12 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from prefixkv.budget import Budget
 from prefixkv.documents import VERSION
 from prefixkv.evaluation.bootstrap import Bootstrap, estimate
 from prefixkv.evaluation.cells import REFERENCE, Cell, is_full
 from prefixkv.evaluation.records import KIND, Key, Record
-from prefixkv.geometry import KVGeometry
+from prefixkv.models.geometry import KVGeometry
+from prefixkv.policy.budget import Budget
 
 DEVIATION = 0.01
 """A measured share may differ from the asked one by this part of it, and by one entry a layer, before it is marked."""

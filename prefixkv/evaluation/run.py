@@ -19,10 +19,10 @@ from prefixkv.evaluation.exercise import Exercises
 from prefixkv.evaluation.measure import Measuring
 from prefixkv.evaluation.records import RecordFolder
 from prefixkv.evaluation.results import results
-from prefixkv.evaluation.workers import Helpers, Launch, division_of, parent_is_gone
 from prefixkv.home import home
-from prefixkv.models import LoadedModel, Notify, load_model, profile_name
-from prefixkv.weight_digest import tensor_digest, weight_digest
+from prefixkv.models.loading import LoadedModel, Notify, load_model, profile_name
+from prefixkv.models.weight_digest import tensor_digest, weight_digest
+from prefixkv.workers import Helpers, Launch, division_of, parent_is_gone
 
 SAMPLES_PER_HELPER = 8
 """A further process is worth its start for so many samples."""
@@ -218,7 +218,7 @@ def _help(
 
 def _look_ahead_digest(loaded: LoadedModel, cells: tuple[Cell, ...], notify: Notify) -> str | None:
     """Digest of the look-ahead queries in use; also sees to it that every cell's cache can be made."""
-    found = [new_cache(loaded, cell, notify)._look_ahead for cell in measured_cells(cells)]
+    found = [new_cache(loaded, cell, notify).look_ahead for cell in measured_cells(cells)]
     queries = next((one.queries for one in found if one is not None), None)
     return None if queries is None else tensor_digest((str(layer), part) for layer, part in enumerate(queries))
 

@@ -14,8 +14,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
-from prefixkv import attention
-from prefixkv.cache import PrefixKVCache
+from prefixkv.cache.prefix_cache import PrefixKVCache, attention
 from prefixkv.evaluation.continuation import Continuation, State, part
 
 ROWS = 32
@@ -58,7 +57,7 @@ def follow_side_by_side(model: PreTrainedModel, begun: Sequence[tuple[State, Seq
     """Follow continuations on several caches to their ends, all with one step of the model a token.
 
     Args:
-        model: inside `prefixkv.attention.installed`; see `Prefill.fits_a_batch`.
+        model: inside `prefixkv.cache.attention.installed`; see `Prefill.fits_a_batch`.
         begun: states after the same prompt, which are used up, and what is to be followed from each. What one
             continuation needs of another one's predictions must come behind it.
     """

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from prefixkv.budget import Budget
-from prefixkv.config import PrefixConfig
 from prefixkv.errors import OptionError
 from prefixkv.home import find_file
-from prefixkv.methods import DEFAULT_METHOD, get_method
-from prefixkv.models import check_device_name, check_dtype_name, check_model_name, load_model
+from prefixkv.models.loading import check_device_name, check_dtype_name, check_model_name, load_model
+from prefixkv.policy.budget import Budget
+from prefixkv.policy.methods import DEFAULT_METHOD, get_method
+from prefixkv.profiles.config import PrefixConfig
 from prefixkv_cli import options, output
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def batch(
     if out.resolve() == file.resolve():
         raise OptionError(f"--out {str(out)!r} is the file of questions: give another")
 
-    from prefixkv.evaluation.workers import Launch
+    from prefixkv.workers import Launch
 
     launch = Launch(device)
     notify = output.notice if launch.is_main else _silent

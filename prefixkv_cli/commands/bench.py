@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from prefixkv.budget import Budget
 from prefixkv.errors import OptionError
-from prefixkv.methods import DEFAULT_METHOD, get_method
-from prefixkv.models import check_device_name, check_dtype_name, check_model_name
+from prefixkv.models.loading import check_device_name, check_dtype_name, check_model_name
+from prefixkv.policy.budget import Budget
+from prefixkv.policy.methods import DEFAULT_METHOD, get_method
 from prefixkv_cli import options, output
 from prefixkv_cli.bench_table import bench_table, progress_line
 
@@ -121,7 +121,7 @@ def _measure(plan: Plan, model: str | None, shape: str | None, device: str, dtyp
         output.notice(progress_line(cell.as_dict()))
 
     if shape is None:
-        from prefixkv.models import load_model
+        from prefixkv.models.loading import load_model
 
         loaded = load_model(model or "demo", device, dtype, output.notice)
         return run_benchmark(plan, loaded.model, loaded.geometry, loaded.id, done)

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from prefixkv.errors import OptionError
+from prefixkv.generation.sampling import Sampling
 from prefixkv.home import names
-from prefixkv.methods import DEFAULT_METHOD
-from prefixkv.sampling import Sampling
+from prefixkv.policy.methods import DEFAULT_METHOD
 from prefixkv_cli import options, output
 from prefixkv_cli.opening import Opening
 from prefixkv_cli.picture_input import STDIN
 from prefixkv_cli.prompt_input import read_prompts
 
 if TYPE_CHECKING:
-    from prefixkv.chat import Conversation
+    from prefixkv.chat.conversation import Conversation
 
 
 def chat(

@@ -8,13 +8,13 @@ from typing import Annotated
 
 import typer
 
-from prefixkv.config import PrefixConfig
 from prefixkv.documents import write_json
 from prefixkv.errors import PrefixKVError
 from prefixkv.home import find_file, named_file, names
-from prefixkv.identity import ModelIdentity
-from prefixkv.models import ALIASES, check_model_name, read_identity
-from prefixkv.shapes import SHAPES
+from prefixkv.models.identity import ModelIdentity
+from prefixkv.models.loading import ALIASES, check_model_name, read_identity
+from prefixkv.models.shapes import SHAPES
+from prefixkv.profiles.config import PrefixConfig
 from prefixkv_cli import options, output
 from prefixkv_cli.config_table import config_table
 

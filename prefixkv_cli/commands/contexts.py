@@ -8,10 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
-from prefixkv.budget import format_bytes
-from prefixkv.context_file import read_head, read_sealed
+from prefixkv.chat.context_file import read_head, read_sealed
 from prefixkv.errors import PrefixKVError
 from prefixkv.home import find_file, named_file, names
+from prefixkv.policy.budget import format_bytes
 from prefixkv_cli import options, output
 
 app = typer.Typer(help="List, show and remove saved contexts.\n\nExample: prefixkv contexts list", no_args_is_help=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prefixkv.budget import format_bytes
+from prefixkv.policy.budget import format_bytes
 from prefixkv_cli import options, output
 
 

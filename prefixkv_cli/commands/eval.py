@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from prefixkv.errors import OptionError, PrefixKVError
-from prefixkv.models import check_device_name, check_dtype_name, check_model_name
-from prefixkv.sampling import Sampling
+from prefixkv.generation.sampling import Sampling
+from prefixkv.models.loading import check_device_name, check_dtype_name, check_model_name
 from prefixkv_cli import options, output
 
 if TYPE_CHECKING:

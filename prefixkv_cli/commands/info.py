@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from prefixkv.budget import format_bytes
 from prefixkv.errors import OptionError
-from prefixkv.models import check_model_name
+from prefixkv.models.loading import check_model_name
+from prefixkv.policy.budget import format_bytes
 from prefixkv_cli import options, output
 
 if TYPE_CHECKING:
-    from prefixkv.model_facts import ModelFacts
+    from prefixkv.models.facts import ModelFacts
 
 
 def info(
@@ -30,7 +30,7 @@ def info(
     """
     sizes = [_size(text) for text in picture or []]
     check_model_name(model)
-    from prefixkv.model_facts import PICTURES, model_facts
+    from prefixkv.models.facts import PICTURES, model_facts
 
     facts = model_facts("demo" if model == "auto" else model, sizes or PICTURES, output.notice)
     if json:

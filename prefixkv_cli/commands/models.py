@@ -6,8 +6,8 @@ from typing import Any
 
 from rich.table import Table
 
-from prefixkv.families import FAMILIES, REFUSED_TYPES
-from prefixkv.models import weights_are_here
+from prefixkv.models.families import FAMILIES, REFUSED_TYPES
+from prefixkv.models.loading import weights_are_here
 from prefixkv_cli import options, output
 
 WIDTH = 180

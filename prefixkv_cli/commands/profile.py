@@ -11,15 +11,22 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from prefixkv.errors import OptionError
 from prefixkv.home import find_file, named_file
-from prefixkv.models import Placement, check_device_name, check_dtype_name, check_model_name, load_model, profile_name
-from prefixkv.profile import LayerProfile
+from prefixkv.models.loading import (
+    Placement,
+    check_device_name,
+    check_dtype_name,
+    check_model_name,
+    load_model,
+    profile_name,
+)
+from prefixkv.profiles.profile import LayerProfile
 from prefixkv_cli import options, output
 from prefixkv_cli.profile_table import difference_table, profile_table
 
 if TYPE_CHECKING:
-    from prefixkv.calibration import Sample
-    from prefixkv.evaluation.workers import Launch
-    from prefixkv.models import Notify
+    from prefixkv.models.loading import Notify
+    from prefixkv.profiles.calibration import Sample
+    from prefixkv.workers import Launch
 
 app = typer.Typer(
     help="Measure a model's layers, once.\n\nExample: prefixkv profile --model llava --images photos/",
@@ -66,7 +73,7 @@ def profile(
     check_dtype_name(dtype)
     check_model_name(model)
     placement = options.placement(device, device_map, load_in_8bit, load_in_4bit)
-    from prefixkv.evaluation.workers import Launch
+    from prefixkv.workers import Launch
 
     launch = Launch(device)
     chosen, source = _samples(images, data, prompts, samples, seed, output.notice if launch.is_main else _silent)
@@ -159,7 +166,7 @@ def _samples(
     images: Path | None, data: str | None, prompts: Path | None, count: int, seed: int, notify: Notify
 ) -> tuple[list[Sample], str]:
     """The samples and where they come from."""
-    from prefixkv import calibration
+    from prefixkv.profiles import calibration
 
     texts = calibration.read_prompts(prompts) if prompts else [calibration.DEFAULT_PROMPT]
     if images is not None:

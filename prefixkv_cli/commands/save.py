@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from prefixkv.budget import format_bytes
 from prefixkv.errors import OptionError
+from prefixkv.generation.sampling import Sampling
 from prefixkv.home import named_file
-from prefixkv.methods import DEFAULT_METHOD
-from prefixkv.sampling import Sampling
+from prefixkv.policy.budget import format_bytes
+from prefixkv.policy.methods import DEFAULT_METHOD
 from prefixkv_cli import options, output
 from prefixkv_cli.opening import Opening
 
@@ -71,7 +71,7 @@ def save(
     else:
         for _ in conversation.ask(prompt):
             pass
-    from prefixkv.context import save_context
+    from prefixkv.chat.context import save_context
 
     save_context(conversation, path, name or path.stem)
     answer, usage, size = conversation.last_answer, conversation.usage(), path.stat().st_size

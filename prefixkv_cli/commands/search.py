@@ -8,17 +8,17 @@ from typing import Annotated
 
 import typer
 
-from prefixkv.budget import Budget, format_bytes
-from prefixkv.config import ALLOCATIONS, PrefixConfig
 from prefixkv.documents import file_sha256
 from prefixkv.errors import OptionError, PrefixKVError
 from prefixkv.home import find_file, named_file
-from prefixkv.identity import ModelIdentity
-from prefixkv.methods import DEFAULT_METHOD, get_method
-from prefixkv.models import ALIASES, check_model_name, profile_name, weights_are_here
-from prefixkv.profile import LayerProfile
-from prefixkv.profile_path import profile_path
-from prefixkv.shapes import SHAPES
+from prefixkv.models.identity import ModelIdentity
+from prefixkv.models.loading import ALIASES, check_model_name, profile_name, weights_are_here
+from prefixkv.models.shapes import SHAPES
+from prefixkv.policy.budget import Budget, format_bytes
+from prefixkv.policy.methods import DEFAULT_METHOD, get_method
+from prefixkv.profiles.config import ALLOCATIONS, PrefixConfig
+from prefixkv.profiles.profile import LayerProfile
+from prefixkv.profiles.profile_path import profile_path
 from prefixkv_cli import options, output
 from prefixkv_cli.config_table import config_table
 from prefixkv_cli.device_fit import fit_lines, room_on_device
@@ -146,16 +146,16 @@ def _shape_of(model: str) -> ModelIdentity:
     wanted = ALIASES.get(model, model)
     if wanted in SHAPES:
         return ModelIdentity(wanted, None, SHAPES[wanted].geometry, None)
-    from prefixkv.models import read_identity
+    from prefixkv.models.loading import read_identity
 
     return read_identity("demo" if model == "auto" else model)
 
 
 def find_budget(model: str, tolerance: Fraction, profile: LayerProfile | None, method: str) -> Budget:
     """The smallest budget whose held-out perplexity rises by no more than the tolerance."""
-    from prefixkv.calibration import drawn_samples
-    from prefixkv.models import load_model
-    from prefixkv.tuning import smallest_budget
+    from prefixkv.evaluation.tuning import smallest_budget
+    from prefixkv.models.loading import load_model
+    from prefixkv.profiles.calibration import drawn_samples
 
     output.notice("the held-out samples are drawn scenes of coloured shapes, with the model's own answers")
     loaded = load_model(model, notify=output.notice)

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefixkv.batch.plan import Room
-from prefixkv.budget import Budget
-from prefixkv.geometry import KVGeometry
+from prefixkv.models.geometry import KVGeometry
+from prefixkv.policy.budget import Budget
 
 GEOMETRY = KVGeometry(layers=4, kv_heads=2, head_dim=16, dtype="float32")
 

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from prefixkv.chat import Conversation
-from prefixkv.models import load_model
-from prefixkv.sampling import Sampling
+from prefixkv.chat.conversation import Conversation
+from prefixkv.generation.sampling import Sampling
+from prefixkv.models.loading import load_model
 from tests.cli.conftest import ENVIRONMENT, PROGRAM, Run
 
 WORDS = ["ba", "ce", "di", "fo", "gu", "ha"]

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 import prefixkv
-from prefixkv.chat import Conversation
-from prefixkv.context import load_context
+from prefixkv.chat.context import load_context
+from prefixkv.chat.conversation import Conversation
 from prefixkv.demo import scene_path
-from prefixkv.images import open_image
-from prefixkv.sampling import Sampling
+from prefixkv.generation.sampling import Sampling
+from prefixkv.inputs.images import open_image
 from tests.cli.screen import Terminal
 
 WIDTHS = (60, 120)

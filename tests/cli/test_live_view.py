@@ -16,13 +16,13 @@ from typing import Any
 import pytest
 
 import prefixkv
-from prefixkv.chat import Conversation
+from prefixkv.cache.usage import CacheUsage, LayerUsage
+from prefixkv.chat.conversation import Conversation
+from prefixkv.chat.entry_kinds import EntryKinds, kept_kinds
+from prefixkv.chat.reading import GENERATED, PICTURE
 from prefixkv.demo.scenes import draw_scene
-from prefixkv.entry_kinds import EntryKinds, kept_kinds
-from prefixkv.models import LoadedModel
-from prefixkv.reading import GENERATED, PICTURE
-from prefixkv.sampling import Sampling
-from prefixkv.usage import CacheUsage, LayerUsage
+from prefixkv.generation.sampling import Sampling
+from prefixkv.models.loading import LoadedModel
 from prefixkv_cli import live_view
 from prefixkv_cli.answer_view import show_answer
 from prefixkv_cli.cache_report import CacheReport

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from prefixkv.families import FAMILIES, REFUSED_TYPES
+from prefixkv.models.families import FAMILIES, REFUSED_TYPES
 from tests.cli.conftest import Run
 
 
@@ -84,8 +84,8 @@ def test_refused_family_says_why(run: Run, tmp_path: Path) -> None:
 
 
 def test_device_map_gives_the_same_answer(model_folder: Path) -> None:
-    from prefixkv.models import Placement, load_model
-    from prefixkv.prompts import Prompt, Turn
+    from prefixkv.inputs.prompts import Prompt, Turn
+    from prefixkv.models.loading import Placement, load_model
 
     placed = load_model(str(model_folder), placement=Placement(device_map="auto"))
     plain = load_model(str(model_folder), "cpu")

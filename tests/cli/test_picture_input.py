@@ -98,7 +98,7 @@ def test_address_without_a_picture_says_why(server: str, address: str, says: str
 
 
 def test_address_of_something_too_large_is_refused(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("prefixkv.download.MOST_BYTES", 20)
+    monkeypatch.setattr("prefixkv.inputs.download.MOST_BYTES", 20)
     with pytest.raises(PrefixKVError, match="larger than 20 bytes"):
         open_picture(f"{server}/picture.png")
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from prefixkv.config import PrefixConfig
-from prefixkv.geometry import KVGeometry
-from prefixkv.identity import ModelIdentity
+from prefixkv.models.geometry import KVGeometry
+from prefixkv.models.identity import ModelIdentity
+from prefixkv.profiles.config import PrefixConfig
 from tests.cli.conftest import Run
-from tests.test_config import profile_of
+from tests.profiles.test_config import profile_of
 
 LARGE = ModelIdentity("some/large-model", None, KVGeometry(80, 8, 128, "bfloat16"), "0123456789abcdef")
 

@@ -7,8 +7,8 @@ import io
 import pytest
 from rich.console import Console
 
-from prefixkv.entry_kinds import EntryKinds
-from prefixkv.usage import CacheUsage, LayerUsage
+from prefixkv.cache.usage import CacheUsage, LayerUsage
+from prefixkv.chat.entry_kinds import EntryKinds
 from prefixkv_cli.usage_table import usage_line, usage_table
 
 USAGE = CacheUsage(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import prefixkv
-from prefixkv.models import LoadedModel
+from prefixkv.models.loading import LoadedModel
 from tests import tiny
 
 

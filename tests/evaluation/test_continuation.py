@@ -8,19 +8,18 @@ from typing import Any
 import pytest
 import torch
 
-from prefixkv import attention
-from prefixkv.cache import PrefixKVCache
-from prefixkv.decoding import decode
+from prefixkv.cache.prefix_cache import PrefixKVCache, attention
 from prefixkv.evaluation.cells import Cell, new_cache
 from prefixkv.evaluation.continuation import GivenText, OwnAnswer, State, follow
 from prefixkv.evaluation.perplexity import Reference, perplexity
 from prefixkv.evaluation.prefill import Prefill
 from prefixkv.evaluation.side_by_side import follow_side_by_side
-from prefixkv.methods import METHODS
-from prefixkv.models import LoadedModel
-from prefixkv.prompts import Prompt, Turn
-from prefixkv.sampling import Sampling
-from prefixkv.token_ids import stop_tokens
+from prefixkv.generation.decoding import decode
+from prefixkv.generation.sampling import Sampling
+from prefixkv.inputs.prompts import Prompt, Turn
+from prefixkv.inputs.token_ids import stop_tokens
+from prefixkv.models.loading import LoadedModel
+from prefixkv.policy.methods import METHODS
 from tests import tiny
 
 CELLS = [Cell("prefixkv", "20%"), Cell("h2o", "10%"), Cell("local", "300tok"), Cell("full", "100%")]

@@ -9,8 +9,8 @@ import pytest
 from prefixkv.errors import PrefixKVError
 from prefixkv.evaluation.data import DataSource
 from prefixkv.evaluation.exercise import Exercises
-from prefixkv.models import LoadedModel
-from prefixkv.token_ids import stop_tokens
+from prefixkv.inputs.token_ids import stop_tokens
+from prefixkv.models.loading import LoadedModel
 
 
 def test_reference_is_the_answer_as_the_model_spells_it(demo: LoadedModel) -> None:

@@ -10,7 +10,7 @@ from prefixkv.evaluation.cells import REFERENCE, cells_of, measured_cells
 from prefixkv.evaluation.data import DataSource
 from prefixkv.evaluation.exercise import Exercises
 from prefixkv.evaluation.measure import Measuring
-from prefixkv.models import LoadedModel
+from prefixkv.models.loading import LoadedModel
 
 METRICS = ("ppl", "rouge", "accuracy", "kl")
 

@@ -7,14 +7,13 @@ from typing import Any
 import pytest
 import torch
 
-from prefixkv import attention
-from prefixkv.cache import PrefixKVCache
+from prefixkv.cache.prefix_cache import PrefixKVCache, attention
 from prefixkv.evaluation.cells import Cell, new_cache
 from prefixkv.evaluation.data import DataSource
 from prefixkv.evaluation.exercise import Exercises
 from prefixkv.evaluation.prefill import Prefill
-from prefixkv.methods import METHODS
-from prefixkv.models import LoadedModel
+from prefixkv.models.loading import LoadedModel
+from prefixkv.policy.methods import METHODS
 
 BUDGETS = ("100%", "7%", "400KiB")
 

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 
 import prefixkv
-from prefixkv.chat import Conversation
-from prefixkv.geometry import KVGeometry
-from prefixkv.models import LoadedModel
-from prefixkv.padded_batch import padded_batch
-from prefixkv.prompts import Prompt, Turn
-from prefixkv.sampling import Sampling
+from prefixkv.chat.conversation import Conversation
+from prefixkv.generation.sampling import Sampling
+from prefixkv.inputs.padded_batch import padded_batch
+from prefixkv.inputs.prompts import Prompt, Turn
+from prefixkv.models.geometry import KVGeometry
+from prefixkv.models.loading import LoadedModel
 from tests.families.tiny_models import Tiny
 
 QUESTIONS = ("ba ce di fo gu ha je ki lo mu " * 4, "na pe qu re si")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from prefixkv import families as listed
+from prefixkv.models import families as listed
 from tests.families.checks import CHECKS
 from tests.families.tiny_models import FAMILIES
 

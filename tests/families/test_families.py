@@ -11,13 +11,13 @@ import pytest
 from transformers import AutoConfig
 
 import prefixkv
-from prefixkv import families as listed
-from prefixkv.calibration import Sample
-from prefixkv.config import PrefixConfig
 from prefixkv.errors import PrefixKVError
-from prefixkv.geometry import KVGeometry
-from prefixkv.profile import LayerProfile
-from prefixkv.prompts import Prompt, Turn
+from prefixkv.inputs.prompts import Prompt, Turn
+from prefixkv.models import families as listed
+from prefixkv.models.geometry import KVGeometry
+from prefixkv.profiles.calibration import Sample
+from prefixkv.profiles.config import PrefixConfig
+from prefixkv.profiles.profile import LayerProfile
 from tests.families import table
 from tests.families.checks import CHECKS, loaded
 from tests.families.tiny_models import FAMILIES, Tiny

@@ -11,14 +11,13 @@ from typing import Any
 import pytest
 import torch
 
-from prefixkv import attention
-from prefixkv.cache import PrefixKVCache
-from prefixkv.captured.graph import CapturedStep
-from prefixkv.decoding import decode, decode_rows
-from prefixkv.geometry import KVGeometry
-from prefixkv.sampling import Sampling
+from prefixkv.cache.prefix_cache import PrefixKVCache, attention
+from prefixkv.generation.captured.graph import CapturedStep
+from prefixkv.generation.decoding import decode, decode_rows
+from prefixkv.generation.sampling import Sampling
+from prefixkv.models.geometry import KVGeometry
 from tests import tiny
-from tests.test_decoding_step import mistral, qwen2
+from tests.generation.test_decoding_step import mistral, qwen2
 
 pytestmark = pytest.mark.gpu
 

@@ -52,7 +52,10 @@ def copy(stored: LayerEntries, dtype: torch.dtype) -> LayerEntries:
 def run(name: str, stored: LayerEntries, token: list[torch.Tensor], scale: float, **options: object) -> torch.Tensor:
     table = EntryTable(3, stored.keys.device)
     other = copy(stored, stored.keys.dtype)
-    table.upload([other, stored, other])
+    layers = [other, stored, other]
+    table.upload(layers)
+    # On a GPU the table drops them, and only the plain version needs them.
+    table.layers = layers
     return implementation("decode_attention", stored.keys, name)(*token, scale, table, 1, **options)
 
 

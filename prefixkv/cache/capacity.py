@@ -1,0 +1,77 @@
+"""Capacity: how many entries a budget holds, in the precision in which they are stored. Pure numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from prefixkv.models.geometry import KVGeometry
+from prefixkv.policy.budget import Budget
+from prefixkv.policy.methods import Method
+from prefixkv.policy.precision import entry_bytes, packed_bits
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """What fits.
+
+    Attributes:
+        geometry: the model's KV shape.
+        budget: what may be stored.
+        method: says what every layer keeps at least, and whether anything is evicted at all.
+    """
+
+    geometry: KVGeometry
+    budget: Budget
+    method: Method
+
+    @property
+    def keeps_all(self) -> bool:
+        """Whether nothing is ever evicted: method `full`, or a budget of 100 %."""
+        return self.method.keeps_all or (self.budget.kind == "fraction" and self.budget.amount == 1)
+
+    def unpacked(self, seen_tokens: int, batch: int) -> int:
+        """Entries of all layers, in the model's precision, that fit once `seen_tokens` of each row are read."""
+        return self.budget.entries(self.geometry, seen_tokens, batch)
+
+    def holds_all(self, seen_tokens: int, batch: int) -> bool:
+        """Whether every entry fits in the model's precision."""
+        return self.geometry.layers * seen_tokens <= self.unpacked(seen_tokens, batch)
+
+    def bits(self, seen_tokens: int, batch: int, before: int | None, is_evicted: bool) -> int | None:
+        """In how many bits an element is stored from now on; None for the model's precision.
+
+        Args:
+            seen_tokens: tokens read of each row.
+            batch: rows.
+            before: bits of what is stored already.
+            is_evicted: whether entries were evicted or packed before, so that not all can be had as they were.
+        """
+        if not self.method.packs or self.keeps_all or (self.holds_all(seen_tokens, batch) and not is_evicted):
+            return None
+        fitting = self.unpacked(seen_tokens, batch)
+        return packed_bits(self.geometry, fitting, self.geometry.layers * seen_tokens, before)
+
+    def stored(self, seen_tokens: int, batch: int, bits: int | None) -> int:
+        """The same in the precision in which they are stored; there may be fewer to store.
+
+        Args:
+            seen_tokens: tokens read of each row.
+            batch: rows.
+            bits: of a stored element; None for the model's precision.
+        """
+        return self.unpacked(seen_tokens, batch) * self.geometry.entry_bytes // entry_bytes(self.geometry, bits)
+
+    def total(self, seen_tokens: int, batch: int, bits: int | None) -> int:
+        """Entries that all layers together may store: what fits, no more than there are, no fewer than the floors.
+
+        A hard limit holds whatever the floors are; that they fit is checked before.
+
+        Args:
+            seen_tokens: tokens read of each row.
+            batch: rows.
+            bits: of a stored element; None for the model's precision.
+        """
+        total, layers = self.stored(seen_tokens, batch, bits), self.geometry.layers
+        if not self.budget.is_hard_limit:
+            total = max(total, layers * min(seen_tokens, self.method.floor_tokens))
+        return min(total, layers * seen_tokens)

@@ -1,0 +1,57 @@
+"""A layer's importance under a method: what its scorer says, shared over heads or not, text first or not."""
+
+from __future__ import annotations
+
+import torch
+
+from prefixkv.cache.layer import CompressedLayer
+from prefixkv.policy.importance import SCORERS, Evidence
+from prefixkv.policy.methods import Method
+
+TEXT_FIRST = 2.0
+"""Added to the importance of text, which is at most 1, so that it comes before any picture's."""
+
+
+def score(method: Method, layer: CompressedLayer, evidence: Evidence) -> tuple[torch.Tensor, float]:
+    """Score the entries of a layer that has just attended.
+
+    Args:
+        method: the recipe.
+        layer: holds a chunk that is not compacted yet.
+        evidence: of that chunk.
+
+    Returns:
+        (batch, heads, entries), float32, `heads` 1 where they share a choice; and the importance of picture entries
+        together, as the scorer said it.
+    """
+    assert method.scorer is not None
+    scores = SCORERS[method.scorer](evidence)
+    if not method.per_head:
+        scores = scores.mean(dim=1, keepdim=True)
+    if layer.importance is not None and method.scorer == "accumulated":
+        scores[..., : layer.kept_tokens] += layer.importance[..., : layer.kept_tokens]
+    if not method.keeps_text:
+        return scores, 0.0
+    if evidence.is_text is None:
+        return scores + TEXT_FIRST, 0.0
+    pictures = (scores * ~evidence.is_text).sum() / scores.shape[0] / scores.shape[1]
+    return scores + TEXT_FIRST * evidence.is_text, float(pictures)
+
+
+def entry_marks(layer: CompressedLayer, is_text: torch.Tensor | None) -> torch.Tensor | None:
+    """Which of a layer's entries are text: the stored ones, then the chunk's.
+
+    Args:
+        layer: holds a chunk that is not compacted yet.
+        is_text: (batch, tokens), bool, of all tokens read; None where all are text.
+
+    Returns:
+        (batch, heads, entries), bool; None where all are text.
+    """
+    if is_text is None:
+        return None
+    if layer.positions is None:
+        return is_text[:, None]
+    every = is_text[:, None].expand(-1, layer.positions.shape[1], -1)
+    stored = every.gather(-1, layer.positions[..., : layer.kept_tokens])
+    return torch.cat([stored, every[..., layer.seen_tokens :]], dim=-1)

@@ -1,0 +1,155 @@
+"""A copy of a compressed cache in host memory, and the way back: bit for bit what the cache held.
+
+Knows nothing of conversations or files.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+import torch
+
+from prefixkv.cache.layer import CompressedLayer
+from prefixkv.cache.prefix_cache import PrefixKVCache
+
+
+@dataclass(frozen=True)
+class LayerSnapshot:
+    """One layer's entries, in the order of its buffer; the buffer's free part is not copied.
+
+    Attributes:
+        keys: (batch, kv_heads, kept_tokens, head_dim), after RoPE, or packed rows; None for an empty layer.
+        values: same shape.
+        positions: (batch, heads, kept_tokens), int64.
+        importance: (batch, heads, kept_tokens), float32.
+        window: slots that decoding overwrites next, oldest first.
+        seen_tokens: tokens read.
+        anchor_seen: tokens read when the layer was last compacted.
+        anchor_kept: entries stored then.
+    """
+
+    keys: torch.Tensor | None
+    values: torch.Tensor | None
+    positions: torch.Tensor | None
+    importance: torch.Tensor | None
+    window: tuple[int, ...]
+    seen_tokens: int
+    anchor_seen: int
+    anchor_kept: int
+
+    @classmethod
+    def take(cls, layer: CompressedLayer) -> LayerSnapshot:
+        """Copy a layer that is not in the middle of a forward pass."""
+        kept = layer.kept_tokens
+        return cls(
+            _entries(layer.keys, kept),
+            _entries(layer.values, kept),
+            _entries(layer.positions, kept),
+            _entries(layer.importance, kept),
+            tuple(layer.window),
+            layer.seen_tokens,
+            layer.anchor_seen,
+            layer.anchor_kept,
+        )
+
+    @property
+    def kept_tokens(self) -> int:
+        """Entries stored."""
+        return 0 if self.keys is None else self.keys.shape[2]
+
+    def restore(self, layer: CompressedLayer, device: torch.device) -> None:
+        """Make a layer what it was; its buffers are exactly as large as its entries."""
+        layer.reset()
+        for name in ("keys", "values", "positions", "importance"):
+            copied = getattr(self, name)
+            # A second copy: decoding overwrites buffers in place, and a snapshot may be restored more than once.
+            setattr(layer, name, None if copied is None else copied.to(device, copy=True))
+        layer.window = deque(self.window)
+        layer.seen_tokens, layer.kept_tokens = self.seen_tokens, self.kept_tokens
+        layer.anchor_seen, layer.anchor_kept = self.anchor_seen, self.anchor_kept
+        layer.is_initialized = self.keys is not None
+
+
+@dataclass(frozen=True)
+class WindowSnapshot:
+    """One layer that attends to a sliding window.
+
+    Attributes:
+        keys: (batch, kv_heads, entries, head_dim).
+        values: same shape.
+        seen_tokens: tokens read.
+    """
+
+    keys: torch.Tensor
+    values: torch.Tensor
+    seen_tokens: int
+
+
+@dataclass(frozen=True)
+class CacheSnapshot:
+    """All layers of a cache.
+
+    Attributes:
+        layers: one per compressed layer.
+        limits: entries that each may hold under a hard limit; empty before the first chunk.
+        batch: rows.
+        windows: the window layers that have read something, by their number among all decoder layers.
+        next_positions: (batch,), int64, see `WindowedCache`; None for most models.
+        bits: in which elements are stored; None for the model's own precision.
+        is_text: (batch, tokens), bool: which tokens are text, as far as somebody said; None where all are.
+    """
+
+    layers: tuple[LayerSnapshot, ...]
+    limits: tuple[int, ...]
+    batch: int
+    windows: dict[int, WindowSnapshot] = field(default_factory=dict)
+    next_positions: torch.Tensor | None = None
+    bits: int | None = None
+    is_text: torch.Tensor | None = None
+
+    @classmethod
+    def take(cls, cache: PrefixKVCache) -> CacheSnapshot:
+        """Copy a cache between two forward passes.
+
+        Args:
+            cache: stays as it is.
+        """
+        windows = {
+            place: WindowSnapshot(_host(layer.keys), _host(layer.values), layer.cumulative_length)
+            for place, layer in cache.windows.items()
+            if layer.keys is not None and layer.values is not None and layer.cumulative_length
+        }
+        positions, is_text = (
+            None if tensor is None else _host(tensor) for tensor in (cache.next_positions, cache.is_text)
+        )
+        layers = tuple(map(LayerSnapshot.take, cache.layers))
+        return cls(layers, tuple(cache.limits), cache.batch, windows, positions, cache.bits, is_text)
+
+    def restore(self, cache: PrefixKVCache, device: torch.device) -> None:
+        """Make a cache what it was.
+
+        Args:
+            cache: of the same model, budget and method; what it holds is freed first.
+            device: where the model is.
+        """
+        cache.reset()
+        for compressed, snapshot in zip(cache.layers, self.layers, strict=True):
+            snapshot.restore(compressed, device)
+        for place, window in self.windows.items():
+            keys, values = (part.to(device, copy=True) for part in (window.keys, window.values))
+            layer = cache.windows[place]
+            layer.lazy_initialization(keys, values)
+            layer.keys, layer.values, layer.cumulative_length = keys, values, window.seen_tokens
+        cache.limits, cache.batch = list(self.limits), self.batch
+        cache.bits = self.bits
+        cache.is_text = None if self.is_text is None else self.is_text.to(device, copy=True)
+        cache.next_positions = None if self.next_positions is None else self.next_positions.to(device, copy=True)
+
+
+def _host(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.to("cpu", copy=True).contiguous()
+
+
+def _entries(tensor: torch.Tensor | None, kept: int) -> torch.Tensor | None:
+    return None if tensor is None else _host(tensor[:, :, :kept])

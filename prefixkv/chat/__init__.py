@@ -1,0 +1,1 @@
+"""A conversation on one compressed cache, and saving it."""

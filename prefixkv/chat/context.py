@@ -1,0 +1,229 @@
+"""Saved contexts: a conversation with its compressed cache as a file, and back without reading the pictures again.
+
+The file holds the pictures too, so that a conversation that goes on from it can be read again under another budget.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import asdict
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from PIL import Image
+
+from prefixkv import __version__
+from prefixkv.cache.prefix_cache import PrefixKVCache
+from prefixkv.cache.snapshot import CacheSnapshot, LayerSnapshot, WindowSnapshot
+from prefixkv.chat.context_file import DIGEST_KEY, FORMAT, HEAD_KEY, UNSEALED, read_sealed, seal
+from prefixkv.chat.conversation import Conversation
+from prefixkv.chat.conversation_state import ConversationState
+from prefixkv.chat.reading import Reading
+from prefixkv.documents import VERSION, write_whole
+from prefixkv.errors import PrefixKVError
+from prefixkv.generation.answer import Answer
+from prefixkv.generation.sampling import Sampling
+from prefixkv.inputs.images import picture_sha256
+from prefixkv.inputs.prompts import Turn
+from prefixkv.kernels.packing import packed_size
+from prefixkv.models.identity import ModelIdentity
+from prefixkv.models.loading import LoadedModel, Notify
+from prefixkv.models.weight_digest import tensor_digest, weight_digest
+from prefixkv.policy.budget import Budget
+from prefixkv.policy.methods import METHODS, get_method
+
+_ENTRIES = ("keys", "values", "positions", "importance")
+_PARTS = (*_ENTRIES, "window")
+_OPTIONAL = ("next_positions", "is_text")
+
+
+def save_context(conversation: Conversation, path: Path, name: str) -> None:
+    """Write a conversation, whole or not at all.
+
+    Args:
+        conversation: between two answers.
+        path: the file.
+        name: what the user calls it.
+
+    Raises:
+        PrefixKVError: there is nothing to save, or the place cannot be written.
+    """
+    state, cache = conversation.state(), conversation.cache
+    if cache.method.name not in METHODS:
+        raise PrefixKVError(f"method {cache.method.name!r} has no name that a file may hold: use one of `METHODS`")
+    if not state.reading.tokens:
+        raise PrefixKVError("there is nothing to save yet: ask about a picture first")
+    pictures = [*(image for turn in state.turns for image in turn.images), *state.waiting]
+    usage = conversation.usage()
+    head = {
+        "format": FORMAT,
+        "version": VERSION,
+        "name": name,
+        "model": conversation.loaded.identity.as_dict(),
+        "weights_sha256": weight_digest(conversation.loaded.model),
+        "method": cache.method.name,
+        "budget": {"text": cache.budget.text, "kind": cache.budget.kind, "amount": str(cache.budget.amount)},
+        "keep_fractions": list(cache.keep_fractions) if cache.keep_fractions is not None else None,
+        "system": state.system,
+        "turns": [
+            {"question": turn.prompt, "pictures": len(turn.images), "answer": asdict(answer)}
+            for turn, answer in zip(state.turns, state.answers, strict=True)
+        ],
+        "pictures": [
+            {
+                "name": str(image.info.get("name", "picture")),
+                "sha256": picture_sha256(image),
+                "width": image.width,
+                "height": image.height,
+            }
+            for image in pictures
+        ],
+        "layers": [
+            {"seen_tokens": layer.seen_tokens, "anchor_seen": layer.anchor_seen, "anchor_kept": layer.anchor_kept}
+            for layer in state.cache.layers
+        ],
+        "windows": {str(place): window.seen_tokens for place, window in state.cache.windows.items()},
+        "limits": list(state.cache.limits),
+        "bits": state.cache.bits,
+        "look_ahead_sha256": _look_ahead_digest(cache),
+        "pictures_read": state.reading.images,
+        "kept_bytes": usage.kept_bytes,
+        "full_bytes": usage.full_bytes,
+        "created_by": f"prefixkv {__version__}",
+    }
+    metadata = {HEAD_KEY: json.dumps(head, allow_nan=False), DIGEST_KEY: UNSEALED}
+    write_whole(path, seal(safetensors.torch.save(_tensors(state, pictures), metadata)))
+
+
+def load_context(
+    path: Path, loaded: LoadedModel, sampling: Sampling | None = None, notify: Notify = lambda text: None
+) -> Conversation:
+    """Go on with a conversation that was saved.
+
+    Args:
+        path: the file.
+        loaded: the model that it was saved from.
+        sampling: as for a new conversation.
+        notify: likewise.
+
+    Raises:
+        PrefixKVError: the file is missing, no context, changed, or of another model.
+    """
+    head, data = read_sealed(path)
+    _require_model(head, loaded, path)
+    try:
+        tensors = safetensors.torch.load(data)
+        budget = Budget(head["budget"]["text"], head["budget"]["kind"], Fraction(head["budget"]["amount"]))
+        method, fractions = get_method(head["method"]), head["keep_fractions"]
+        state = _state(head, tensors)
+        _check_shapes(state.cache, loaded)
+    except (KeyError, TypeError, ValueError, ZeroDivisionError, safetensors.SafetensorError) as error:
+        raise PrefixKVError(f"context {path} is not whole ({error}): save it again with `prefixkv save`") from None
+    conversation = Conversation(loaded, budget, method, sampling, notify)
+    conversation.cache.keep_fractions = fractions
+    if head.get("look_ahead_sha256") != _look_ahead_digest(conversation.cache):
+        notify(f"the profile of {loaded.id!r} is not that with which the context was saved: later turns may differ")
+    conversation.resume(state)
+    return conversation
+
+
+def _tensors(state: ConversationState, pictures: list[Image.Image]) -> dict[str, torch.Tensor]:
+    tensors = {
+        "reading.tokens": torch.tensor(state.reading.tokens, dtype=torch.int64),
+        "reading.kinds": torch.tensor(list(state.reading.kinds), dtype=torch.uint8),
+    }
+    for index, layer in enumerate(state.cache.layers):
+        tensors[f"layers.{index}.window"] = torch.tensor(layer.window, dtype=torch.int64)
+        for name in _ENTRIES:
+            tensors[f"layers.{index}.{name}"] = getattr(layer, name)
+    for place, window in state.cache.windows.items():
+        tensors[f"windows.{place}.keys"], tensors[f"windows.{place}.values"] = window.keys, window.values
+    for name in _OPTIONAL:
+        if (tensor := getattr(state.cache, name)) is not None:
+            tensors[name] = tensor
+    for index, image in enumerate(pictures):
+        tensors[f"pictures.{index}"] = _png(image)
+    return tensors
+
+
+def _state(head: dict[str, Any], tensors: dict[str, torch.Tensor]) -> ConversationState:
+    layers = []
+    for index, numbers in enumerate(head["layers"]):
+        keys, values, positions, importance, window = (tensors[f"layers.{index}.{name}"] for name in _PARTS)
+        slots = tuple(window.tolist())
+        layers.append(LayerSnapshot(keys, values, positions, importance, slots, **numbers))
+    windows = {
+        int(place): WindowSnapshot(tensors[f"windows.{place}.keys"], tensors[f"windows.{place}.values"], seen_tokens)
+        for place, seen_tokens in head["windows"].items()
+    }
+    pictures = [_picture(tensors[f"pictures.{index}"], facts) for index, facts in enumerate(head["pictures"])]
+    turns = []
+    for turn in head["turns"]:
+        images, pictures = pictures[: turn["pictures"]], pictures[turn["pictures"] :]
+        turns.append(Turn(turn["question"], tuple(images), turn["answer"]["text"]))
+    answers = tuple(Answer(**turn["answer"]) for turn in head["turns"])
+    kinds = bytearray(tensors["reading.kinds"].numpy().tobytes())
+    reading = Reading(tensors["reading.tokens"].tolist(), kinds, head["pictures_read"])
+    optional = {name: tensors.get(name) for name in _OPTIONAL}
+    cache = CacheSnapshot(tuple(layers), tuple(head["limits"]), 1, windows, bits=head["bits"], **optional)
+    return ConversationState(head["system"], tuple(turns), answers, tuple(pictures), reading, cache)
+
+
+def _png(image: Image.Image) -> torch.Tensor:
+    """(bytes,), uint8: the picture, lossless; compressed a little, since writing must not take long."""
+    data = io.BytesIO()
+    image.save(data, format="PNG", compress_level=1)
+    return torch.frombuffer(bytearray(data.getvalue()), dtype=torch.uint8)
+
+
+def _picture(data: torch.Tensor, facts: dict[str, Any]) -> Image.Image:
+    """The picture; its pixels are decoded when they are first looked at."""
+    image = Image.open(io.BytesIO(data.numpy().tobytes()), formats=("PNG",))
+    image.info = {"name": facts["name"]}
+    return image
+
+
+def _look_ahead_digest(cache: PrefixKVCache) -> str | None:
+    """Which recorded queries guide the cache; None where none do."""
+    if cache.look_ahead is None:
+        return None
+    return tensor_digest((f"layer {layer}", queries) for layer, queries in enumerate(cache.look_ahead.queries))
+
+
+def _require_model(head: dict[str, Any], loaded: LoadedModel, path: Path) -> None:
+    saved = ModelIdentity.read(head.get("model"), str(path))
+    differences = saved.differences(loaded.identity)
+    if saved.geometry.dtype != loaded.geometry.dtype:
+        differences.append(f"dtype {saved.geometry.dtype} instead of {loaded.geometry.dtype}")
+    if not differences and head.get("weights_sha256") != weight_digest(loaded.model):
+        differences.append("other weights")
+    if differences:
+        raise PrefixKVError(
+            f"context {path} is of model {saved.id!r}, not of this {loaded.id!r}: it has {'; '.join(differences)}; "
+            "give the model that it was saved from"
+        )
+
+
+def _check_shapes(cache: CacheSnapshot, loaded: LoadedModel) -> None:
+    """Raise a ValueError for layers that no cache of this model can have."""
+    geometry = loaded.geometry
+    if len(cache.layers) != geometry.layers or len(cache.limits) not in (0, geometry.layers):
+        raise ValueError(f"{len(cache.layers)} layers")
+    for layer in cache.layers:
+        assert layer.keys is not None
+        assert layer.values is not None
+        assert layer.positions is not None
+        assert layer.importance is not None
+        kept, heads = layer.kept_tokens, layer.positions.shape[1]
+        sizes = {geometry.head_dim, *(packed_size(geometry.head_dim, bits) for bits in (8, 4))}
+        shapes_fit = layer.keys.shape[:3] == (1, geometry.kv_heads, kept) and layer.keys.shape[3] in sizes
+        shapes_fit = shapes_fit and layer.keys.shape == layer.values.shape
+        choices_fit = layer.positions.shape == layer.importance.shape == (1, heads, kept)
+        if not (shapes_fit and choices_fit and heads in (1, geometry.kv_heads)):
+            raise ValueError("a layer's tensors do not fit each other")
+        if not all(0 <= slot < kept for slot in layer.window) or layer.seen_tokens < kept:
+            raise ValueError("a layer's numbers do not fit its tensors")

@@ -1,0 +1,289 @@
+"""A conversation about images on one compressed cache."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Generator, Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+
+from prefixkv.cache.prefix_cache import PrefixKVCache, attention
+from prefixkv.cache.snapshot import CacheSnapshot
+from prefixkv.cache.usage import CacheUsage
+from prefixkv.chat.conversation_state import ConversationState
+from prefixkv.chat.peak_memory import peak_bytes
+from prefixkv.chat.reading import Reading
+from prefixkv.errors import DeviceMemoryError, PrefixKVError
+from prefixkv.generation.answer import Answer, AnswerWriter
+from prefixkv.generation.decoding import decode
+from prefixkv.generation.sampling import Sampling
+from prefixkv.inputs.prompts import Prompt, Turn
+from prefixkv.inputs.token_ids import picture_token, stop_tokens
+from prefixkv.models.loading import LoadedModel, Notify
+from prefixkv.policy.budget import Budget
+from prefixkv.policy.methods import DEFAULT_METHOD, Method
+from prefixkv.profiles.config import PrefixConfig
+from prefixkv.profiles.guidance import make_cache
+
+__all__ = ["Answer", "Conversation"]
+
+UNDO_TURNS = 4
+"""So many turns can be taken back at once, each at the price of a copy of the compressed cache in host memory."""
+
+
+class Conversation:
+    """Asks a model question after question; later turns read only what is new.
+
+    What was compressed in an earlier turn stays compressed. Where the rendered conversation does not begin with what
+    the cache has read (a tokenizer that spells an answer differently), it is read again as a whole, and `notify` says
+    so. A turn whose reader stops reading is kept as far as it was said; one that ends in an error was never asked: the
+    cache is, bit for bit, what it was before.
+
+    Attributes:
+        loaded: the model.
+        sampling: how tokens are chosen; may be replaced between two questions.
+        cache: the compressed cache.
+        config: the configuration that gives the layers' shares; None where the method finds them.
+        system: instructions before the first turn.
+        reading: what the cache has read.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        budget: str | float | Budget | PrefixConfig = "20%",
+        method: str | Method = DEFAULT_METHOD,
+        sampling: Sampling | None = None,
+        notify: Notify = lambda text: None,
+    ) -> None:
+        """Begin a conversation.
+
+        Args:
+            loaded: from `prefixkv.load_model`.
+            budget: what to keep, as `Budget.parse` reads it; or a configuration, which brings its shares and method.
+            method: name of a method; not used with a configuration.
+            sampling: how tokens are chosen; greedy, at most 512 tokens, where None.
+            notify: called with one line for each thing that the user should know.
+
+        Raises:
+            OptionError: unknown budget or method.
+            BudgetTooSmallError: a hard limit cannot hold the method's protected entries.
+        """
+        self.loaded, self.sampling, self._notify = loaded, sampling or Sampling(), notify
+        self.system = ""
+        self._turns: list[Turn] = []
+        self._answers: list[Answer] = []
+        self._waiting: list[Image.Image] = []
+        self._earlier: deque[ConversationState] = deque(maxlen=UNDO_TURNS)
+        self.reading = Reading()
+        self.change_budget(budget, method)
+
+    @property
+    def last_answer(self) -> Answer | None:
+        """The newest answer and what it cost."""
+        return self._answers[-1] if self._answers else None
+
+    @property
+    def history(self) -> list[tuple[Turn, Answer]]:
+        """All turns with their answers, oldest first."""
+        return list(zip(self._turns, self._answers, strict=True))
+
+    @property
+    def waiting(self) -> tuple[Image.Image, ...]:
+        """Pictures that belong to the next question."""
+        return tuple(self._waiting)
+
+    def usage(self) -> CacheUsage:
+        """What the cache holds now."""
+        return self.cache.usage()
+
+    def peak_device_bytes(self) -> int:
+        """Most memory so far, see `prefixkv.chat.peak_memory`."""
+        return peak_bytes(self.loaded.device)
+
+    def clear(self) -> None:
+        """Forget the conversation and free its cache."""
+        self._turns.clear()
+        self._answers.clear()
+        self._waiting.clear()
+        self._read_again()
+
+    def attach(self, image: Image.Image) -> None:
+        """Add a picture to the next question.
+
+        Args:
+            image: RGB.
+
+        Raises:
+            PrefixKVError: the model reads no images.
+        """
+        self._require_images()
+        self._waiting.append(image)
+
+    def change_budget(self, budget: str | float | Budget | PrefixConfig, method: str | Method = DEFAULT_METHOD) -> None:
+        """Go on under another budget or method: the next question reads the whole conversation again, in one go.
+
+        Args:
+            budget: as for a new conversation.
+            method: name of a method; not used with a configuration.
+
+        Raises:
+            OptionError: unknown budget or method; everything stays as it was.
+            BudgetTooSmallError: likewise.
+            PrefixKVError: the configuration is for another model.
+        """
+        cache: PrefixKVCache = make_cache(self.loaded.model, self.loaded.identity, budget, method, self._notify)
+        self.cache, self.config = cache, budget if isinstance(budget, PrefixConfig) else None
+        self._read_again()
+
+    def instruct(self, system: str) -> None:
+        """Set the instructions before the first turn: the next question reads the whole conversation again.
+
+        Args:
+            system: empty for none.
+
+        Raises:
+            PrefixKVError: the model's chat template has no place for them.
+        """
+        if system and not Prompt(self.loaded.processor, [Turn("")], system).shows_system():
+            raise PrefixKVError(f"model {self.loaded.id!r} takes no system text: say it in a question")
+        self.system = system
+        self._read_again()
+
+    def undo(self) -> Turn:
+        """Take the newest turn back; its pictures belong to the next question.
+
+        The cache is what it was before that turn; beyond `UNDO_TURNS` turns, or where the budget has changed since, the
+        next question reads the conversation again.
+
+        Raises:
+            PrefixKVError: there is no turn.
+        """
+        if not self._turns:
+            raise PrefixKVError("there is no turn to take back: ask something first")
+        turn = self._turns.pop()
+        self._answers.pop()
+        waiting = [*turn.images, *self._waiting]
+        if self._earlier:
+            self.resume(self._earlier.pop())
+        else:
+            self._read_again()
+        self._waiting = waiting
+        return turn
+
+    def state(self) -> ConversationState:
+        """Everything at this moment, the cache copied to host memory."""
+        turns, answers, reading = tuple(self._turns), tuple(self._answers), self.reading.copy()
+        return ConversationState(self.system, turns, answers, self.waiting, reading, CacheSnapshot.take(self.cache))
+
+    def resume(self, state: ConversationState) -> None:
+        """Go back to a state of a conversation with the same model, budget and method."""
+        self.system = state.system
+        self._turns, self._answers = list(state.turns), list(state.answers)
+        self._waiting, self.reading = list(state.waiting), state.reading.copy()
+        state.cache.restore(self.cache, self.loaded.device)
+
+    def read(self) -> None:
+        """Read the pictures of the next question before it is known.
+
+        Raises:
+            PrefixKVError: no picture waits.
+        """
+        if not self._waiting:
+            raise PrefixKVError("there is no picture to read: add one first")
+        prompt = Prompt(self.loaded.processor, [*self._turns, Turn("", self.waiting)], self.system)
+        end = prompt.end_of_pictures(picture_token(self.loaded))
+        if end <= len(self.reading.tokens):
+            return
+        inputs = self._unread(prompt, until=end)
+        with attention.installed(self.loaded.model):
+            steps = decode(self.loaded.model, inputs, self.cache, Sampling(max_new_tokens=1), (), notify=self._notify)
+            next(steps)
+            steps.close()
+        self._note(inputs, prompt)
+
+    def ask(self, prompt: str, images: Sequence[Image.Image] = ()) -> Generator[str, None, None]:
+        """Ask and stream the answer.
+
+        Args:
+            prompt: the question.
+            images: RGB images that come before it, behind those that were attached.
+
+        Yields:
+            Pieces of the answer. Closing the iterator stops the answer and keeps what was said so far.
+
+        Raises:
+            PrefixKVError: the model reads no images.
+            DeviceMemoryError: the device's memory is full; the conversation goes on without this question.
+        """
+        if images:
+            self._require_images()
+        before = self.state()
+        turn = Turn(prompt, (*self._waiting, *images))
+        self._turns.append(turn)
+        self._waiting.clear()
+        is_kept = False
+        try:
+            yield from self._answer(turn)
+            is_kept = True
+        except GeneratorExit:
+            is_kept = turn.answer is not None
+            raise
+        except torch.OutOfMemoryError as error:
+            raise DeviceMemoryError(
+                f"{self.loaded.device} ran out of memory: give a smaller --budget, a smaller image or a shorter answer"
+            ) from error
+        finally:
+            if is_kept:
+                self._earlier.append(before)
+            else:
+                self.resume(before)
+
+    def _answer(self, turn: Turn) -> Generator[str, None, None]:
+        stops = stop_tokens(self.loaded)
+        writer = AnswerWriter(self.loaded.tokenizer, stops)
+        prompt = Prompt(self.loaded.processor, self._turns, self.system)
+        inputs = self._unread(prompt)
+        with attention.installed(self.loaded.model):
+            steps = decode(self.loaded.model, inputs, self.cache, self.sampling, stops, notify=self._notify)
+            try:
+                for token in steps:
+                    if writer.tokens == 0:
+                        self._note(inputs, prompt)
+                    else:
+                        self.reading.add([writer.last_token], None, generated=True)
+                    if piece := writer.push(token):
+                        yield piece
+                writer.end()
+            finally:
+                steps.close()
+                if writer.tokens:
+                    answer = writer.answer(prompt.tokens)
+                    turn.answer = answer.text
+                    self._answers.append(answer)
+
+    def _unread(self, prompt: Prompt, until: int | None = None) -> dict[str, Any]:
+        """Model inputs for what the cache has not read, up to a token."""
+        rest = prompt.after(self.reading.tokens, self.reading.images, until)
+        if rest is None:
+            self._notify("the conversation so far is read again: it is not spelt as the cache has read it")
+            self._read_again()
+            rest = prompt.after([], 0, until)
+            assert rest is not None
+        return self.loaded.on_device(rest)
+
+    def _note(self, inputs: dict[str, Any], prompt: Prompt) -> None:
+        self.reading.add(inputs["input_ids"][0].tolist(), picture_token(self.loaded))
+        self.reading.images = prompt.images
+
+    def _require_images(self) -> None:
+        if not self.loaded.takes_images:
+            raise PrefixKVError(f"model {self.loaded.id!r} reads no images: ask without one, or choose another model")
+
+    def _read_again(self) -> None:
+        """Free the cache: what comes next reads from the beginning, and no earlier cache can come back."""
+        self.cache.reset()
+        self.reading = Reading()
+        self._earlier.clear()

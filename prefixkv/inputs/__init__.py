@@ -1,0 +1,1 @@
+"""From a conversation with pictures to a model's inputs."""

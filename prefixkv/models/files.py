@@ -1,0 +1,94 @@
+"""What a model's files say without its weights being loaded."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from prefixkv.errors import PrefixKVError
+from prefixkv.models.geometry import DTYPE_BYTES
+from prefixkv.models.identity import ModelIdentity
+from prefixkv.models.names import ALIASES, check_model_name, source_of
+from prefixkv.models.shapes import SHAPES
+
+INDEX = "model.safetensors.index.json"
+
+
+def read_config(name: str) -> Any:
+    """A model's configuration, from its folder, from the hub's files on disk, or from the hub.
+
+    Args:
+        name: an alias, a hub id or a folder.
+
+    Raises:
+        PrefixKVError: it cannot be had.
+    """
+    check_model_name(name)
+    import transformers
+
+    wanted = ALIASES.get(name, name)
+    transformers.logging.set_verbosity_error()
+    try:
+        return transformers.AutoConfig.from_pretrained(source_of(wanted))
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise PrefixKVError(f"the configuration of {wanted!r} cannot be read: {reason}") from error
+
+
+def read_identity(name: str) -> ModelIdentity:
+    """A model's shape and fingerprint, from its configuration alone.
+
+    Raises:
+        PrefixKVError: the configuration cannot be had, or the model cannot be compressed.
+    """
+    return identity_of(name, read_config(name))
+
+
+def identity_of(name: str, config: Any) -> ModelIdentity:
+    """The same from a configuration that was read; its dtype is the published one."""
+    dtype = str(config.dtype or config.get_text_config(decoder=True).dtype or "float32").removeprefix("torch.")
+    return ModelIdentity.of(ALIASES.get(name, name), config, dtype)
+
+
+def weight_bytes(name: str) -> int:
+    """Bytes of a model's weights: built in for well-known models, else as the files in its folder say.
+
+    Raises:
+        PrefixKVError: neither is to be had.
+    """
+    if name in SHAPES:
+        shape = SHAPES[name]
+        return shape.parameters * DTYPE_BYTES[shape.geometry.dtype]
+    folder = _folder(name)
+    files = list(folder.glob("*.safetensors")) if folder is not None else []
+    total = sum(file.stat().st_size for file in files)
+    if not total and folder is not None and (folder / INDEX).is_file():
+        total = int(json.loads((folder / INDEX).read_text(encoding="utf-8"))["metadata"]["total_size"])
+    if not total:
+        raise PrefixKVError(f"the size of {name!r} is not known: give its folder with safetensors files")
+    return total
+
+
+def weights_are_here(name: str) -> bool:
+    """Whether a model can be loaded without the network."""
+    wanted = ALIASES.get(name, name)
+    if wanted in ("auto", "demo") or Path(wanted).expanduser().is_dir():
+        return True
+    from huggingface_hub import try_to_load_from_cache
+
+    return any(isinstance(try_to_load_from_cache(wanted, file), str) for file in ("model.safetensors", INDEX))
+
+
+def _folder(name: str) -> Path | None:
+    """Where a model's files are on this disk."""
+    folder = Path(source_of(ALIASES.get(name, name)))
+    if folder.is_dir():
+        return folder
+    from huggingface_hub import try_to_load_from_cache
+
+    for file in (INDEX, "model.safetensors", "config.json"):
+        cached = try_to_load_from_cache(str(folder), file)
+        if isinstance(cached, str):
+            return Path(cached).parent
+    return None

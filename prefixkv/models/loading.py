@@ -1,0 +1,208 @@
+"""Load a model and its processor by alias, hub id or folder. Nothing heavy is imported before a model is loaded."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from prefixkv.errors import DeviceMemoryError, PrefixKVError
+from prefixkv.models.files import read_identity, weight_bytes, weights_are_here
+from prefixkv.models.geometry import KVGeometry
+from prefixkv.models.identity import ModelIdentity
+from prefixkv.models.names import (
+    ALIASES,
+    check_device_name,
+    check_dtype_name,
+    check_model_name,
+    profile_name,
+    source_of,
+)
+from prefixkv.models.placement import Placement
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+__all__ = [
+    "ALIASES",
+    "LoadedModel",
+    "Placement",
+    "check_device_name",
+    "check_dtype_name",
+    "check_model_name",
+    "gpu_bytes",
+    "load_model",
+    "profile_name",
+    "read_identity",
+    "weight_bytes",
+    "weights_are_here",
+]
+
+DEMO_NOTICE = (
+    "using the bundled demo model, which knows nothing but drawn scenes of coloured shapes; "
+    "give --model llava or any other model for real pictures"
+)
+
+Notify = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model that is ready to answer.
+
+    Attributes:
+        id: `demo`, the hub id or the folder.
+        model: on its device, in evaluation mode.
+        processor: turns text and images into model inputs; a bare tokenizer for a language model without images.
+        geometry: shape of the KV cache.
+        device: where the model takes its inputs.
+        takes_images: whether the model reads images.
+        load_seconds: time that loading took, imports included.
+    """
+
+    id: str
+    model: PreTrainedModel
+    processor: Any
+    geometry: KVGeometry
+    device: torch.device
+    takes_images: bool
+    load_seconds: float
+
+    @property
+    def identity(self) -> ModelIdentity:
+        """Which model this is, for profiles and configurations."""
+        return ModelIdentity.of(self.id, self.model.config, self.geometry.dtype)
+
+    def on_device(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Inputs where the model is, pixels in its dtype."""
+        dtype = self.model.dtype
+        return {
+            name: value.to(self.device, dtype if value.is_floating_point() else None) for name, value in inputs.items()
+        }
+
+    @property
+    def tokenizer(self) -> Any:
+        """The processor's tokenizer."""
+        return getattr(self.processor, "tokenizer", self.processor)
+
+
+def load_model(
+    name: str = "auto",
+    device: str = "auto",
+    dtype: str = "auto",
+    notify: Notify = lambda text: None,
+    placement: Placement | None = None,
+) -> LoadedModel:
+    """Load a model with its processor.
+
+    Args:
+        name: `auto` (the real LLaVA where its weights are cached, or where there are a GPU and the hub; else the demo
+            model), `demo`, an alias, a Hugging Face id or a folder.
+        device: `auto` (the GPU where there is one), `cpu`, `cuda`, `cuda:1`, `mps`.
+        dtype: `auto` (bfloat16 on a GPU, float32 on the CPU), `float32`, `bfloat16`, `float16`.
+        notify: called with one line for each thing that the user should know.
+        placement: weights on several devices, or in fewer bits; all on `device`, in `dtype`, where None.
+
+    Raises:
+        OptionError: device or dtype has a value that is not allowed.
+        PrefixKVError: the model, the device or a library is not there, or the model cannot be compressed.
+        DeviceMemoryError: the weights do not fit.
+    """
+    check_model_name(name)
+    check_device_name(device)
+    check_dtype_name(dtype)
+    placement = placement or Placement()
+    placement.check(device)
+    started = time.perf_counter()
+    import torch
+    import transformers
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
+    where = find_device(device)
+    chosen = _choose(name, where, notify)
+    source = source_of(chosen)
+    if dtype == "auto":
+        dtype = "float32" if where.type == "cpu" else "bfloat16"
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        config = transformers.AutoConfig.from_pretrained(source)
+        geometry = KVGeometry.of(config, dtype)
+        takes_images = config.model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+        kind = transformers.AutoModelForImageTextToText if takes_images else transformers.AutoModelForCausalLM
+        reader = transformers.AutoProcessor if takes_images else transformers.AutoTokenizer
+        processor = reader.from_pretrained(source)
+        arguments = placement.arguments(where)
+        model = kind.from_pretrained(source, config=config, dtype=getattr(torch, dtype), **arguments)
+    except torch.OutOfMemoryError as error:
+        raise DeviceMemoryError(f"the weights of {chosen!r} do not fit {where}: choose a smaller model") from error
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        reason = " ".join(str(error).split())
+        raise PrefixKVError(f"model {chosen!r} cannot be loaded: {reason[:300]}") from error
+    if placement.device_map is not None:
+        where = model.device
+    return LoadedModel(chosen, model.eval(), processor, geometry, where, takes_images, time.perf_counter() - started)
+
+
+def gpu_bytes() -> int:
+    """Memory of this machine's first CUDA device.
+
+    Raises:
+        PrefixKVError: there is none.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        raise PrefixKVError("there is no GPU on this machine: say what to fit with --device-memory 80GB")
+    return torch.cuda.get_device_properties(0).total_memory
+
+
+def find_device(name: str) -> torch.device:
+    """The torch device of that name.
+
+    Raises:
+        PrefixKVError: this machine has none.
+    """
+    import torch
+
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        found = torch.cuda.device_count()
+        raise PrefixKVError(f"device {name!r} is not there: torch sees {found} CUDA devices; try cpu")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise PrefixKVError("device 'mps' is not there: try cpu")
+    return device
+
+
+def _choose(name: str, device: torch.device, notify: Notify) -> str:
+    """The model behind a name: `demo`, a hub id or a folder."""
+    if name != "auto":
+        return ALIASES.get(name, name)
+    from huggingface_hub import try_to_load_from_cache
+
+    llava = ALIASES["llava"]
+    cached = try_to_load_from_cache(llava, "model.safetensors.index.json")
+    if isinstance(cached, str):
+        return llava
+    if device.type == "cuda" and _hub_has(llava):
+        notify(f"downloading {llava} (14 GB), once")
+        return llava
+    notify(DEMO_NOTICE)
+    return "demo"
+
+
+def _hub_has(name: str) -> bool:
+    if os.environ.get("HF_HUB_OFFLINE", "0") not in ("0", ""):
+        return False
+    from huggingface_hub import HfApi
+
+    try:
+        HfApi().model_info(name, timeout=5)
+    except Exception:  # the hub's client raises many kinds; whichever it is, the model cannot be had
+        return False
+    return True

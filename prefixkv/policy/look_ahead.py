@@ -1,0 +1,147 @@
+"""Look-ahead queries: what a model really asked while it answered, kept to guide what it will be able to ask later.
+
+They are recorded while profiling, before RoPE, and placed behind a prompt when its entries are scored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+
+from prefixkv.errors import PrefixKVError
+from prefixkv.models.geometry import KVGeometry
+from prefixkv.policy.rotary import Rotation
+
+QUERIES = 128
+"""Queries that a profile keeps for every layer and head."""
+
+
+@dataclass
+class LookAhead:
+    """Recorded queries and the rotation that places them.
+
+    Attributes:
+        queries: for each compressed layer (query_heads, count, head_dim), before RoPE.
+        offsets: (count,), int64: how far behind the prompt each was asked.
+        rotation: of the model that asked them.
+    """
+
+    queries: Sequence[torch.Tensor]
+    offsets: torch.Tensor
+    rotation: Rotation
+
+    @classmethod
+    def read(cls, payload: bytes, model: torch.nn.Module, geometry: KVGeometry) -> LookAhead:
+        """Take them from a profile's safetensors.
+
+        Args:
+            payload: the file's content.
+            model: what they were recorded from.
+            geometry: its KV shape.
+
+        Raises:
+            PrefixKVError: the content is broken or of another model, or the model's rotation is not known.
+        """
+        rotation = Rotation(model)
+        try:
+            tensors = safetensors.torch.load(payload)
+            offsets = tensors.pop("offsets")
+            queries = [tensors[f"layer.{index}"] for index in range(geometry.layers)]
+        except (SafetensorError, KeyError, ValueError) as error:
+            raise PrefixKVError(f"the profile's look-ahead queries are broken: {error}") from None
+        shape = queries[0].shape
+        fits = len(shape) == 3 and shape[0] % geometry.kv_heads == 0 and shape[2] == geometry.head_dim
+        if not fits or offsets.shape != shape[1:2] or any(layer.shape != shape for layer in queries):
+            raise PrefixKVError("the profile's look-ahead queries have the shape of another model")
+        device, dtype = next(model.parameters()).device, getattr(torch, geometry.dtype)
+        return cls([layer.to(device, dtype) for layer in queries], offsets.to(device, torch.int64), rotation)
+
+    def placed(self, layer: int, position: int) -> torch.Tensor:
+        """A layer's queries as they would be asked behind a prompt.
+
+        Args:
+            layer: number among the compressed layers.
+            position: of the token behind the prompt.
+
+        Returns:
+            (1, query_heads, count, head_dim), after RoPE.
+        """
+        return self.rotation.turn(self.queries[layer], self.offsets + position)[None]
+
+
+QueryParts = tuple[list[list[torch.Tensor]], list[int], list[int]]
+"""For each layer the queries of each token, then the tokens' positions and their offsets in the answers."""
+
+
+class QueryRecorder:
+    """Collects the queries of answers.
+
+    Attributes:
+        rotation: of the model.
+    """
+
+    def __init__(self, rotation: Rotation, layers: int) -> None:
+        self.rotation = rotation
+        self._queries: list[list[torch.Tensor]] = [[] for _ in range(layers)]
+        self._positions: list[int] = []
+        self._offsets: list[int] = []
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no answer had a second token."""
+        return not self._offsets
+
+    def add(self, layer: int, queries: torch.Tensor, position: int, offset: int) -> None:
+        """Take in one token's queries of one layer.
+
+        Args:
+            layer: number among the compressed layers.
+            queries: (1, query_heads, 1, head_dim), after RoPE.
+            position: of the token.
+            offset: how many tokens of the answer came before it.
+        """
+        self._queries[layer].append(queries[0])
+        if layer == 0:
+            self._positions.append(position)
+            self._offsets.append(offset)
+
+    @property
+    def parts(self) -> QueryParts:
+        """What was collected, in host memory, to be sent to another process."""
+        return [[token.cpu() for token in layer] for layer in self._queries], self._positions, self._offsets
+
+    def absorb(self, parts: QueryParts, device: torch.device) -> None:
+        """Take in what another recorder of the same model has collected, behind what is here.
+
+        Args:
+            parts: the other's.
+            device: of the model.
+        """
+        queries, positions, offsets = parts
+        for own, more in zip(self._queries, queries, strict=True):
+            own.extend(token.to(device) for token in more)
+        self._positions += positions
+        self._offsets += offsets
+
+    def payload(self, seed: int = 0) -> tuple[bytes, int]:
+        """A sample of what was collected, the same tokens in every layer, as safetensors in float16.
+
+        Args:
+            seed: of the sample.
+
+        Returns:
+            The content, and how many queries a layer has. There is one at least.
+        """
+        order = torch.randperm(len(self._offsets), generator=torch.Generator().manual_seed(seed))
+        chosen = order[:QUERIES].sort().values.tolist()
+        positions = torch.tensor([self._positions[token] for token in chosen], device=self._queries[0][0].device)
+        tensors = {}
+        for index, layer in enumerate(self._queries):
+            asked = torch.cat([layer[token] for token in chosen], dim=1).float()
+            tensors[f"layer.{index}"] = self.rotation.turn(asked, positions, back=True).half().cpu().contiguous()
+        tensors["offsets"] = torch.tensor([self._offsets[token] for token in chosen], dtype=torch.int32)
+        return safetensors.torch.save(tensors), len(chosen)

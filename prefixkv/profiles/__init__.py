@@ -1,0 +1,1 @@
+"""Layer profiles and configurations: measured once, stored as files, found again."""

@@ -1,0 +1,133 @@
+"""Calibration samples: pictures with prompts, from a folder, a data file, or drawn; or pieces of a text."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from prefixkv.documents import read_json
+from prefixkv.errors import PrefixKVError
+from prefixkv.inputs.images import open_image
+
+DEFAULT_PROMPT = "Describe the image."
+TEXT_CHARACTERS = 4000
+"""Length of a piece of text: about a thousand tokens."""
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One prompt, with or without a picture.
+
+    Attributes:
+        prompt: the question.
+        image: RGB, or None.
+        is_raw: whether the prompt is text to go on with, not a question to be put into the model's chat template.
+    """
+
+    prompt: str
+    image: Image.Image | None
+    is_raw: bool = False
+
+    @property
+    def image_sha256(self) -> str | None:
+        """Digest of the picture's pixels; None without a picture."""
+        return None if self.image is None else hashlib.sha256(self.image.tobytes()).hexdigest()
+
+
+def drawn_samples(count: int, first_seed: int = 0) -> list[Sample]:
+    """Scenes as the demo model's training draws them, each with one of its questions or a request to describe it."""
+    from prefixkv.demo.questions import scene_questions
+    from prefixkv.demo.scenes import draw_scene
+
+    samples = []
+    for seed in range(first_seed, first_seed + count):
+        scene = draw_scene(seed)
+        asked = [question.question for question in scene_questions(scene, seed) if not question.context]
+        samples.append(Sample(DEFAULT_PROMPT if seed % 2 else asked[seed % len(asked)], scene.image))
+    return samples
+
+
+def folder_samples(folder: Path, count: int, prompts: Sequence[str] = (DEFAULT_PROMPT,)) -> list[Sample]:
+    """The first pictures of a folder in the order of their names, with the prompts in turn.
+
+    Raises:
+        PrefixKVError: the folder is missing or holds no pictures, or a picture cannot be read.
+    """
+    if not folder.is_dir():
+        raise PrefixKVError(f"there is no folder {folder}")
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES)[:count]
+    if not paths:
+        raise PrefixKVError(f"folder {folder} holds no pictures ({', '.join(_SUFFIXES)})")
+    return [Sample(prompts[index % len(prompts)], open_image(str(path))) for index, path in enumerate(paths)]
+
+
+def text_samples(path: Path, count: int) -> list[Sample]:
+    """Pieces of a text, spread evenly over it, which the model is to go on with.
+
+    Args:
+        path: a text file.
+        count: how many; fewer where the text has no room for so many that do not overlap.
+
+    Raises:
+        PrefixKVError: the file cannot be read, or is too short for one piece.
+    """
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise PrefixKVError(f"{path} cannot be read: {error.strerror}") from None
+    room = len(text) // TEXT_CHARACTERS
+    if not room:
+        raise PrefixKVError(f"{path} is too short: give a text of {TEXT_CHARACTERS:,} characters or more")
+    count = min(count, room)
+    starts = [index * (len(text) - TEXT_CHARACTERS) // max(1, count - 1) for index in range(count)]
+    return [Sample(text[start : start + TEXT_CHARACTERS], None, is_raw=True) for start in starts]
+
+
+def data_samples(path: Path, count: int, images: Path | None = None) -> list[Sample]:
+    """Samples of a JSON list shaped as LLaVA's (`image`, `conversations`) or MM-Vet's (`image`, `question`).
+
+    Args:
+        path: the list, or MM-Vet's object of such objects.
+        count: how many to take, from the first on.
+        images: folder of the pictures; beside the file where None.
+
+    Raises:
+        PrefixKVError: the file has another shape, or a picture cannot be read.
+    """
+    content = read_json(path)
+    items = list(content.values()) if isinstance(content, dict) else content
+    if not isinstance(items, list) or not items:
+        raise PrefixKVError(f"{path} is no list of samples: each needs `image` and `question` or `conversations`")
+    folder = path.parent if images is None else images
+    return [_sample(item, index, path, folder) for index, item in enumerate(items[:count])]
+
+
+def read_prompts(path: Path) -> list[str]:
+    """The lines of a text file, the empty ones left out.
+
+    Raises:
+        PrefixKVError: the file cannot be read or holds no line.
+    """
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise PrefixKVError(f"{path} cannot be read as text: {error}") from None
+    if not any(lines):
+        raise PrefixKVError(f"{path} holds no prompt: write one a line")
+    return [line for line in lines if line]
+
+
+def _sample(item: Any, index: int, path: Path, folder: Path) -> Sample:
+    try:
+        image = item.get("image", item.get("imagename"))
+        prompt = item["question"] if "question" in item else item["conversations"][0]["value"]
+        prompt = prompt.replace("<image>", "").strip()
+    except (KeyError, IndexError, AttributeError, TypeError):
+        raise PrefixKVError(f"{path}: sample {index} has no `question` and no `conversations` with a `value`") from None
+    return Sample(prompt, open_image(str(folder / image)) if isinstance(image, str) else None)

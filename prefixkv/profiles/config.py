@@ -1,0 +1,244 @@
+"""A configuration: every layer's keep fraction for one budget, searched once and reused by name.
+
+Plain numbers: searching, reading and writing one needs no torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from prefixkv import __version__
+from prefixkv.documents import VERSION, read_document, read_json, write_json
+from prefixkv.errors import OptionError, PrefixKVError
+from prefixkv.models.identity import ModelIdentity
+from prefixkv.policy import allocation
+from prefixkv.policy.budget import Budget
+from prefixkv.policy.methods import DEFAULT_METHOD, get_method
+from prefixkv.profiles.profile import LayerProfile
+
+FORMAT = "prefixkv-config"
+CREATED_BY = f"prefixkv {__version__}"
+ALLOCATIONS = ("prefix", "mixed", "uniform")
+
+
+@dataclass(frozen=True)
+class PrefixConfig:
+    """Keep fractions of one model for one budget.
+
+    Attributes:
+        name: what the user calls it.
+        model: which model it is for.
+        method: name of the method that chooses the entries.
+        allocation: how the layers' shares were found: `prefix`, `uniform` or `release` (imported).
+        budget: what was asked for: `requested`, the `keep_fraction` it came to, `context_tokens`, `batch`, `bytes`.
+        keep_fractions: for each layer the share of its tokens that is kept, in (0, 1].
+        profile: `sha256`, `samples` and `source` of the profile; None where there was none.
+        created_by: program and version.
+        release_forgotten: the list of the paper's release that this was imported from, number by number.
+    """
+
+    name: str
+    model: ModelIdentity
+    method: str
+    allocation: str
+    budget: dict[str, Any]
+    keep_fractions: tuple[float, ...]
+    profile: dict[str, Any] | None = None
+    created_by: str = CREATED_BY
+    release_forgotten: tuple[float, ...] | None = None
+
+    @classmethod
+    def search(
+        cls,
+        budget: str | Budget,
+        model: ModelIdentity,
+        context_tokens: int,
+        batch: int = 1,
+        allocation_name: str = "prefix",
+        method: str = DEFAULT_METHOD,
+        name: str = "unnamed",
+        profile: LayerProfile | None = None,
+        profile_sha256: str | None = None,
+    ) -> PrefixConfig:
+        """Find every layer's share of a budget.
+
+        Args:
+            budget: a share, bytes for all rows together, or tokens.
+            model: what the shares are for.
+            context_tokens: tokens of one row, prompt and answer, that the budget is to hold.
+            batch: rows.
+            allocation_name: `prefix` searches one threshold over the profile's curves; `uniform` needs no
+                profile; `mixed` is the mean of both.
+            method: name of the method that will choose the entries.
+            name: of the result.
+            profile: measured curves; not needed for `uniform`.
+            profile_sha256: digest of the profile's file.
+
+        Raises:
+            OptionError: a number or name that is not allowed, or no profile where one is needed.
+            BudgetTooSmallError: the budget cannot hold the method's protected entries.
+        """
+        parsed, geometry, recipe = Budget.parse(budget), model.geometry, get_method(method)
+        if allocation_name not in ALLOCATIONS:
+            raise OptionError(f"allocation {allocation_name!r} is not known: choose one of {', '.join(ALLOCATIONS)}")
+        if context_tokens < 1 or batch < 1:
+            raise OptionError(f"context {context_tokens} and batch {batch} must both be 1 or more")
+        floor = min(recipe.floor_tokens, context_tokens)
+        parsed.check_floor(geometry, floor, batch)
+        total = min(parsed.entries(geometry, context_tokens, batch), geometry.layers * context_tokens)
+        total = max(total, floor * geometry.layers)
+        if allocation_name == "uniform":
+            kept = allocation.uniform(total, geometry.layers)
+        elif profile is None:
+            raise OptionError(
+                f"allocation {allocation_name!r} needs a profile of the model: make one with `prefixkv profile`"
+            )
+        else:
+            kept = allocation.prefix([layer.at(context_tokens) for layer in profile.layers], total, floor)
+            if allocation_name == "mixed":
+                kept = allocation.mean(allocation.uniform(total, geometry.layers), kept)
+        facts = {
+            "requested": parsed.text,
+            "keep_fraction": total / (geometry.layers * context_tokens),
+            "context_tokens": context_tokens,
+            "batch": batch,
+            "bytes": total * geometry.entry_bytes * batch,
+        }
+        source = None
+        if profile is not None and allocation_name != "uniform":
+            source = {"sha256": profile_sha256, "samples": len(profile.samples), "source": profile.source}
+        fractions = tuple(count / context_tokens for count in kept)
+        return cls(name, model, recipe.name, allocation_name, facts, fractions, source)
+
+    def as_budget(self) -> Budget:
+        """The share that all layers together keep, exact at the context that the configuration was searched for."""
+        entries = len(self.keep_fractions) * self.budget["context_tokens"]
+        if self.release_forgotten is not None:
+            return Budget.parse(self.budget["requested"])
+        return Budget(f"config {self.name}", "fraction", Fraction(sum(self.kept_tokens()), entries))
+
+    def kept_tokens(self) -> list[int]:
+        """Entries of each layer at the context that the configuration was searched for."""
+        return [round(fraction * self.budget["context_tokens"]) for fraction in self.keep_fractions]
+
+    def require_model(self, model: ModelIdentity) -> None:
+        """Refuse another model than the one that the configuration is for.
+
+        Raises:
+            PrefixKVError: says what differs.
+        """
+        differences = self.model.differences(model)
+        if differences:
+            raise PrefixKVError(
+                f"configuration {self.name!r} is for {self.model.id}, not for {model.id}: it has "
+                f"{'; '.join(differences)}"
+            )
+
+    def as_dict(self) -> dict[str, Any]:
+        """The file's content."""
+        content: dict[str, Any] = {
+            "format": FORMAT,
+            "version": VERSION,
+            "name": self.name,
+            "model": self.model.as_dict(),
+            "method": {"name": self.method, "allocation": self.allocation},
+            "budget": self.budget,
+            "keep_fractions": list(self.keep_fractions),
+            "profile": self.profile,
+            "created_by": self.created_by,
+        }
+        if self.release_forgotten is not None:
+            content["release_forgotten"] = list(self.release_forgotten)
+        return content
+
+    def save(self, path: Path) -> None:
+        """Write the configuration, whole or not at all.
+
+        Raises:
+            PrefixKVError: the place cannot be written.
+        """
+        write_json(path, self.as_dict())
+
+    @classmethod
+    def load(cls, path: Path) -> PrefixConfig:
+        """Read a configuration.
+
+        Raises:
+            PrefixKVError: the file is missing, broken or no configuration.
+        """
+        content = read_document(path, FORMAT)
+        model = ModelIdentity.read(content.get("model"), str(path))
+        fractions = _fractions(content.get("keep_fractions"), model.geometry.layers, path)
+        method, budget = content.get("method"), content.get("budget")
+        if not isinstance(method, dict) or not isinstance(method.get("allocation"), str):
+            raise PrefixKVError(f"{path} does not say its method and allocation")
+        get_method(str(method.get("name")))
+        if not isinstance(budget, dict):
+            raise PrefixKVError(f"{path} does not say its budget")
+        Budget.parse(str(budget.get("requested")))
+        for key in ("context_tokens", "batch", "bytes"):
+            if type(budget.get(key)) is not int or budget[key] < 1:
+                raise PrefixKVError(f"{path}: budget has {key} {budget.get(key)!r}, which is no count")
+        _fractions([budget.get("keep_fraction")], 1, path)
+        name, profile = content.get("name"), content.get("profile")
+        if not isinstance(name, str) or not isinstance(profile, (dict, type(None))):
+            raise PrefixKVError(f"{path}: its name or profile is of the wrong kind")
+        forgotten = content.get("release_forgotten")
+        if forgotten is not None:
+            forgotten = _forgotten(forgotten, model.geometry.layers, path)
+        created_by = str(content.get("created_by"))
+        return cls(name, model, method["name"], method["allocation"], budget, fractions, profile, created_by, forgotten)
+
+    @classmethod
+    def from_release(cls, path: Path, model: ModelIdentity, name: str, context_tokens: int) -> PrefixConfig:
+        """Import a file of the paper's release: a bare list of FORGOTTEN fractions, one a layer.
+
+        Args:
+            path: the release's `confs/prefixkv_*.json`.
+            model: what it is for.
+            name: of the result.
+            context_tokens: for the tokens and bytes that tables show.
+
+        Raises:
+            PrefixKVError: the file is no such list, or one for another number of layers.
+        """
+        forgotten = _forgotten(read_json(path), model.geometry.layers, path)
+        fractions = tuple(1 - value for value in forgotten)
+        keep = sum(fractions) / len(fractions)
+        facts = {
+            "requested": f"{100 * keep:.6g}%",
+            "keep_fraction": keep,
+            "context_tokens": context_tokens,
+            "batch": 1,
+            "bytes": max(1, round(keep * context_tokens * model.geometry.token_bytes)),
+        }
+        return cls(name, model, "prefixkv", "release", facts, fractions, release_forgotten=forgotten)
+
+    def to_release(self) -> list[float]:
+        """The list in the release's form; one that was imported comes back number by number."""
+        if self.release_forgotten is not None:
+            return list(self.release_forgotten)
+        return [1 - fraction for fraction in self.keep_fractions]
+
+
+def _fractions(content: Any, layers: int, path: Path) -> tuple[float, ...]:
+    if not isinstance(content, list) or len(content) != layers:
+        found = len(content) if isinstance(content, list) else "no"
+        raise PrefixKVError(f"{path} has {found} keep fractions for {layers} layers")
+    for value in content:
+        if type(value) not in (int, float) or not 0 < value <= 1:
+            raise PrefixKVError(f"{path} has the keep fraction {value!r}: allowed are numbers in (0, 1]")
+    return tuple(map(float, content))
+
+
+def _forgotten(content: Any, layers: int, path: Path) -> tuple[float, ...]:
+    if not isinstance(content, list) or len(content) != layers:
+        found = f"a list of {len(content)}" if isinstance(content, list) else f"a {type(content).__name__}"
+        raise PrefixKVError(f"{path} is {found}, not the release's list of {layers} forgotten fractions, one a layer")
+    for value in content:
+        if type(value) not in (int, float) or not 0 <= value < 1:
+            raise PrefixKVError(f"{path} has the forgotten fraction {value!r}: allowed are numbers in [0, 1)")
+    return tuple(map(float, content))

@@ -1,0 +1,94 @@
+"""Finds the look-ahead queries that belong to a model: those of its profile, bundled or measured by the user."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from prefixkv.cache.rows import RowsCache
+from prefixkv.errors import PrefixKVError
+from prefixkv.models.identity import ModelIdentity
+from prefixkv.policy.budget import Budget
+from prefixkv.policy.look_ahead import LookAhead
+from prefixkv.policy.methods import Method, get_method
+from prefixkv.profiles.config import PrefixConfig
+from prefixkv.profiles.profile import LayerProfile
+from prefixkv.profiles.profile_path import profile_path
+
+Notify = Callable[[str], None]
+
+_found: weakref.WeakKeyDictionary[Any, LookAhead | None] = weakref.WeakKeyDictionary()
+
+
+def make_cache(
+    model: Any,
+    identity: ModelIdentity,
+    budget: str | float | Budget | PrefixConfig,
+    method: str | Method,
+    notify: Notify,
+) -> RowsCache:
+    """An empty cache for a model, with the look-ahead queries of its profile where the method uses them.
+
+    Args:
+        model: of transformers.
+        identity: of the model.
+        budget: what to keep; or a configuration, which brings its own budget, shares and method.
+        method: name of a method; not used with a configuration.
+        notify: called with one line where the method wants look-ahead queries and there are none for this model.
+
+    Raises:
+        OptionError: unknown method or budget.
+        BudgetTooSmallError: a hard limit cannot hold the method's protected entries.
+        PrefixKVError: the configuration is of another model, or the profile is broken.
+    """
+    fractions = None
+    if isinstance(budget, PrefixConfig):
+        budget.require_model(identity)
+        fractions, method, budget = budget.keep_fractions, budget.method, budget.as_budget()
+    recipe = get_method(method)
+    cache = RowsCache(identity.geometry, budget, recipe, fractions)
+    if cache.keeps_all:
+        return cache
+    look_ahead = find_look_ahead(model, identity, recipe, notify)
+    return RowsCache(identity.geometry, budget, recipe, fractions, look_ahead=look_ahead)
+
+
+def find_look_ahead(model: Any, identity: ModelIdentity, method: str | Method, notify: Notify) -> LookAhead | None:
+    """The look-ahead queries of a model's profile, read once for each model.
+
+    Args:
+        model: of transformers.
+        identity: of the model.
+        method: of the cache that is to be made.
+        notify: called with one line where the method wants them and there are none.
+
+    Returns:
+        None where the method uses none, or there are none for this model.
+
+    Raises:
+        PrefixKVError: the profile is broken.
+    """
+    if not get_method(method).is_guided:
+        return None
+    if model not in _found:
+        _found[model] = _read(model, identity, notify)
+    return _found[model]
+
+
+def _read(model: Any, identity: ModelIdentity, notify: Notify) -> LookAhead | None:
+    path = profile_path(identity.id)
+    missing = f"there is no profile of {identity.id!r}" if path is None else None
+    profile = None if path is None else LayerProfile.load(path)
+    if profile is not None:
+        if different := profile.model.differences(identity):
+            missing = f"{path} is of another model ({', '.join(different)})"
+        elif profile.look_ahead is None:
+            missing = f"{path} holds no look-ahead queries"
+    if missing is None and profile is not None and profile.look_ahead is not None:
+        try:
+            return LookAhead.read(profile.look_ahead.read(), model, identity.geometry)
+        except PrefixKVError as error:
+            missing = str(error)
+    notify(f"guided works without look-ahead: {missing}; measure one with `prefixkv profile --model {identity.id}`")
+    return None

@@ -1,0 +1,260 @@
+"""A layer profile: how concentrated every layer's importance is, measured once and stored as JSON.
+
+Plain numbers: reading one and searching from it needs no torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from pathlib import Path
+from statistics import fmean, pstdev
+from typing import Any
+
+from prefixkv.documents import VERSION, read_document, write_json, write_whole
+from prefixkv.errors import PrefixKVError
+from prefixkv.models.identity import ModelIdentity
+
+FORMAT = "prefixkv-profile"
+POINTS = 1001
+"""Points of a measured curve: the cumulative importance at 0, 0.1, ..., 100 % of the entries."""
+
+
+@dataclass(frozen=True)
+class LayerCurve:
+    """One layer, averaged over the samples.
+
+    Attributes:
+        curve: cumulative importance of the most important 0 .. 100 % of the entries, equal steps, from 0 to 1.
+        gini: Gini coefficient of the importance: 0 spread evenly, towards 1 concentrated on few entries.
+        gini_spread: standard deviation of the samples' Gini coefficients.
+    """
+
+    curve: tuple[float, ...]
+    gini: float
+    gini_spread: float
+
+    def at(self, entries: int) -> Sequence[float]:
+        """Cumulative importance of the 1, 2, ... most important of so many entries, by linear interpolation."""
+        return _Stretched(self.curve, entries)
+
+    def entries_for(self, importance: float) -> float:
+        """The share of the entries that together have so much of the importance."""
+        for step, value in enumerate(self.curve):
+            if value >= importance:
+                before = self.curve[step - 1] if step else 0.0
+                part = (importance - before) / (value - before) if value > before else 1.0
+                return max(0.0, step - 1 + part) / (len(self.curve) - 1)
+        return 1.0
+
+
+class _Stretched(Sequence[float]):
+    """A curve read at any number of entries; each value is worked out when it is asked for, so a search is fast."""
+
+    def __init__(self, curve: Sequence[float], entries: int) -> None:
+        self._curve, self._entries = curve, entries
+
+    def __len__(self) -> int:
+        return self._entries
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[rank] for rank in range(*index.indices(self._entries))]
+        rank = range(self._entries)[index] + 1
+        step, rest = divmod(rank * (len(self._curve) - 1), self._entries)
+        value = self._curve[step]
+        return value + (self._curve[step + 1] - value) * rest / self._entries if rest else value
+
+
+@dataclass(frozen=True)
+class LookAheadFile:
+    """The look-ahead queries of a profile: safetensors, read only when a model needs them.
+
+    Attributes:
+        sha256: digest of the content.
+        queries: how many there are for each layer and head.
+        path: the file; None while the profile was not saved.
+        content: of a profile that was measured just now.
+    """
+
+    sha256: str
+    queries: int
+    path: Path | None = None
+    content: bytes | None = None
+
+    @classmethod
+    def of(cls, content: bytes, queries: int) -> LookAheadFile:
+        """Of queries that were recorded just now."""
+        return cls(hashlib.sha256(content).hexdigest(), queries, content=content)
+
+    def read(self) -> bytes:
+        """The content.
+
+        Raises:
+            PrefixKVError: the file is missing or not the one that was saved with the profile.
+        """
+        content = self.content
+        if content is None:
+            assert self.path is not None
+            try:
+                content = self.path.read_bytes()
+            except OSError as error:
+                raise PrefixKVError(
+                    f"{self.path}, which belongs to the profile beside it, cannot be read: {error.strerror}"
+                ) from None
+        if hashlib.sha256(content).hexdigest() != self.sha256:
+            raise PrefixKVError(f"{self.path} is not the file that was saved with the profile beside it: measure again")
+        return content
+
+
+@dataclass(frozen=True)
+class LayerProfile:
+    """What a calibration run has found.
+
+    Attributes:
+        model: which model was measured.
+        scorer: name of the scorer of importance.
+        source: what the samples were, in words.
+        samples: for each its `image_sha256`, `prompt_tokens` and `answer_tokens`.
+        layers: a curve for each layer.
+        created_by: program and version.
+        look_ahead: queries that the model asked while it answered; None where they were not recorded.
+    """
+
+    model: ModelIdentity
+    scorer: str
+    source: str
+    samples: tuple[dict[str, Any], ...]
+    layers: tuple[LayerCurve, ...]
+    created_by: str
+    look_ahead: LookAheadFile | None = None
+
+    @classmethod
+    def load(cls, path: Path) -> LayerProfile:
+        """Read a profile.
+
+        Raises:
+            PrefixKVError: the file is missing, broken or no profile.
+        """
+        content = read_document(path, FORMAT)
+        model = ModelIdentity.read(content.get("model"), str(path))
+        layers, samples = content.get("layers"), content.get("samples")
+        if not isinstance(layers, list) or len(layers) != model.geometry.layers:
+            found = len(layers) if isinstance(layers, list) else "no"
+            raise PrefixKVError(f"{path} has {found} curves for a model of {model.geometry.layers} layers")
+        if not isinstance(samples, list) or not all(isinstance(sample, dict) for sample in samples):
+            raise PrefixKVError(f"{path} does not list its samples")
+        curves = tuple(_read_curve(layer, index, path) for index, layer in enumerate(layers))
+        for name in ("scorer", "source", "created_by"):
+            if not isinstance(content.get(name), str):
+                raise PrefixKVError(f"{path}: {name} is {content.get(name)!r}, which is no text")
+        look_ahead = _read_look_ahead(content.get("look_ahead"), path)
+        created_by = content["created_by"]
+        return cls(model, content["scorer"], content["source"], tuple(samples), curves, created_by, look_ahead)
+
+    @classmethod
+    def measure(cls, loaded: Any, samples: Any, source: str, **options: Any) -> LayerProfile:
+        """Run calibration samples; see `prefixkv.profiles.profiling.measure`, which this loads with torch."""
+        from prefixkv.profiles.profiling import measure
+
+        return measure(loaded, samples, source, **options)
+
+    def save(self, path: Path) -> None:
+        """Write the profile, whole or not at all, and its look-ahead queries beside it.
+
+        Raises:
+            PrefixKVError: the place cannot be written.
+        """
+        content = self.as_dict()
+        if self.look_ahead is not None:
+            # Named by content, so that an old profile beside a new file, or the other way round, cannot be mixed up.
+            queries = path.with_name(f"{path.stem}-{self.look_ahead.sha256[:12]}.safetensors")
+            if not queries.exists():
+                write_whole(queries, self.look_ahead.read())
+            content["look_ahead"]["file"] = queries.name
+        write_json(path, content)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The file's content."""
+        layers = [
+            {"layer": index, "gini": layer.gini, "gini_spread": layer.gini_spread, "curve": list(layer.curve)}
+            for index, layer in enumerate(self.layers)
+        ]
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "model": self.model.as_dict(),
+            "scorer": self.scorer,
+            "source": self.source,
+            "samples": list(self.samples),
+            "layers": layers,
+            "look_ahead": None
+            if self.look_ahead is None
+            else {"sha256": self.look_ahead.sha256, "queries": self.look_ahead.queries},
+            "created_by": self.created_by,
+        }
+
+
+def average_curve(cumulative: Sequence[Sequence[float]]) -> LayerCurve:
+    """One layer's curve from its samples.
+
+    Args:
+        cumulative: for each sample the cumulative importance of its 1, 2, ... most important entries.
+
+    Raises:
+        PrefixKVError: an importance is not a number.
+    """
+    resampled = [_resample(sample) for sample in cumulative]
+    ginis = [_gini(curve) for curve in resampled]
+    if any(math.isnan(gini) for gini in ginis):
+        raise PrefixKVError("the model's attention is not a number (NaN): try --dtype float32")
+    # Rounding may turn equal numbers into falling ones, and a search relies on curves that never fall.
+    mean = [*accumulate((round(fmean(values), 6) for values in zip(*resampled, strict=True)), max)]
+    return LayerCurve((*mean[:-1], 1.0), round(fmean(ginis), 6), round(pstdev(ginis), 6))
+
+
+def _resample(cumulative: Sequence[float]) -> list[float]:
+    """The curve at `POINTS` equal steps from 0 to 100 % of the entries, by linear interpolation."""
+    values, entries = [0.0, *cumulative], len(cumulative)
+    points = []
+    for point in range(POINTS):
+        step, rest = divmod(point * entries, POINTS - 1)
+        value = values[step]
+        points.append(value + (values[step + 1] - value) * rest / (POINTS - 1) if rest else value)
+    return points
+
+
+def _gini(curve: Sequence[float]) -> float:
+    """Twice the area between the curve of the largest-first sums and the diagonal, by the trapezoid rule."""
+    area = (sum(curve) - (curve[0] + curve[-1]) / 2) / (len(curve) - 1)
+    return 2 * area - 1
+
+
+def _read_look_ahead(content: Any, path: Path) -> LookAheadFile | None:
+    if content is None:
+        return None
+    fields: list[Any] = (
+        [content.get(name) for name in ("file", "sha256", "queries")] if isinstance(content, dict) else []
+    )
+    if [type(field) for field in fields] != [str, str, int] or Path(fields[0]).name != fields[0]:
+        raise PrefixKVError(f"{path}: look_ahead does not name a file beside it with its sha256")
+    name, digest, queries = fields
+    return LookAheadFile(digest, queries, path.with_name(name))
+
+
+def _read_curve(content: Any, index: int, path: Path) -> LayerCurve:
+    if not isinstance(content, dict):
+        raise PrefixKVError(f"{path}: layer {index} is no object")
+    curve = content.get("curve")
+    curve = curve if isinstance(curve, list) else []
+    numbers = [*curve, content.get("gini"), content.get("gini_spread", 0.0)]
+    if len(numbers) < 4 or not all(type(value) in (int, float) for value in numbers):
+        raise PrefixKVError(f"{path}: layer {index} has no curve of numbers with a gini")
+    *points, gini, spread = map(float, numbers)
+    rising = all(low <= high for low, high in pairwise(points))
+    if not rising or abs(points[0]) > 1e-9 or abs(points[-1] - 1) > 1e-6:
+        raise PrefixKVError(f"{path}: the curve of layer {index} does not rise from 0 to 1")
+    return LayerCurve(tuple(points), gini, spread)

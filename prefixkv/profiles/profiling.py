@@ -1,0 +1,166 @@
+"""Measure a model's layer profile: run calibration samples and stream the importance of every layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from transformers import DynamicCache
+
+from prefixkv import __version__
+from prefixkv.cache import attention
+from prefixkv.errors import PrefixKVError
+from prefixkv.inputs.prompts import Prompt, Turn
+from prefixkv.models.loading import LoadedModel, Notify
+from prefixkv.policy.importance import SCORERS, Evidence
+from prefixkv.policy.look_ahead import QueryParts, QueryRecorder
+from prefixkv.policy.rotary import PositionWatch, Rotation, watched
+from prefixkv.policy.selection import cumulative_importance
+from prefixkv.profiles.calibration import Sample
+from prefixkv.profiles.profile import LayerProfile, LookAheadFile, average_curve
+from prefixkv.workers import Launch, division_of
+
+SCORER = "accumulated"
+ANSWER_TOKENS = 128
+"""Length to which a model answers a calibration sample: look-ahead queries are drawn from the whole answers."""
+
+
+class _Recorder(DynamicCache):
+    """A full cache that scores every layer's prompt when the layer has attended, and records the answer's queries.
+
+    Attributes:
+        curves: for each layer read so far the cumulative importance of its ranked entries.
+    """
+
+    def __init__(self, config: Any, queries: QueryRecorder | None, watch: PositionWatch) -> None:
+        super().__init__(config=config)
+        self.curves: list[list[float]] = []
+        self._queries, self._watch = queries, watch
+        self._prompt_tokens = 0
+        self._unread = 0
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Store as usual.
+
+        After its attention the first chunk is scored, and a later token's queries are recorded, but not in window
+        layers, which no budget counts.
+        """
+        keys, values = super().update(key_states, value_states, layer_idx, *args, **kwargs)
+        after = None
+        if layer_idx == self._unread:
+            self._unread += 1
+            self._prompt_tokens = keys.shape[2]
+            after = partial(self._score, keys)
+        elif self._queries is not None:
+            number = layer_idx - sum(self.is_sliding[:layer_idx])
+            after = partial(self._record, self._queries, number, keys.shape[2] - self._prompt_tokens - 1)
+        attention.hand_off(keys, None if self.is_sliding[layer_idx] else after)
+        return keys, values
+
+    def _record(self, recorder: QueryRecorder, layer: int, offset: int, queries: torch.Tensor, scale: float) -> None:
+        assert self._watch.latest is not None
+        recorder.add(layer, queries, self._watch.latest, offset)
+
+    def _score(self, keys: torch.Tensor, queries: torch.Tensor, scale: float) -> None:
+        importance = SCORERS[SCORER](Evidence(queries, keys, scale)).mean(dim=1, keepdim=True)
+        self.curves.append(cumulative_importance(importance).tolist())
+
+
+def measure(
+    loaded: LoadedModel,
+    samples: Sequence[Sample],
+    source: str,
+    answer_tokens: int = ANSWER_TOKENS,
+    progress: Callable[[int], None] = lambda done: None,
+    notify: Notify = lambda text: None,
+    launch: Launch | None = None,
+) -> LayerProfile:
+    """Run the samples, average each layer's cumulative importance, and record the queries of the answers.
+
+    Args:
+        loaded: the model.
+        samples: prompts with or without a picture.
+        source: what they are, in words.
+        answer_tokens: length to which the model answers every sample.
+        progress: called with the number of samples done.
+        notify: called with one line where no queries can be recorded.
+        launch: the processes that share the samples; this one alone where None. All of them get the same profile.
+
+    Raises:
+        PrefixKVError: no samples, a model that reads no images, or attention that is not a number.
+    """
+    if not samples:
+        raise PrefixKVError("there are no samples to measure: give a folder or a data file with some")
+    queries = _query_recorder(loaded, notify)
+    number, count = (launch.number, launch.count) if launch else (0, 1)
+    own: list[_Measured] = []
+    # The figures depend on the number of threads in their last digits, so it does not depend on that of processes.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(division_of(loaded.model)[1])
+    try:
+        for index in range(number, len(samples), count):
+            own.append(_measure_sample(loaded, samples[index], index, answer_tokens, queries is not None))
+            progress(min(len(samples), count * len(own)))
+        measured = sorted(launch.gather(own) if launch else own, key=lambda sample: sample.index)
+        layers = tuple(average_curve(layer) for layer in zip(*(sample.curves for sample in measured), strict=True))
+        look_ahead = None
+        if queries is not None:
+            for sample in measured:
+                assert sample.queries is not None
+                queries.absorb(sample.queries, loaded.device)
+            if queries.is_empty:
+                notify("the profile will hold no look-ahead queries: no answer has a second token")
+            else:
+                look_ahead = LookAheadFile.of(*queries.payload())
+    finally:
+        torch.set_num_threads(threads)
+    facts = tuple(sample.facts for sample in measured)
+    created_by = f"prefixkv {__version__}"
+    return LayerProfile(loaded.identity, SCORER, source, facts, layers, created_by, look_ahead)
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """What one sample gives, to be sent to another process."""
+
+    index: int
+    curves: list[list[float]]
+    facts: dict[str, Any]
+    queries: QueryParts | None
+
+
+def _measure_sample(
+    loaded: LoadedModel, sample: Sample, index: int, answer_tokens: int, records_queries: bool
+) -> _Measured:
+    if sample.image is not None and not loaded.takes_images:
+        raise PrefixKVError(f"model {loaded.id!r} reads no images: give pieces of a text with --data text:FILE")
+    model: Any = loaded.model
+    images = () if sample.image is None else (sample.image,)
+    if sample.is_raw:
+        inputs = loaded.on_device({"input_ids": loaded.tokenizer(sample.prompt, return_tensors="pt")["input_ids"]})
+    else:
+        inputs = loaded.on_device(Prompt(loaded.processor, [Turn(sample.prompt, images)]).inputs)
+    prompt_tokens = inputs["input_ids"].shape[1]
+    queries = QueryRecorder(Rotation(model), loaded.geometry.layers) if records_queries else None
+    with attention.installed(model), watched(model) as watch, torch.no_grad():
+        recorder = _Recorder(model.config, queries, watch)
+        out = model.generate(**inputs, past_key_values=recorder, max_new_tokens=answer_tokens, do_sample=False)
+    facts = {
+        "image_sha256": sample.image_sha256,
+        "prompt_tokens": prompt_tokens,
+        "answer_tokens": out.shape[1] - prompt_tokens,
+    }
+    return _Measured(index, recorder.curves, facts, None if queries is None else queries.parts)
+
+
+def _query_recorder(loaded: LoadedModel, notify: Notify) -> QueryRecorder | None:
+    try:
+        return QueryRecorder(Rotation(loaded.model), loaded.geometry.layers)
+    except PrefixKVError as error:
+        notify(f"the profile will hold no look-ahead queries, and method 'guided' will do without: {error}")
+        return None

@@ -1,0 +1,234 @@
+"""What the cache keeps, and that it never holds more than it may."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+import prefixkv
+from prefixkv.cache.layer import CompressedLayer
+from prefixkv.cache.prefix_cache import PrefixKVCache, attention
+from prefixkv.errors import BudgetTooSmallError, PrefixKVError
+from prefixkv.models.geometry import KVGeometry
+from prefixkv.policy.allocation import prefix
+from prefixkv.policy.selection import cumulative_importance
+from tests import reference, tiny
+
+
+def prefill(model: Any, inputs: dict[str, torch.Tensor], cache: PrefixKVCache) -> None:
+    with torch.no_grad():
+        model(**inputs, past_key_values=cache)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("keep_fraction", [0.5, 0.2, 0.1])
+def test_prefixkv_equals_whole_matrix_reference(seed: int, keep_fraction: float) -> None:
+    model, inputs = tiny.llava(layers=5, seed=seed), tiny.prompt(150, seed=seed)
+    expected = reference.prefixkv_positions(reference.whole_matrices(model, inputs), keep_fraction)
+    with prefixkv.compress(model, keep_fraction, "prefixkv") as cache:
+        prefill(model, inputs, cache)
+        assert [cache.kept_positions(layer)[0, 0].tolist() for layer in range(5)] == expected
+    assert len({len(positions) for positions in expected}) > 1
+
+
+@pytest.mark.parametrize("keep_fraction", [0.5, 0.2])
+def test_h2o_equals_whole_matrix_reference(keep_fraction: float) -> None:
+    model, inputs = tiny.llava(), tiny.prompt(101)
+    expected = reference.h2o_positions(reference.whole_matrices(model, inputs), keep_fraction, kv_heads=2)
+    with prefixkv.compress(model, keep_fraction, "h2o") as cache:
+        prefill(model, inputs, cache)
+        assert [cache.kept_positions(layer)[0].tolist() for layer in range(4)] == expected
+
+
+def test_local_keeps_sinks_and_newest() -> None:
+    model, inputs = tiny.llava(), tiny.prompt(100)
+    with prefixkv.compress(model, "10tok", "local") as cache:
+        prefill(model, inputs, cache)
+        assert cache.kept_positions(2)[0, 0].tolist() == [0, 1, 2, 3, *range(94, 100)]
+        for step in range(20):
+            prefill(model, {"input_ids": torch.tensor([[step]])}, cache)
+        assert sorted(cache.kept_positions(2)[0, 0].tolist()) == [0, 1, 2, 3, *range(114, 120)]
+
+
+def test_kept_entries_are_the_models_own() -> None:
+    """Every stored key and value is bit for bit the stock cache's at that position."""
+    model, inputs = tiny.llava(), tiny.prompt(80)
+    with torch.no_grad():
+        stock = model(**inputs).past_key_values
+    with prefixkv.compress(model, "30%", "h2o") as cache:
+        prefill(model, inputs, cache)
+        for index, layer in enumerate(cache.layers):
+            positions = cache.kept_positions(index)[..., None].expand(-1, -1, -1, 16)
+            assert layer.keys.equal(stock.layers[index].keys.gather(2, positions))
+            assert layer.values.equal(stock.layers[index].values.gather(2, positions))
+
+
+def test_layer_by_layer_search_equals_global_search() -> None:
+    """Shrinking layer after layer ends where one search over all layers at once would."""
+    model, inputs = tiny.llava(layers=6, seed=3), tiny.prompt(200)
+    matrices = reference.whole_matrices(model, inputs)
+    curves = [cumulative_importance(matrix.mean(dim=0).sum(dim=0)[None, None]).tolist() for matrix in matrices]
+    for budget, total in (("25%", 300), ("50tok", 300)):
+        with prefixkv.compress(model, budget, "prefixkv") as cache:
+            prefill(model, inputs, cache)
+            assert [layer.kept_tokens for layer in cache.layers] == prefix(curves, total, 2)
+
+
+@pytest.mark.parametrize("method", ["local", "h2o", "prefixkv"])
+@pytest.mark.parametrize("share", [1.5, 0.4, 0.1])
+def test_hard_limit_holds_at_every_layer_and_step(method: str, share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prompt, 200 new tokens and a second turn: the layers' buffers together never exceed the bytes given."""
+    model, inputs = tiny.llava(), tiny.prompt(120)
+    limit = int(share * 120 * 4 * 2 * 2 * 16 * 4)
+    measured: list[int] = []
+    with prefixkv.compress(model, f"{limit}B", method) as cache:
+        for name in ("keep", "write", "shrink"):
+            original = getattr(CompressedLayer, name)
+
+            def watched(layer: CompressedLayer, *args: Any, original: Any = original) -> Any:
+                result = original(layer, *args)
+                measured.append(
+                    sum(
+                        tensor.untyped_storage().nbytes()
+                        for each in cache.layers
+                        for tensor in (each.keys, each.values)
+                        if tensor is not None
+                    )
+                )
+                return result
+
+            monkeypatch.setattr(CompressedLayer, name, watched)
+        model.generate(**inputs, past_key_values=cache, max_new_tokens=200, min_new_tokens=200, do_sample=False)
+        prefill(model, {"input_ids": tiny.text(40)}, cache)
+        for _ in range(30):
+            prefill(model, {"input_ids": tiny.text(1)}, cache)
+        assert len(measured) > 4 * 230
+        assert max(measured) <= limit
+        assert cache.usage().allocated_bytes == measured[-1]
+        assert limit - measured[-1] < 256 * 4
+
+
+@pytest.mark.parametrize("method", ["local", "h2o", "prefixkv"])
+def test_fraction_is_of_prompt_and_generated_tokens(method: str) -> None:
+    model, inputs = tiny.llava(), tiny.prompt(300)
+    with prefixkv.compress(model, "20%", method) as cache:
+        prefill(model, inputs, cache)
+        assert sum(layer.kept_tokens for layer in cache.layers) == 240
+        for step in range(1, 101):
+            prefill(model, {"input_ids": tiny.text(1, seed=step)}, cache)
+            kept = sum(layer.kept_tokens for layer in cache.layers)
+            assert 0.2 * 4 * (300 + step) - 4 <= kept <= 0.2 * 4 * (300 + step)
+        usage = cache.usage()
+        assert usage.full_bytes == 400 * cache.geometry.token_bytes
+        assert usage.kept_bytes == kept * cache.geometry.entry_bytes
+        assert usage.allocated_bytes <= 0.21 * usage.full_bytes + cache.geometry.token_bytes
+
+
+def test_prefixkv_evicts_the_releases_entries_while_decoding() -> None:
+    """From 25 before the end of the kept prompt on, oldest first; the layer grows by its own share."""
+    model, inputs = tiny.llava(), tiny.prompt(300)
+    with prefixkv.compress(model, "20%", "prefixkv") as cache:
+        prefill(model, inputs, cache)
+        kept = [cache.kept_positions(layer)[0, 0].tolist() for layer in range(4)]
+        for step in range(1, 41):
+            prefill(model, {"input_ids": tiny.text(1, seed=step)}, cache)
+        for layer, prompt_kept in enumerate(kept):
+            count = len(prompt_kept)
+            start = count - 25 if count > 25 else count // 2
+            limit = count + 40 * count // 300
+            survivors = (prompt_kept[start:] + list(range(300, 340)))[-(limit - start) :]
+            assert sorted(cache.kept_positions(layer)[0, 0].tolist()) == prompt_kept[:start] + survivors
+
+
+def test_later_turn_keeps_budget_and_positions() -> None:
+    model, inputs = tiny.llava(), tiny.prompt(100)
+    with prefixkv.compress(model, "30%", "prefixkv") as cache:
+        prefill(model, inputs, cache)
+        for step in range(50):
+            prefill(model, {"input_ids": tiny.text(1, seed=step)}, cache)
+        first = [set(cache.kept_positions(layer)[0, 0].tolist()) for layer in range(4)]
+        prefill(model, {"input_ids": tiny.text(50)}, cache)
+        assert cache.get_seq_length() == 200
+        assert sum(layer.kept_tokens for layer in cache.layers) == 240
+        for layer in range(4):
+            positions = cache.kept_positions(layer)[0, 0].tolist()
+            assert positions == sorted(set(positions))
+            assert (positions[0], positions[-1]) == (0, 199)
+            assert {position for position in positions if position < 150} <= first[layer]
+
+
+def test_batch_rows_choose_for_themselves() -> None:
+    model = tiny.llama(layers=3)
+    rows = tiny.text(64, batch=2)
+    with prefixkv.compress(model, "25%", "h2o") as cache:
+        prefill(model, {"input_ids": rows}, cache)
+        together = cache.kept_positions(1)
+    for row in range(2):
+        with prefixkv.compress(model, "25%", "h2o") as cache:
+            prefill(model, {"input_ids": rows[row : row + 1]}, cache)
+            assert cache.kept_positions(1)[0].equal(together[row])
+
+
+def test_refusals_are_clear() -> None:
+    geometry = KVGeometry(4, 2, 16, "float32")
+    with pytest.raises(BudgetTooSmallError, match="at least"):
+        PrefixKVCache(geometry, "1KiB", "prefixkv")
+    model, inputs = tiny.llava(), tiny.prompt()
+    with (
+        prefixkv.compress(model, "50tok", "full") as cache,
+        pytest.raises(BudgetTooSmallError, match="keeps everything"),
+    ):
+        prefill(model, inputs, cache)
+    with prefixkv.compress(model) as cache, pytest.raises(PrefixKVError, match="num_beams=1"):
+        model.generate(**inputs, past_key_values=cache, num_beams=2, max_new_tokens=3)
+    cache = PrefixKVCache(geometry)
+    with torch.no_grad():
+        model(**inputs, past_key_values=cache)
+        with pytest.raises(PrefixKVError, match=r"with prefixkv\.compress"):
+            model(input_ids=tiny.text(3), past_key_values=cache)
+
+
+def test_reset_frees_everything() -> None:
+    model = tiny.llava()
+    with prefixkv.compress(model) as cache:
+        prefill(model, tiny.prompt(), cache)
+        cache.reset()
+        assert cache.usage().allocated_bytes == 0
+        prefill(model, tiny.prompt(), cache)
+        assert cache.get_seq_length() == 60
+
+
+@pytest.mark.parametrize("method", ["full", "h2o"])
+def test_buffers_grow_ahead_and_not_with_every_token(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A limit that rises token by token once made every step copy the whole layer."""
+    model, copies = tiny.llama(), []
+    grow = CompressedLayer._grow
+    monkeypatch.setattr(
+        CompressedLayer, "_grow", lambda layer, capacity: (copies.append(capacity), grow(layer, capacity))[1]
+    )
+    with prefixkv.compress(model, "100%" if method == "full" else "50%", method) as cache:
+        prefill(model, {"input_ids": tiny.text(320)}, cache)
+        for step in range(40):
+            prefill(model, {"input_ids": tiny.text(1, seed=step)}, cache)
+    assert 2 <= len(copies) <= 2 * 8
+
+
+def test_rows_read_apart_decode_as_if_read_together() -> None:
+    model, rows = tiny.llama(), tiny.text(60, batch=3)
+    caches = [PrefixKVCache(KVGeometry.of(model.config, "float32"), "30%", "h2o") for _ in range(3)]
+    with attention.installed(model):
+        prefill(model, {"input_ids": rows}, caches[0])
+        prefill(model, {"input_ids": rows[:2]}, caches[1])
+        prefill(model, {"input_ids": rows[2:]}, caches[2])
+        caches[1].take_rows(caches[2:])
+        assert caches[2].usage().allocated_bytes == 0
+        logits = []
+        for cache in caches[:2]:
+            with torch.no_grad():
+                logits.append(model(input_ids=tiny.text(1, batch=3), past_key_values=cache).logits)
+        assert all(caches[0].kept_positions(layer).equal(caches[1].kept_positions(layer)) for layer in range(2))
+    torch.testing.assert_close(logits[0], logits[1])
+    with pytest.raises(PrefixKVError, match="rows can be joined only where"):
+        caches[0].take_rows([PrefixKVCache(KVGeometry.of(model.config, "float32"), "30%", "h2o")])

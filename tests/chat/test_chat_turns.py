@@ -1,0 +1,209 @@
+"""What taking back, stopping, failing and changing do to a conversation: exact rules, checked on the demo model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+import prefixkv
+from prefixkv.chat.conversation import UNDO_TURNS, Conversation
+from prefixkv.demo.scenes import draw_scene
+from prefixkv.errors import OptionError, PrefixKVError
+from prefixkv.generation.sampling import Sampling
+from prefixkv.models.loading import LoadedModel
+from prefixkv.policy.methods import METHODS
+
+LATER = ("How many objects are there?", "Describe the image.", "How many red objects are there?")
+SHORT = Sampling(max_new_tokens=30)
+EVICTING = [name for name, method in METHODS.items() if not method.keeps_all]
+
+
+@pytest.fixture(scope="module")
+def demo() -> LoadedModel:
+    return prefixkv.load_model("demo", device="cpu")
+
+
+def said(conversation: Conversation, prompt: str) -> str:
+    return "".join(conversation.ask(prompt)).strip()
+
+
+def begun(demo: LoadedModel, budget: Any = "20%", method: str = "prefixkv", **options: Any) -> Conversation:
+    conversation = Conversation(demo, budget, method, SHORT, **options)
+    conversation.attach(draw_scene(31).image)
+    said(conversation, "Describe the image.")
+    return conversation
+
+
+def entries(conversation: Conversation) -> list[tuple[torch.Tensor, ...]]:
+    """All that the layers store, in the order of their buffers."""
+    return [
+        (layer.keys[:, :, : layer.kept_tokens], layer.values[:, :, : layer.kept_tokens], *_choices(layer))
+        for layer in conversation.cache.layers
+    ]
+
+
+def _choices(layer: Any) -> tuple[torch.Tensor, ...]:
+    return layer.positions[..., : layer.kept_tokens], layer.importance[..., : layer.kept_tokens]
+
+
+def assert_same_cache(one: Conversation, other: Conversation) -> None:
+    for mine, theirs in zip(entries(one), entries(other), strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(mine, theirs, strict=True))
+    assert [list(layer.window) for layer in one.cache.layers] == [list(layer.window) for layer in other.cache.layers]
+
+
+@pytest.mark.parametrize("method", EVICTING)
+def test_stopped_turn_is_kept_exactly_as_far_as_it_was_said(demo: LoadedModel, method: str) -> None:
+    """The next answers are those of a conversation in which that answer was as long as what was said, and no longer."""
+    stopped, cut = begun(demo, method=method), begun(demo, method=method)
+    answer = stopped.ask("Describe the image.")
+    for _ in range(2):
+        next(answer)
+    answer.close()
+    assert stopped.last_answer is not None
+    assert stopped.last_answer.finish_reason == "interrupted"
+    cut.sampling = Sampling(max_new_tokens=stopped.last_answer.new_tokens)
+    said(cut, "Describe the image.")
+    cut.sampling = SHORT
+    assert_same_cache(stopped, cut)
+    assert [said(stopped, question) for question in LATER] == [said(cut, question) for question in LATER]
+
+
+@pytest.mark.parametrize("budget", ["20%", "400KiB"])
+@pytest.mark.parametrize("method", EVICTING)
+def test_turn_that_fails_in_the_middle_was_never_asked(demo: LoadedModel, method: str, budget: str) -> None:
+    failed, never = begun(demo, budget, method), begun(demo, budget, method)
+    calls = []
+
+    def fail(*args: Any, **kwargs: Any) -> None:
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+
+    hook = demo.model.model.language_model.layers[3].register_forward_pre_hook(fail, with_kwargs=True)
+    pieces = []
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            pieces.extend(failed.ask("Describe the image."))
+    finally:
+        hook.remove()
+    assert len(pieces) == 1
+    assert len(failed.history) == 1
+    assert_same_cache(failed, never)
+    assert [said(failed, question) for question in LATER] == [said(never, question) for question in LATER]
+
+
+@pytest.mark.parametrize("method", EVICTING)
+def test_undone_turn_was_never_asked(demo: LoadedModel, method: str) -> None:
+    undone, never = begun(demo, method=method), begun(demo, method=method)
+    for question in LATER[:2]:
+        said(undone, question)
+    assert [undone.undo().prompt for _ in LATER[:2]] == [LATER[1], LATER[0]]
+    assert_same_cache(undone, never)
+    assert [said(undone, question) for question in LATER] == [said(never, question) for question in LATER]
+
+
+def test_undone_first_turn_gives_its_picture_back(demo: LoadedModel) -> None:
+    conversation = begun(demo, "100%")
+    conversation.undo()
+    assert len(conversation.waiting) == 1
+    assert said(conversation, "How many objects are there?") == str(len(draw_scene(31).objects))
+    with pytest.raises(PrefixKVError, match="no turn to take back"):
+        for _ in range(2):
+            conversation.undo()
+
+
+def test_more_turns_than_are_remembered_are_read_again(demo: LoadedModel) -> None:
+    conversation, fresh = begun(demo), begun(demo)
+    for _ in range(UNDO_TURNS + 1):
+        said(conversation, "How many objects are there?")
+    for _ in range(UNDO_TURNS + 1):
+        conversation.undo()
+    assert conversation.usage().allocated_bytes == 0
+    fresh.change_budget("20%", "prefixkv")
+    assert said(conversation, LATER[0]) == said(fresh, LATER[0])
+    assert_same_cache(conversation, fresh)
+
+
+@pytest.mark.parametrize(("budget", "method"), [("50%", "prefixkv"), ("20%", "h2o"), ("1MiB", "prefixkv")])
+def test_changed_budget_is_that_of_a_conversation_read_in_one_go(demo: LoadedModel, budget: str, method: str) -> None:
+    changed, other = begun(demo), begun(demo, "100%")
+    changed.change_budget(budget, method)
+    assert changed.usage().allocated_bytes == 0
+    answer = said(changed, LATER[0])
+    # The other has the same words, from a run of its own: the first answer is put in its place.
+    other._turns[0].answer = changed.history[0][0].answer
+    other.change_budget(budget, method)
+    assert said(other, LATER[0]) == answer
+    assert_same_cache(changed, other)
+    assert changed.cache.seen_tokens == len(changed.reading.tokens)
+
+
+def test_refused_budget_changes_nothing(demo: LoadedModel) -> None:
+    conversation, same = begun(demo), begun(demo)
+    with pytest.raises(OptionError):
+        conversation.change_budget("0%")
+    with pytest.raises(PrefixKVError, match="give at least"):
+        conversation.change_budget("1KiB", "prefixkv")
+    assert_same_cache(conversation, same)
+
+
+def test_second_picture_later_in_the_conversation_equals_stock(demo: LoadedModel) -> None:
+    first, second = draw_scene(31).image, draw_scene(32).image
+    conversation = Conversation(demo, "100%")
+    conversation.attach(first)
+    answer = said(conversation, "How many objects are there?")
+    conversation.attach(second)
+    ours = said(conversation, "Describe the image.")
+    parts = {"type": "text", "text": "Describe the image."}
+    text = demo.processor.apply_chat_template(
+        [
+            {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "How many objects are there?"}]},
+            {"role": "assistant", "content": [{"type": "text", "text": answer}]},
+            {"role": "user", "content": [{"type": "image"}, parts]},
+        ],
+        add_generation_prompt=True,
+    )
+    inputs = demo.processor(text=text, images=[first, second], return_tensors="pt")
+    out = demo.model.generate(**inputs, max_new_tokens=512, do_sample=False)
+    stock = demo.processor.decode(out[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip()
+    assert ours == stock
+    assert conversation.reading.images == 2
+    assert bytes(conversation.reading.kinds).count(1) == 2 * 576
+
+
+def test_system_text_comes_first_and_is_refused_where_there_is_no_place_for_it(demo: LoadedModel) -> None:
+    conversation = begun(demo, "100%")
+    conversation.instruct("Answer in one word.")
+    said(conversation, "How many objects are there?")
+    read = demo.tokenizer.decode(conversation.reading.tokens[:12])
+    assert "Answer in one word." in read
+    template = demo.processor.chat_template
+    try:
+        demo.processor.chat_template = "{% for m in messages if m['role'] == 'user' %}USER: hi{% endfor %}"
+        with pytest.raises(PrefixKVError, match="takes no system text"):
+            conversation.instruct("Be brief.")
+    finally:
+        demo.processor.chat_template = template
+
+
+@pytest.mark.timing
+def test_ten_turns_stay_within_a_byte_budget_and_answer_as_quickly(demo: LoadedModel) -> None:
+    """Turn 10 may take 1.5 times as long to its first token as turn 2; the best of three conversations counts."""
+    limit = 2**20
+    questions = [*LATER, "Which object is in row 2, column 2?", "How many squares are there?"] * 2
+    seconds = []
+    for _ in range(3):
+        conversation = Conversation(demo, "1MiB")
+        conversation.attach(draw_scene(31).image)
+        for question in questions:
+            for _ in conversation.ask(question):
+                assert conversation.usage().allocated_bytes <= limit
+            assert conversation.usage().allocated_bytes <= limit
+        seconds.append([answer.prefill_seconds for _, answer in conversation.history])
+    best = [min(column) for column in zip(*seconds, strict=True)]
+    print(f"first token of turn 2 after {best[1] * 1e3:.1f} ms, of turn 10 after {best[9] * 1e3:.1f} ms")
+    assert len(best) == 10
+    assert best[9] <= 1.5 * best[1]

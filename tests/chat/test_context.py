@@ -1,0 +1,181 @@
+"""Saved contexts: token-identical answers, quick loading, and refusal of another model or a changed file."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import prefixkv
+from prefixkv.chat.context import load_context, save_context
+from prefixkv.chat.context_file import read_head
+from prefixkv.chat.conversation import Conversation
+from prefixkv.demo.scenes import draw_scene
+from prefixkv.errors import PrefixKVError
+from prefixkv.generation.sampling import Sampling
+from prefixkv.inputs.images import picture_sha256
+from prefixkv.models.loading import LoadedModel
+from prefixkv.policy.methods import METHODS
+from prefixkv.profiles.config import PrefixConfig
+
+LATER = ("Describe the image.", "How many red objects are there?", "Which object is in row 2, column 2?")
+
+
+@pytest.fixture(scope="module")
+def demo() -> LoadedModel:
+    return prefixkv.load_model("demo", device="cpu")
+
+
+def said(conversation: Conversation, prompt: str) -> str:
+    return "".join(conversation.ask(prompt)).strip()
+
+
+def begun(demo: LoadedModel, budget: Any = "20%", method: str = "prefixkv", seed: int = 31) -> Conversation:
+    """A conversation after one turn, whose answer has overwritten entries."""
+    conversation = Conversation(demo, budget, method, Sampling(max_new_tokens=60))
+    conversation.attach(draw_scene(seed).image)
+    said(conversation, "Describe the image.")
+    return conversation
+
+
+@pytest.mark.parametrize("budget", ["20%", "400KiB", "120tok"])
+@pytest.mark.parametrize("method", [name for name, method in METHODS.items() if not method.keeps_all])
+def test_loaded_context_goes_on_as_if_it_had_never_been_saved(
+    demo: LoadedModel, tmp_path: Path, method: str, budget: str
+) -> None:
+    conversation = begun(demo, budget, method)
+    save_context(conversation, tmp_path / "a.safetensors", "a")
+    loaded = load_context(tmp_path / "a.safetensors", demo, conversation.sampling)
+    assert loaded.usage() == dataclasses.replace(conversation.usage(), allocated_bytes=loaded.usage().allocated_bytes)
+    for layer, other in zip(conversation.cache.layers, loaded.cache.layers, strict=True):
+        assert torch.equal(layer.keys[:, :, : layer.kept_tokens], other.keys)
+        assert torch.equal(layer.positions[:, :, : layer.kept_tokens], other.positions)
+        assert layer.window == other.window
+    for question in LATER:
+        assert said(loaded, question) == said(conversation, question)
+
+
+def test_context_of_a_configuration_keeps_its_shares(demo: LoadedModel, tmp_path: Path) -> None:
+    config = PrefixConfig.search("30%", demo.identity, 700, allocation_name="uniform", name="third")
+    shares = tuple(share * factor for share, factor in zip(config.keep_fractions, [0.5, 1.5] * 4, strict=True))
+    conversation = begun(demo, dataclasses.replace(config, keep_fractions=shares))
+    save_context(conversation, tmp_path / "a.safetensors", "a")
+    loaded = load_context(tmp_path / "a.safetensors", demo, conversation.sampling)
+    assert [said(loaded, question) for question in LATER] == [said(conversation, question) for question in LATER]
+    assert [layer.kept_tokens for layer in loaded.cache.layers] == [
+        layer.kept_tokens for layer in conversation.cache.layers
+    ]
+
+
+def test_pictures_alone_can_be_saved_and_are_not_read_again(demo: LoadedModel, tmp_path: Path) -> None:
+    scene = draw_scene(11)
+    conversation = Conversation(demo, "60%")
+    conversation.attach(scene.image)
+    conversation.read()
+    save_context(conversation, tmp_path / "a.safetensors", "a")
+    loaded = load_context(tmp_path / "a.safetensors", demo)
+    seen = loaded.cache.seen_tokens
+    assert seen >= 576
+    assert said(loaded, "How many objects are there?") == str(len(scene.objects))
+    assert loaded.cache.seen_tokens - seen < 40
+    assert loaded.history[0][0].images[0].size == scene.image.size
+
+
+def test_loaded_context_can_be_read_again_under_another_budget(demo: LoadedModel, tmp_path: Path) -> None:
+    """The file holds the pictures, pixel for pixel."""
+    save_context(begun(demo), tmp_path / "a.safetensors", "a")
+    loaded = load_context(tmp_path / "a.safetensors", demo)
+    picture = loaded.history[0][0].images[0]
+    assert picture_sha256(picture) == picture_sha256(draw_scene(31).image)
+    loaded.change_budget("100%")
+    assert said(loaded, "How many objects are there?") == str(len(draw_scene(31).objects))
+
+
+@pytest.mark.timing
+def test_loading_is_at_least_five_times_as_fast_as_reading_the_picture(demo: LoadedModel, tmp_path: Path) -> None:
+    def best(step: Any) -> float:
+        seconds = []
+        for _ in range(5):
+            started = time.perf_counter()
+            step()
+            seconds.append(time.perf_counter() - started)
+        return min(seconds)
+
+    conversation = Conversation(demo)
+    conversation.attach(draw_scene(11).image)
+    conversation.read()
+    save_context(conversation, tmp_path / "a.safetensors", "a")
+
+    def read() -> None:
+        conversation.clear()
+        conversation.attach(draw_scene(11).image)
+        conversation.read()
+
+    reading, loading = best(read), best(lambda: load_context(tmp_path / "a.safetensors", demo))
+    print(f"reading {reading * 1e3:.1f} ms, loading {loading * 1e3:.1f} ms: {reading / loading:.1f} x")
+    assert reading >= 5 * loading
+
+
+@pytest.fixture(scope="module")
+def saved(demo: LoadedModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("context") / "a.safetensors"
+    save_context(begun(demo), path, "a")
+    return path
+
+
+def test_any_changed_byte_is_refused(demo: LoadedModel, saved: Path, tmp_path: Path) -> None:
+    data = saved.read_bytes()
+    header = int.from_bytes(data[:8], "little")
+    places = [*range(8 + 20, 8 + header, header // 23), *range(8 + header, len(data), len(data) // 29), len(data) - 1]
+    changed = tmp_path / "changed.safetensors"
+    for place in places:
+        changed.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+        with pytest.raises(PrefixKVError, match=r"changed|no context|no whole context"):
+            load_context(changed, demo)
+
+
+@pytest.mark.parametrize("length", [0, 5, 8, 300, 100_000, -1])
+def test_cut_file_is_refused(demo: LoadedModel, saved: Path, tmp_path: Path, length: int) -> None:
+    (tmp_path / "cut.safetensors").write_bytes(saved.read_bytes()[:length])
+    with pytest.raises(PrefixKVError, match=r"changed|no context"):
+        load_context(tmp_path / "cut.safetensors", demo)
+
+
+def test_other_weights_of_the_same_shape_are_refused(demo: LoadedModel, saved: Path) -> None:
+    other = copy.deepcopy(demo.model)
+    with torch.no_grad():
+        other.model.language_model.layers[5].mlp.up_proj.weight.add_(1e-4)
+    with pytest.raises(PrefixKVError, match="other weights"):
+        load_context(saved, dataclasses.replace(demo, model=other))
+
+
+def test_another_dtype_is_refused(saved: Path) -> None:
+    with pytest.raises(PrefixKVError, match="dtype float32 instead of bfloat16"):
+        load_context(saved, prefixkv.load_model("demo", device="cpu", dtype="bfloat16"))
+
+
+def test_another_model_is_refused(demo: LoadedModel, saved: Path) -> None:
+    from tests import tiny
+
+    model = tiny.llava()
+    geometry = dataclasses.replace(demo.geometry, layers=4, head_dim=16)
+    with pytest.raises(PrefixKVError, match="layers 8 instead of 4"):
+        load_context(saved, dataclasses.replace(demo, model=model, geometry=geometry))
+
+
+def test_head_names_pictures_and_model_without_reading_the_rest(demo: LoadedModel, saved: Path) -> None:
+    head = read_head(saved)
+    assert head["pictures"][0]["sha256"] == picture_sha256(draw_scene(31).image)
+    assert head["model"]["id"] == "demo"
+    assert (head["method"], head["budget"]["text"]) == ("prefixkv", "20%")
+
+
+def test_empty_conversation_cannot_be_saved(demo: LoadedModel, tmp_path: Path) -> None:
+    with pytest.raises(PrefixKVError, match="nothing to save"):
+        save_context(Conversation(demo), tmp_path / "a.safetensors", "a")
+    assert not list(tmp_path.iterdir())

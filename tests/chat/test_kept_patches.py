@@ -1,0 +1,69 @@
+"""Which patches every layer keeps, and the counting of tokens by kind that it rests on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import prefixkv
+from prefixkv.chat.conversation import Conversation
+from prefixkv.chat.kept_patches import kept_patches
+from prefixkv.demo.scenes import draw_scene
+from prefixkv.errors import PrefixKVError
+from prefixkv.generation.sampling import Sampling
+from prefixkv.models.loading import LoadedModel
+from prefixkv_cli.kept_plot import draw_kept
+
+
+@pytest.fixture(scope="module")
+def demo() -> LoadedModel:
+    return prefixkv.load_model("demo", device="cpu")
+
+
+def asked(demo: LoadedModel, budget: str, method: str, *seeds: int) -> Conversation:
+    conversation = Conversation(demo, budget, method, Sampling(max_new_tokens=5))
+    for seed in seeds:
+        conversation.attach(draw_scene(seed).image)
+    for _ in conversation.ask("How many objects are there?"):
+        pass
+    return conversation
+
+
+@pytest.mark.parametrize("method", ["prefixkv", "h2o"])
+def test_patches_are_those_of_the_kept_positions(demo: LoadedModel, method: str) -> None:
+    conversation = asked(demo, "20%", method, 31)
+    (picture,) = kept_patches(conversation)
+    assert picture.kept.shape == (8, 24, 24)
+    start = conversation.reading.kinds.index(1)
+    for layer, kept in enumerate(picture.kept):
+        positions = conversation.cache.kept_positions(layer)[0]
+        for head in positions:
+            own = {int(place) - start for place in head if start <= place < start + 576}
+            assert all(kept.flat[place] > 0 for place in own)
+        assert kept.sum() == pytest.approx(
+            sum(start <= int(place) < start + 576 for place in positions.flatten()) / len(positions)
+        )
+
+
+def test_everything_is_kept_at_full_budget_and_the_pixels_are_the_pictures(demo: LoadedModel) -> None:
+    (picture,) = kept_patches(asked(demo, "100%", "prefixkv", 31))
+    assert bool((picture.kept == 1).all())
+    assert np.array_equal(picture.pixels, np.asarray(draw_scene(31).image))
+
+
+def test_pictures_of_one_question_are_told_apart(demo: LoadedModel, tmp_path: Path) -> None:
+    conversation = asked(demo, "30%", "prefixkv", 31, 32)
+    first, second = kept_patches(conversation)
+    assert np.array_equal(second.pixels, np.asarray(draw_scene(32).image))
+    assert not np.array_equal(first.kept, second.kept)
+    draw_kept(conversation, tmp_path / "kept.png")
+    with Image.open(tmp_path / "kept.png") as painted:
+        assert painted.height > painted.width
+
+
+def test_no_picture_cannot_be_painted(demo: LoadedModel) -> None:
+    with pytest.raises(PrefixKVError, match="read no picture"):
+        kept_patches(Conversation(demo))

@@ -1,0 +1,106 @@
+"""The project's own decode step against transformers' forward pass, on the CPU in plain torch, float32."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from transformers import MistralConfig, MistralForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
+
+import prefixkv
+from prefixkv.generation.captured.architecture import DecoderWeights, NotCapturableError
+from prefixkv.generation.captured.entries import next_entries, obstacle, occupy
+from prefixkv.generation.captured.step import decoder_step
+from prefixkv.kernels.entry_table import EntryTable
+from tests import tiny
+
+SIZES = {
+    "vocab_size": 200,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+
+
+def qwen2() -> Qwen2ForCausalLM:
+    torch.manual_seed(3)
+    model = Qwen2ForCausalLM(Qwen2Config(**SIZES)).eval()
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(parameter)
+    return model
+
+
+def mistral() -> MistralForCausalLM:
+    torch.manual_seed(4)
+    return MistralForCausalLM(MistralConfig(**SIZES, head_dim=32, sliding_window=None)).eval()
+
+
+MODELS = {"llama": tiny.llama, "llava": tiny.llava, "qwen2": qwen2, "mistral": mistral}
+
+
+@torch.no_grad()
+def run(model: Any, budget: str, method: str, own: bool, batch: int) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Logits of 60 steps behind a prompt, the tokens being given, and the kept positions of every layer."""
+    with prefixkv.compress(model, budget, method) as cache:
+        model(input_ids=tiny.text(40, batch=batch), past_key_values=cache)
+        weights, table = DecoderWeights.of(model), EntryTable(len(cache.layers), torch.device("cpu"))
+        found = []
+        for step in range(60):
+            tokens = tiny.text(1, seed=step, batch=batch)
+            if own:
+                assert obstacle(cache) is None
+                bits = cache.layers[0].bits
+                table.upload(entries := next_entries(cache))
+                found.append(decoder_step(weights, table, tokens[:, 0], torch.zeros(batch, dtype=torch.int64), bits))
+                occupy(cache, entries)
+            else:
+                found.append(model(input_ids=tokens, past_key_values=cache).logits[:, -1])
+        return torch.stack(found), [cache.kept_positions(layer) for layer in range(len(cache.layers))]
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    ("budget", "method"), [("100%", "full"), ("30%", "prefixkv"), ("20tok", "h2o"), ("9tok", "local")]
+)
+def test_own_step_gives_the_logits_and_slots_of_transformers(name: str, budget: str, method: str) -> None:
+    model = MODELS[name]()
+    plain, plain_positions = run(model, budget, method, own=False, batch=1)
+    own, own_positions = run(model, budget, method, own=True, batch=1)
+    assert float(plain.std()) > 0.1
+    torch.testing.assert_close(own, plain, rtol=1e-4, atol=1e-4)
+    assert all(map(torch.equal, own_positions, plain_positions))
+
+
+@pytest.mark.parametrize(("budget", "bits"), [("40%", 8), ("15%", 4)])
+def test_own_step_on_packed_entries(budget: str, bits: int) -> None:
+    model = mistral()
+    plain, plain_positions = run(model, budget, "guided", own=False, batch=1)
+    own, own_positions = run(model, budget, "guided", own=True, batch=1)
+    torch.testing.assert_close(own, plain, rtol=1e-4, atol=1e-4)
+    assert all(map(torch.equal, own_positions, plain_positions))
+    with prefixkv.compress(model, budget, "guided") as cache, torch.no_grad():
+        model(input_ids=tiny.text(40), past_key_values=cache)
+        assert cache.layers[0].bits == bits
+        assert obstacle(cache) is None
+
+
+def test_a_hook_a_changed_layer_and_another_kind_of_decoder_are_told_apart() -> None:
+    model = tiny.llama()
+    handle = model.model.layers[0].mlp.register_forward_hook(lambda *_: None)
+    with pytest.raises(NotCapturableError, match="LlamaMLP has a hook"):
+        DecoderWeights.of(model)
+    handle.remove()
+    DecoderWeights.of(model)
+    model.model.layers[1].self_attn.q_proj = torch.nn.Sequential(model.model.layers[1].self_attn.q_proj)
+    with pytest.raises(NotCapturableError, match="Sequential"):
+        DecoderWeights.of(model)
+    with pytest.raises(NotCapturableError, match="Qwen3DecoderLayer"):
+        DecoderWeights.of(Qwen3ForCausalLM(Qwen3Config(**SIZES, head_dim=16)))
+    with pytest.raises(NotCapturableError, match="several dtypes"):
+        mixed = tiny.llama()
+        mixed.model.norm.half()
+        DecoderWeights.of(mixed)

@@ -1,0 +1,254 @@
+"""The method `guided`: what it scores by, in how many bits it stores, what it evicts, and that it answers."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import prefixkv
+from prefixkv.cache import attention
+from prefixkv.chat.conversation import Conversation
+from prefixkv.demo import profile_path
+from prefixkv.demo.questions import question_set
+from prefixkv.errors import PrefixKVError
+from prefixkv.models.geometry import KVGeometry
+from prefixkv.models.identity import ModelIdentity
+from prefixkv.models.loading import LoadedModel
+from prefixkv.policy.budget import Budget
+from prefixkv.policy.importance import Evidence
+from prefixkv.policy.look_ahead import LookAhead, QueryRecorder
+from prefixkv.policy.precision import entry_bytes, packed_bits
+from prefixkv.policy.rotary import Rotation
+from prefixkv.profiles.guidance import make_cache
+from prefixkv.profiles.profile import LayerProfile
+from tests import reference, tiny
+
+
+@pytest.fixture(scope="module")
+def demo() -> LoadedModel:
+    return prefixkv.load_model("demo", device="cpu")
+
+
+def _prefill(model: Any, inputs: dict[str, torch.Tensor], cache: prefixkv.PrefixKVCache) -> None:
+    with torch.no_grad():
+        model(**inputs, past_key_values=cache)
+
+
+def _queries(model: Any, inputs: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+    """Every layer's queries after RoPE, (query_heads, seen_len, head_dim), from a run of the stock model."""
+    seen: list[torch.Tensor] = []
+
+    class Recorder(prefixkv.PrefixKVCache):
+        def _compact(self, index: int, chunk_len: int, queries: torch.Tensor, scale: float) -> None:
+            seen.append(queries[0])
+            super()._compact(index, chunk_len, queries, scale)
+
+    identity = ModelIdentity.of("tiny", model.config, "float32")
+    with attention.installed(model):
+        _prefill(model, inputs, Recorder(identity.geometry, "100%", "full"))
+    return seen
+
+
+def _look_ahead(model: Any, count: int = 3) -> LookAhead:
+    torch.manual_seed(1)
+    queries = [torch.randn(4, count, 16) for _ in range(4)]
+    return LookAhead(queries, torch.arange(count), Rotation(model))
+
+
+def test_queries_are_placed_where_the_model_would_ask_them() -> None:
+    model, inputs = tiny.llava(), tiny.prompt(40)
+    recorder = QueryRecorder(Rotation(model), 4)
+    queries = _queries(model, inputs)
+    for token in (17, 23, 39):
+        for layer in range(4):
+            recorder.add(layer, queries[layer][None, :, token : token + 1], token, token - 17)
+    payload, count = recorder.payload()
+    geometry = ModelIdentity.of("tiny", model.config, "float32").geometry
+    look_ahead = LookAhead.read(payload, model, geometry)
+    assert count == 3
+    for layer in range(4):
+        expected = queries[layer][:, [17, 23, 39]]
+        torch.testing.assert_close(look_ahead.placed(layer, 17)[0], expected, atol=5e-3, rtol=5e-3)
+
+
+def test_importance_is_the_largest_attention_of_the_question_and_of_the_look_ahead() -> None:
+    model, inputs = tiny.llava(), tiny.prompt(90)
+    matrices = reference.whole_matrices(model, inputs)
+    look_ahead = _look_ahead(model)
+    identity = ModelIdentity.of("tiny", model.config, "float32")
+    cache = prefixkv.PrefixKVCache(identity.geometry, 0.25, "guided", look_ahead=look_ahead)
+    with torch.no_grad():
+        keys = [layer.keys[0] for layer in model(**inputs).past_key_values.layers]
+    with attention.installed(model):
+        _prefill(model, inputs, cache)
+    for layer in range(4):
+        question = matrices[layer][:, -64:].reshape(2, 2 * 64, 90).amax(dim=1)
+        placed = look_ahead.placed(layer, 90)[0].reshape(2, 6, 16)
+        ahead = (placed @ keys[layer].transpose(1, 2) * 16**-0.5).softmax(dim=-1).amax(dim=1)
+        importance = torch.maximum(question, ahead)
+        stored = cache.layers[layer]
+        assert stored.importance is not None
+        kept = cache.kept_positions(layer)[0]
+        torch.testing.assert_close(stored.importance[0], importance.gather(1, kept), atol=1e-5, rtol=1e-4)
+        evicted = importance.scatter(1, kept, -1.0).amax(dim=1)
+        assert (stored.importance[0, :, 1:].amin(dim=1) >= evicted).all(), "something evicted was more important"
+        assert kept[:, 0].tolist() == [89, 89], "the newest token is first, and so the last to be evicted"
+
+
+def test_question_is_the_text_behind_the_picture() -> None:
+    evidence = Evidence(torch.zeros(1, 4, 80, 16), torch.zeros(1, 2, 80, 16), 0.25, text_tail=7)
+    assert evidence.question.shape[2] == 7
+    assert evidence.window.shape[2] == 64
+
+
+@pytest.mark.parametrize(
+    ("dtype", "budget", "bits"),
+    [
+        ("float32", "50%", 8),
+        ("float32", "20%", 8),
+        ("float32", "10%", 4),
+        ("bfloat16", "50%", 8),
+        ("bfloat16", "20%", 4),
+    ],
+)
+def test_bits_follow_from_what_the_budget_holds(dtype: str, budget: str, bits: int) -> None:
+    geometry = KVGeometry(layers=32, kv_heads=8, head_dim=128, dtype=dtype)
+    fitting = Budget.parse(budget).entries(geometry, 3000)
+    assert packed_bits(geometry, fitting, 32 * 3000, None) == bits
+    assert packed_bits(geometry, fitting, 32 * 3000, 4) == 4
+    assert entry_bytes(geometry, 4) == 2 * 8 * (64 + 2)
+
+
+@pytest.mark.parametrize("budget", [0.4, 0.15, 0.05])
+def test_bytes_stay_within_a_share_while_decoding(budget: float) -> None:
+    model, inputs = tiny.llava(), tiny.prompt(300)
+    with prefixkv.compress(model, budget, "prefixkv") as plain:
+        _prefill(model, inputs, plain)
+    identity = ModelIdentity.of("tiny", model.config, "float32")
+    cache = prefixkv.PrefixKVCache(identity.geometry, budget, "guided", look_ahead=_look_ahead(model))
+    with attention.installed(model):
+        _prefill(model, inputs, cache)
+        for step in range(60):
+            assert cache.usage().keep_fraction <= budget + 1e-9
+            _prefill(model, {"input_ids": torch.tensor([[step]])}, cache)
+        _prefill(model, {"input_ids": torch.arange(30)[None]}, cache)
+        assert cache.usage().keep_fraction <= budget + 1e-9
+    entries = [sum(layer.kept_tokens for layer in each.usage().layers) for each in (cache, plain)]
+    assert entries[0] > 1.5 * entries[1], "packed entries are smaller, so there are more of them"
+
+
+def test_a_hard_limit_is_packed_when_it_no_longer_holds_everything() -> None:
+    model = tiny.llava()
+    limit = 4 * 120 * 2 * 2 * 16 * 4
+    identity = ModelIdentity.of("tiny", model.config, "float32")
+    cache = prefixkv.PrefixKVCache(identity.geometry, f"{limit}B", "guided", look_ahead=_look_ahead(model))
+    with attention.installed(model):
+        _prefill(model, tiny.prompt(100), cache)
+        assert [layer.bits for layer in cache.layers] == [None] * 4
+        for step in range(3):
+            _prefill(model, {"input_ids": torch.arange(40)[None]}, cache)
+            assert [layer.bits for layer in cache.layers] == [8] * 4
+            assert [layer.kept_tokens for layer in cache.layers] == [140 + 40 * step] * 4
+        _prefill(model, {"input_ids": torch.arange(190)[None] % 150}, cache)
+        assert cache.usage().kept_bytes <= limit
+        first = cache.layers[0].bits
+        assert first in (8, 4)
+        for step in range(40):
+            _prefill(model, {"input_ids": torch.tensor([[step]])}, cache)
+            assert cache.usage().allocated_bytes <= limit
+
+
+def test_packed_entries_are_copied_as_they_are() -> None:
+    """What is packed once loses nothing more, however many turns follow."""
+    model = tiny.llava()
+    identity = ModelIdentity.of("tiny", model.config, "float32")
+    cache = prefixkv.PrefixKVCache(identity.geometry, 0.5, "guided", look_ahead=_look_ahead(model))
+    with attention.installed(model):
+        _prefill(model, tiny.prompt(100), cache)
+        layer = cache.layers[1]
+        assert layer.bits == 8
+        assert layer.keys is not None
+        position = int(cache.kept_positions(1)[0, 0, 1])
+        before = layer.keys[0, 0, 1].clone()
+        for _ in range(3):
+            _prefill(model, {"input_ids": torch.arange(20)[None]}, cache)
+        at = cache.kept_positions(1)[0, 0].tolist().index(position)
+        assert torch.equal(layer.keys[0, 0, at], before)
+
+
+def test_decoding_evicts_the_least_important_first() -> None:
+    model, inputs = tiny.llava(), tiny.prompt(200)
+    identity = ModelIdentity.of("tiny", model.config, "float32")
+    cache = prefixkv.PrefixKVCache(identity.geometry, "20tok", "guided", look_ahead=_look_ahead(model))
+    with attention.installed(model):
+        _prefill(model, inputs, cache)
+        stored = cache.layers[2]
+        assert stored.importance is not None
+        ranked = cache.kept_positions(2)[0, 0].tolist()
+        count = len(ranked)
+        assert stored.importance[0, 0, 1:count].tolist() == sorted(
+            stored.importance[0, 0, 1:count].tolist(), reverse=True
+        )
+        for step in range(count):
+            _prefill(model, {"input_ids": torch.tensor([[step]])}, cache)
+            kept = set(cache.kept_positions(2)[0, 0].tolist())
+            evicted = min(step + 1, count - count // 2)
+            assert set(ranked[: count - evicted]) <= kept
+            assert not set(ranked[count - evicted :]) & kept
+
+
+def test_without_a_profile_it_says_so_and_works() -> None:
+    model, inputs = tiny.llava(), tiny.prompt(100)
+    notices: list[str] = []
+    identity = ModelIdentity.of("tiny", model.config, "float32")
+    cache = make_cache(model, identity, 0.1, "guided", notices.append)
+    said = "guided works without look-ahead: there is no profile of 'tiny'; "
+    assert notices == [said + "measure one with `prefixkv profile --model tiny`"]
+    with attention.installed(model):
+        _prefill(model, inputs, cache)
+    assert cache.usage().keep_fraction <= 0.1
+
+
+def test_a_changed_or_foreign_profile_is_refused(tmp_path: Path, demo: LoadedModel) -> None:
+    profile = LayerProfile.load(profile_path())
+    copy = tmp_path / "copy.json"
+    profile.save(copy)
+    queries = next(tmp_path.glob("copy-*.safetensors"))
+    saved = LayerProfile.load(copy)
+    assert saved.look_ahead is not None
+    content = saved.look_ahead.read()
+    with pytest.raises(PrefixKVError, match="shape of another model"):
+        LookAhead.read(content, demo.model, ModelIdentity.of("x", tiny.llava().config, "float32").geometry)
+    queries.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(PrefixKVError, match="is not the file that was saved with the profile"):
+        saved.look_ahead.read()
+    queries.unlink()
+    with pytest.raises(PrefixKVError, match="cannot be read"):
+        saved.look_ahead.read()
+    with pytest.raises(PrefixKVError, match="look-ahead queries are broken"):
+        LookAhead.read(b"nothing", demo.model, demo.geometry)
+
+
+def test_the_demo_answers_at_a_tenth_of_the_cache(demo: LoadedModel) -> None:
+    right = 0
+    asked = [(scene, question) for scene, question in question_set(40, 97) if not question.context]
+    asked = [pair for pair in asked if pair[1].kind != "describe"][:24]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for scene, question in asked:
+            conversation = Conversation(demo, "10%")
+            assert conversation.cache.method.name == "guided"
+            right += "".join(conversation.ask(question.question, [scene.image])) == question.answer
+            assert conversation.usage().keep_fraction <= 0.1
+    assert right >= 22, f"{right} of {len(asked)}"
+
+
+def test_a_cache_that_keeps_all_reads_no_profile(demo: LoadedModel) -> None:
+    notices: list[str] = []
+    make_cache(demo.model, demo.identity, "100%", "guided", notices.append)
+    make_cache(demo.model, demo.identity, "20%", "prefixkv", notices.append)
+    assert notices == []

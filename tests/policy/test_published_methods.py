@@ -1,0 +1,133 @@
+"""Each published method against its own definition, written down from whole attention matrices."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+import prefixkv
+from prefixkv.cache.prefix_cache import PrefixKVCache, attention
+from prefixkv.models.geometry import KVGeometry
+from prefixkv.policy import allocation
+from tests import reference, tiny
+
+
+def _prefill(model: Any, inputs: dict[str, torch.Tensor], cache: PrefixKVCache) -> None:
+    with torch.no_grad():
+        model(**inputs, past_key_values=cache)
+
+
+@pytest.mark.parametrize("keep_fraction", [0.7, 0.2])
+def test_snapkv(keep_fraction: float) -> None:
+    model, inputs = tiny.llava(), tiny.prompt(200)
+    matrices = reference.whole_matrices(model, inputs)
+    with prefixkv.compress(model, keep_fraction, "snapkv") as cache:
+        _prefill(model, inputs, cache)
+        for layer, matrix in enumerate(matrices):
+            expected = reference.snapkv_positions(matrix, int(keep_fraction * 200), kv_heads=2)
+            assert cache.kept_positions(layer)[0].tolist() == expected
+
+
+def test_pyramidkv_is_snapkv_with_falling_shares() -> None:
+    model, inputs = tiny.llava(layers=5), tiny.prompt(200)
+    matrices = reference.whole_matrices(model, inputs)
+    # Mean 40, last layer 40 / 20, first as far above the mean, equal steps.
+    counts = [78, 59, 40, 21, 2]
+    with prefixkv.compress(model, 0.2, "pyramidkv") as cache:
+        _prefill(model, inputs, cache)
+        for layer, (matrix, count) in enumerate(zip(matrices, counts, strict=True)):
+            assert cache.kept_positions(layer)[0].tolist() == reference.snapkv_positions(matrix, count, kv_heads=2)
+
+
+def test_a_pyramid_is_cut_off_where_the_first_layer_has_no_more() -> None:
+    counts = allocation.pyramid(800, 5, 200, 1)
+    assert counts == [200, 180, 160, 140, 120]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_tgv(seed: int) -> None:
+    model = tiny.llava(seed=seed)
+    inputs = tiny.prompt(60, seed=seed)
+    is_text = (inputs["input_ids"][0] != tiny.IMAGE_TOKEN).tolist()
+    assert 0 < is_text.count(False) < 60
+    share = (is_text.count(True) + 0.4 * is_text.count(False)) / 60
+    expected = reference.tgv_positions(reference.whole_matrices(model, inputs), is_text, share, kv_heads=2)
+    with prefixkv.compress(model, share, "tgv") as cache:
+        _prefill(model, inputs, cache)
+        kept = [[set(head) for head in cache.kept_positions(layer)[0].tolist()] for layer in range(4)]
+    assert kept == expected
+
+
+def test_tgv_without_pictures_is_uniform() -> None:
+    assert allocation.text_first([0.0, 0.0, 0.0], 100, 50, 1, 50) == [34, 33, 33]
+
+
+SHARES = (0.72, 0.205, 0.01, 0.5)
+"""A configuration as the release ships them; 0.205 of 150 tokens asks for its rounding."""
+
+
+def test_release_keeps_and_deletes_as_the_release_does() -> None:
+    model, inputs = tiny.llava(), tiny.prompt(150)
+    layers = [
+        reference.ReleasedLayer(matrix, share)
+        for matrix, share in zip(reference.whole_matrices(model, inputs), SHARES, strict=True)
+    ]
+    geometry = KVGeometry.of(model.config, "float32")
+    cache = PrefixKVCache(geometry, 0.35875, "prefixkv-release", SHARES)
+    positions: list[int] = []
+    hook = model.get_decoder().rotary_emb.register_forward_pre_hook(
+        lambda module, args, kwargs: positions.append(int((kwargs.get("position_ids", args[-1])).max())),
+        with_kwargs=True,
+    )
+    with attention.installed(model):
+        _prefill(model, inputs, cache)
+        assert [_kept(cache, layer) for layer in range(4)] == [layer.entries for layer in layers]
+        for step in range(60):
+            length_of_layer_0 = len(cache.kept_positions(0)[0, 0])
+            before = [list(layer.entries) for layer in layers]
+            _prefill(model, {"input_ids": torch.tensor([[step]])}, cache)
+            # The position is the compressed length of the first layer, so that it is early, and comes twice.
+            assert positions[-1] == length_of_layer_0
+            for layer, entries in enumerate(before):
+                # What attends: the entries that the release has left, and the new one.
+                assert _kept(cache, layer) == [*entries, 150 + step]
+                layers[layer].step()
+            for layer in range(4):
+                _delete_as_the_next_step_will(cache, layer, layers[layer])
+    hook.remove()
+    assert len(set(positions)) < len(positions)
+
+
+def _kept(cache: PrefixKVCache, layer: int) -> list[int]:
+    return sorted(cache.kept_positions(layer)[0, 0].tolist())
+
+
+def _delete_as_the_next_step_will(cache: PrefixKVCache, layer: int, released: reference.ReleasedLayer) -> None:
+    """The release deletes behind a step, the cache when the next one begins: it has settled on the same entry."""
+    stored = cache.layers[layer]
+    kept = stored.positions[0, 0, : stored.kept_tokens].tolist() if stored.positions is not None else []
+    if cache.decode_limit(layer) == stored.kept_tokens:
+        kept.remove(kept[stored.window[0]])
+    assert sorted(kept) == released.entries
+
+
+def test_release_protects_only_the_first_and_the_last() -> None:
+    """Hand-worked: 10 tokens, a fifth kept, all attention on tokens 3 and 7; banker's rounding of 8.0 forgotten."""
+    curves = [[0.6, 1.0] + [1.0] * 8]
+    assert allocation.release_known([0.2], 10, 2) == [2]
+    assert allocation.release_known([0.25], 10, 2) == [2]
+    assert allocation.release_known([0.35], 10, 2) == [4]
+    assert allocation.release_known([0.0], 10, 2) == [2]
+    assert allocation.release(curves, 0.5, 2) == [5]
+
+
+def test_release_profile_mode_scales_and_truncates() -> None:
+    """Hand-worked: 3 layers of 40, half forgotten; the threshold that forgets within 5 of 60 is scaled to 60."""
+    steep = [min(1.0, (rank + 1) / 5) for rank in range(40)]
+    even = [(rank + 1) / 40 for rank in range(40)]
+    counts = allocation.release([steep, even, even], 0.5, 2)
+    # At 0.375 the layers need 1, 14 and 14 entries beside the 2 protected ones: 37 + 24 + 24 forgotten, too many;
+    # at 0.625: 3, 24 and 24: 35 + 14 + 14 = 63, within 5 of 60; each times 60 / 63, cut off: 33, 13 and 13.
+    assert counts == [40 - 33, 40 - 13, 40 - 13]
