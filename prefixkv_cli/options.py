@@ -12,8 +12,8 @@ from prefixkv.home import names
 from prefixkv.models.geometry import DTYPE_BYTES
 from prefixkv.models.placement import Placement
 from prefixkv.policy.methods import METHODS
+from prefixkv_cli.dialogue.picture_input import SOURCES_HELP
 from prefixkv_cli.output import be_quiet
-from prefixkv_cli.picture_input import SOURCES_HELP
 
 
 def starting_with(choices: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:

@@ -11,7 +11,7 @@ from typing import Any
 import typer
 
 from prefixkv_cli.app import ENVIRONMENT_PREFIX, app
-from prefixkv_cli.slash_commands import COMMANDS, KEYS
+from prefixkv_cli.dialogue.slash_commands import COMMANDS, KEYS
 
 _OPENING = """# The command line
 

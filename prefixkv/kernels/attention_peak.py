@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 
 
-def attention_peak(queries: torch.Tensor, keys: torch.Tensor, scale: float, causal: bool = False) -> torch.Tensor:
+def attention_peak(queries: torch.Tensor, keys: torch.Tensor, scale: float, own: int = 0) -> torch.Tensor:
     """Maximum over the queries, and over each group of query heads, of the attention weights.
 
     With weights `a[h, i, j] = softmax_j(scale * q[h, i] . k[h, j])`, the result for kv head `g` and key `j` is
@@ -19,7 +19,8 @@ def attention_peak(queries: torch.Tensor, keys: torch.Tensor, scale: float, caus
             at once.
         keys: (batch, kv_heads, key_len, head_dim), same dtype, after RoPE.
         scale: factor on the dot products, usually `head_dim ** -0.5`.
-        causal: whether the queries belong to the last `count` keys and see none behind their own; else all see all.
+        own: how many of the queries, the first ones, belong to the last `own` keys and see none behind their own; the
+            others see all.
 
     Returns:
         (batch, kv_heads, key_len), float32, in [0, 1].
@@ -28,7 +29,7 @@ def attention_peak(queries: torch.Tensor, keys: torch.Tensor, scale: float, caus
     count = queries.shape[2]
     grouped = queries.unflatten(1, (kv_heads, -1)).float() * scale
     weights = grouped @ keys.float().unsqueeze(2).transpose(-1, -2)
-    if causal:
+    if own:
         hidden = torch.ones(count, key_len, dtype=torch.bool, device=keys.device)
-        weights.masked_fill_(hidden.triu_(key_len - count + 1), float("-inf"))
+        weights.masked_fill_(hidden.triu_(key_len - own + 1), float("-inf"))
     return torch.softmax(weights, dim=-1).amax(dim=(2, 3))

@@ -51,9 +51,9 @@ def attention_mass(queries: torch.Tensor, keys: torch.Tensor, scale: float) -> t
     return implementation("attention_mass", queries)(queries, keys, scale)
 
 
-def attention_peak(queries: torch.Tensor, keys: torch.Tensor, scale: float, causal: bool = False) -> torch.Tensor:
+def attention_peak(queries: torch.Tensor, keys: torch.Tensor, scale: float, own: int = 0) -> torch.Tensor:
     """See `prefixkv.kernels.attention_peak`."""
-    return implementation("attention_peak", queries)(queries, keys, scale, causal)
+    return implementation("attention_peak", queries)(queries, keys, scale, own)
 
 
 def selection(importance: torch.Tensor, kept_len: int, sink_tokens: int, recent_tokens: int) -> torch.Tensor:

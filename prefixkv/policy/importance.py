@@ -108,8 +108,9 @@ def guided(evidence: Evidence) -> torch.Tensor:
     attention of all queries that could see an entry, each normalised to 1.
     """
     if evidence.look_ahead is not None:
-        asked = attention_peak(evidence.question, evidence.keys, evidence.scale, causal=True)
-        return torch.maximum(asked, attention_peak(evidence.look_ahead, evidence.keys, evidence.scale))
+        question = evidence.question
+        queries = torch.cat([question, evidence.look_ahead.expand(question.shape[0], -1, -1, -1)], dim=2)
+        return attention_peak(queries, evidence.keys, evidence.scale, own=question.shape[2])
     asked = attention_mass(evidence.question, evidence.keys, evidence.scale) / evidence.question.shape[2]
     chunk_len, key_len = evidence.queries.shape[2], evidence.keys.shape[2]
     seen_by = torch.arange(key_len, 0, -1, dtype=torch.float32, device=asked.device).clamp(max=chunk_len)

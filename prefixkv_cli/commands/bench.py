@@ -13,7 +13,7 @@ from prefixkv.models.loading import check_device_name, check_dtype_name, check_m
 from prefixkv.policy.budget import Budget
 from prefixkv.policy.methods import DEFAULT_METHOD, get_method
 from prefixkv_cli import options, output
-from prefixkv_cli.bench_table import bench_table, progress_line
+from prefixkv_cli.tables.bench_table import bench_table, progress_line
 
 if TYPE_CHECKING:
     from prefixkv.benchmark.cell import Cell
@@ -104,7 +104,7 @@ def bench(
         write_json(out, record)
         output.notice(f"saved {out}")
     if plot is not None:
-        from prefixkv_cli.bench_plot import draw_benchmark
+        from prefixkv_cli.plots.bench_plot import draw_benchmark
 
         draw_benchmark(record, plot)
         output.notice(f"saved {plot}")

@@ -15,9 +15,9 @@ from prefixkv.generation.sampling import Sampling
 from prefixkv.home import names
 from prefixkv.policy.methods import DEFAULT_METHOD
 from prefixkv_cli import options, output
-from prefixkv_cli.opening import Opening
-from prefixkv_cli.picture_input import STDIN
-from prefixkv_cli.prompt_input import read_prompts
+from prefixkv_cli.dialogue.opening import Opening
+from prefixkv_cli.dialogue.picture_input import STDIN
+from prefixkv_cli.dialogue.prompt_input import read_prompts
 
 if TYPE_CHECKING:
     from prefixkv.chat.conversation import Conversation
@@ -99,14 +99,14 @@ def chat(
     if questions:
         _ask(conversation, questions, json, json_lines, plain, stats)
     else:
-        from prefixkv_cli.conversation import converse
-        from prefixkv_cli.talk import Talk
+        from prefixkv_cli.dialogue.conversation import converse
+        from prefixkv_cli.dialogue.talk import Talk
 
         talk = Talk(conversation, stats, plain)
         converse(talk)
         conversation = talk.conversation
     if show_kept is not None:
-        from prefixkv_cli.kept_plot import draw_kept
+        from prefixkv_cli.plots.kept_plot import draw_kept
 
         draw_kept(conversation, show_kept)
         output.notice(f"drew {show_kept}")
@@ -117,18 +117,18 @@ def _ask(
 ) -> None:
     """Ask without a conversation in the terminal, one question after another."""
     if json_lines:
-        from prefixkv_cli.event_stream import stream_events
+        from prefixkv_cli.dialogue.event_stream import stream_events
 
         stream_events(conversation, questions)
     elif json:
-        from prefixkv_cli.turn_record import turn_record
+        from prefixkv_cli.dialogue.turn_record import turn_record
 
         for _ in conversation.ask(questions[0]):
             pass
         output.write_json(turn_record(conversation))
     else:
-        from prefixkv_cli.answer_view import show_answer
-        from prefixkv_cli.talk import Talk
+        from prefixkv_cli.dialogue.answer_view import show_answer
+        from prefixkv_cli.dialogue.talk import Talk
 
         for question in questions:
             show_answer(conversation, conversation.ask(question), plain)

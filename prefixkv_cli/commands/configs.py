@@ -16,7 +16,7 @@ from prefixkv.models.loading import ALIASES, check_model_name, read_identity
 from prefixkv.models.shapes import SHAPES
 from prefixkv.profiles.config import PrefixConfig
 from prefixkv_cli import options, output
-from prefixkv_cli.config_table import config_table
+from prefixkv_cli.tables.config_table import config_table
 
 app = typer.Typer(
     help="List, show, import, export and remove saved configurations.\n\nExample: prefixkv configs list",

@@ -127,7 +127,7 @@ def evaluate(
     if figures is None:
         return
     if plot is not None:
-        from prefixkv_cli.eval_plot import draw_evaluation
+        from prefixkv_cli.plots.eval_plot import draw_evaluation
 
         draw_evaluation(figures, plot)
         output.notice(f"drew {plot}")
@@ -163,7 +163,7 @@ def _run(evaluation: Evaluation) -> dict[str, Any] | None:
 
 
 def _say_what_is_odd(figures: Mapping[str, Any]) -> None:
-    from prefixkv_cli.eval_table import shared_line
+    from prefixkv_cli.tables.eval_table import shared_line
 
     shared = shared_line(figures["cells"])
     if shared:
@@ -180,7 +180,7 @@ def _show(figures: Mapping[str, Any], by_kind: bool) -> None:
     """The tables, on stdout; as wide as they are where that is no terminal."""
     from rich.console import Group
 
-    from prefixkv_cli.eval_table import eval_table, kinds_table
+    from prefixkv_cli.tables.eval_table import eval_table, kinds_table
 
     tables = [eval_table(figures)]
     if by_kind and figures["cells"][0]["kinds"]:

@@ -21,7 +21,7 @@ from prefixkv.models.loading import (
 )
 from prefixkv.profiles.profile import LayerProfile
 from prefixkv_cli import options, output
-from prefixkv_cli.profile_table import difference_table, profile_table
+from prefixkv_cli.tables.profile_table import difference_table, profile_table
 
 if TYPE_CHECKING:
     from prefixkv.models.loading import Notify
@@ -82,7 +82,7 @@ def profile(
     if not launch.is_main:
         return
     if plot is not None:
-        from prefixkv_cli.profile_plot import draw_profile
+        from prefixkv_cli.plots.profile_plot import draw_profile
 
         draw_profile(measured, plot)
         output.notice(f"drew {plot}")

@@ -13,7 +13,7 @@ from prefixkv.home import named_file
 from prefixkv.policy.budget import format_bytes
 from prefixkv.policy.methods import DEFAULT_METHOD
 from prefixkv_cli import options, output
-from prefixkv_cli.opening import Opening
+from prefixkv_cli.dialogue.opening import Opening
 
 
 def save(

@@ -20,8 +20,8 @@ from prefixkv.profiles.config import ALLOCATIONS, PrefixConfig
 from prefixkv.profiles.profile import LayerProfile
 from prefixkv.profiles.profile_path import profile_path
 from prefixkv_cli import options, output
-from prefixkv_cli.config_table import config_table
 from prefixkv_cli.device_fit import fit_lines, room_on_device
+from prefixkv_cli.tables.config_table import config_table
 
 DEFAULT_CONTEXT = 1024
 HELD_OUT_SAMPLES, HELD_OUT_SEED = 6, 1_000_000

@@ -15,7 +15,7 @@ from prefixkv.demo.scenes import draw_scene
 from prefixkv.errors import PrefixKVError
 from prefixkv.generation.sampling import Sampling
 from prefixkv.models.loading import LoadedModel
-from prefixkv_cli.kept_plot import draw_kept
+from prefixkv_cli.plots.kept_plot import draw_kept
 
 
 @pytest.fixture(scope="module")

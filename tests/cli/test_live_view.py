@@ -23,10 +23,10 @@ from prefixkv.chat.reading import GENERATED, PICTURE
 from prefixkv.demo.scenes import draw_scene
 from prefixkv.generation.sampling import Sampling
 from prefixkv.models.loading import LoadedModel
-from prefixkv_cli import live_view
-from prefixkv_cli.answer_view import show_answer
-from prefixkv_cli.cache_report import CacheReport
-from prefixkv_cli.live_view import GLYPHS, Pace, cache_view
+from prefixkv_cli.dialogue import live_view
+from prefixkv_cli.dialogue.answer_view import show_answer
+from prefixkv_cli.dialogue.live_view import GLYPHS, Pace, cache_view
+from prefixkv_cli.tables.cache_report import CacheReport
 
 
 def report(layers: int, budget: str = "20%") -> CacheReport:

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image, ImageGrab
 
 from prefixkv.errors import PrefixKVError
-from prefixkv_cli.picture_input import dropped_pictures, open_picture
+from prefixkv_cli.dialogue.picture_input import dropped_pictures, open_picture
 
 
 @pytest.fixture

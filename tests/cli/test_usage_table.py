@@ -9,7 +9,7 @@ from rich.console import Console
 
 from prefixkv.cache.usage import CacheUsage, LayerUsage
 from prefixkv.chat.entry_kinds import EntryKinds
-from prefixkv_cli.usage_table import usage_line, usage_table
+from prefixkv_cli.tables.usage_table import usage_line, usage_table
 
 USAGE = CacheUsage(
     full_bytes=4 * 2**20,

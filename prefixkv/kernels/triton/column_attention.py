@@ -1,8 +1,9 @@
 """Attention seen from the keys: each key's softmax weights, reduced over the queries, without the matrix.
 
-Two passes over tiles of scores. The first gives every query row's log-sum-exp, in parallel over parts of the keys where
-there are few queries. The second holds one block of keys, runs over the queries that see it, and reduces in registers;
-no atomics, so the result is the same every time. Exponentials are base 2, with the scale folded into the scores.
+Two passes over tiles of scores. The first gives every query row's largest score and its sum of exponentials, in parallel
+over parts of the keys where there are few queries. The second holds one block of keys, runs over the queries that see
+it, and reduces in registers; no atomics, so the result is the same every time. Exponentials are base 2, with the scale
+folded into the scores. Largest score and sum stay apart, since their logarithm would round what float32 can tell.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import triton
 import triton.language as tl
 
 LOG2_E = 1.4426950408889634
-LSE_PROGRAMS = 512
+ROW_PROGRAMS = 512
 """Programs of the first pass that keep a large GPU busy; with fewer rows, the keys are split."""
 
 
@@ -25,13 +26,13 @@ def _scores(q_tile, k_tile, FLOAT32: tl.constexpr):
 
 
 @triton.jit
-def _row_lse_kernel(
-    q_ptr, k_ptr, lse_ptr, q_batch, q_head, q_row, k_batch, k_head, k_row,
-    query_heads, query_len, key_len, part_len, scale2,
+def _row_kernel(
+    q_ptr, k_ptr, top_ptr, sum_ptr, q_batch, q_head, q_row, k_batch, k_head, k_row,
+    query_heads, query_len, key_len, offset, part_len, scale2,
     HEAD_DIM: tl.constexpr, D: tl.constexpr, GROUP: tl.constexpr, M: tl.constexpr, N: tl.constexpr,
     CAUSAL: tl.constexpr, FLOAT32: tl.constexpr,
 ):  # fmt: skip
-    """lse[part, row, i] = log2 of the sum of 2 ** scores over the keys of one part that query i sees; -inf if none."""
+    """top[part, row, i], sum[part, row, i]: over the keys of one part that query i sees; -inf and 0 if none."""
     block, row, part = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     batch, head = row // query_heads, row % query_heads
     rows, dims = block * M + tl.arange(0, M), tl.arange(0, D)
@@ -42,7 +43,6 @@ def _row_lse_kernel(
     top = tl.full([M], float("-inf"), tl.float32)
     total = tl.zeros([M], tl.float32)
     first, last = part * part_len, tl.minimum(part * part_len + part_len, key_len)
-    offset = key_len - query_len
     if CAUSAL:
         last = tl.minimum(last, offset + block * M + M)
     for start in range(first, last, N):
@@ -60,19 +60,22 @@ def _row_lse_kernel(
         safe = tl.where(new_top == float("-inf"), 0.0, new_top)
         total = total * tl.exp2(top - safe) + tl.sum(tl.exp2(scores - safe[None, :]), axis=0)
         top = new_top
-    lse = tl.where(total > 0, top + tl.log2(total), float("-inf"))
-    out = lse_ptr + (part * tl.num_programs(1) + row).to(tl.int64) * query_len + rows
-    tl.store(out, lse, rows < query_len)
+    where = (part * tl.num_programs(1) + row).to(tl.int64) * query_len + rows
+    tl.store(top_ptr + where, top, rows < query_len)
+    tl.store(sum_ptr + where, total, rows < query_len)
 
 
 @triton.jit
 def _column_kernel(
-    q_ptr, k_ptr, lse_ptr, out_ptr, q_batch, q_head, q_row, k_batch, k_head, k_row,
-    lse_part, kv_heads, query_len, key_len, scale2, lse_scale,
+    q_ptr, k_ptr, top_ptr, sum_ptr, out_ptr, q_batch, q_head, q_row, k_batch, k_head, k_row,
+    stat_row, stat_part, kv_heads, query_len, key_len, offset, scale2,
     HEAD_DIM: tl.constexpr, D: tl.constexpr, GROUP: tl.constexpr, PARTS: tl.constexpr, M: tl.constexpr, N: tl.constexpr,
     CAUSAL: tl.constexpr, PEAK: tl.constexpr, FLOAT32: tl.constexpr,
 ):  # fmt: skip
-    """out[batch, kv head, j]: sum over the queries and mean over the group, or maximum over both, of the weights."""
+    """out[batch, kv head, j]: sum over the queries and mean over the group, or maximum over both, of the weights.
+
+    With PARTS = 0, `top` is the natural log-sum-exp and there are no sums.
+    """
     block, row = tl.program_id(0), tl.program_id(1)
     batch, kv_head = row // kv_heads, row % kv_heads
     columns, dims = block * N + tl.arange(0, N), tl.arange(0, D)
@@ -81,7 +84,6 @@ def _column_kernel(
     k = tl.load(
         k_base + columns[:, None].to(tl.int64) * k_row + dims[None, :], (columns[:, None] < key_len) & in_head, 0.0
     )
-    offset = key_len - query_len
     first = 0
     if CAUSAL:
         first = tl.maximum(block * N - offset, 0) // M * M
@@ -89,22 +91,23 @@ def _column_kernel(
     for member in range(GROUP):
         head = kv_head * GROUP + member
         q_base = q_ptr + batch.to(tl.int64) * q_batch + head.to(tl.int64) * q_head
-        lse_base = lse_ptr + (row * GROUP + member).to(tl.int64) * query_len
+        stats = (row * GROUP + member).to(tl.int64) * stat_row
         for start in range(first, query_len, M):
             rows = start + tl.arange(0, M)
-            q = tl.load(
-                q_base + rows[:, None].to(tl.int64) * q_row + dims[None, :], (rows[:, None] < query_len) & in_head, 0.0
-            )
-            if PARTS == 1:
-                # Rows past the end get no weight: 2 ** -inf.
-                lse = tl.load(lse_base + rows, rows < query_len, float("inf")) * lse_scale
+            inside = rows < query_len
+            q = tl.load(q_base + rows[:, None].to(tl.int64) * q_row + dims[None, :], inside[:, None] & in_head, 0.0)
+            scores = _scores(q, k, FLOAT32) * scale2
+            # Rows past the end get no weight: 2 ** -inf.
+            if PARTS == 0:
+                lse = tl.load(top_ptr + stats + rows, inside, float("inf")) * 1.4426950408889634
+                weights = tl.exp2(scores - lse[None, :])
             else:
-                parts = tl.arange(0, PARTS)
-                each = tl.load(lse_base + parts[:, None] * lse_part + rows[None, :], (rows < query_len)[None, :], 0.0)
-                top = tl.max(each, axis=0)
-                lse = top + tl.log2(tl.sum(tl.exp2(each - top[None, :]), axis=0))
-                lse = tl.where(rows < query_len, lse, float("inf"))
-            weights = tl.exp2(_scores(q, k, FLOAT32) * scale2 - lse[None, :])
+                parts = stats + tl.arange(0, PARTS)[:, None] * stat_part + rows[None, :]
+                tops = tl.load(top_ptr + parts, inside[None, :], float("inf"))
+                top = tl.max(tops, axis=0)
+                faded = tl.where(inside[None, :], tl.exp2(tops - top[None, :]), 1.0)
+                total = tl.sum(tl.load(sum_ptr + parts, inside[None, :], 1.0) * faded, axis=0)
+                weights = tl.exp2(scores - top[None, :]) * (1.0 / total)[None, :]
             if CAUSAL:
                 if start + offset < block * N + N:
                     weights = tl.where(columns[:, None] <= offset + rows[None, :], weights, 0.0)
@@ -121,7 +124,7 @@ def column_attention(
     keys: torch.Tensor,
     scale: float,
     *,
-    causal: bool,
+    own: int,
     peak: bool,
     row_lse: torch.Tensor | None = None,
     tiles: tuple[int, int, int, int] | None = None,
@@ -133,10 +136,11 @@ def column_attention(
             dimension.
         keys: (batch, kv_heads, key_len, head_dim), same dtype.
         scale: factor on the dot products.
-        causal: query `i` sees keys `0 .. key_len - query_len + i`; otherwise all.
+        own: how many of the queries, the first ones, belong to the last keys: query `i` sees keys
+            `0 .. key_len - own + i`. So the others see all.
         peak: maximum over queries and group; otherwise sum over queries, mean over the group.
-        row_lse: (batch, query_heads, query_len), float32, natural log-sum-exp of every row, contiguous, where it is
-            known from the attention call.
+        row_lse: (batch, query_heads, query_len), float32, natural log-sum-exp of every row, where it is known from the
+            attention call; the last of longer rows, with strides to match.
         tiles: queries in a tile, keys in a tile, warps and stages of the second pass; chosen where None.
 
     Returns:
@@ -144,34 +148,44 @@ def column_attention(
     """
     batch, query_heads, query_len, head_dim = queries.shape
     kv_heads, key_len = keys.shape[1:3]
-    group = query_heads // kv_heads
+    group, rows = query_heads // kv_heads, batch * query_heads
     queries, keys = (x if x.stride(-1) == 1 else x.contiguous() for x in (queries, keys))
-    scale2, float32 = scale * LOG2_E, queries.dtype == torch.float32
+    scale2, float32, offset = scale * LOG2_E, queries.dtype == torch.float32, key_len - own
     dims = max(16, triton.next_power_of_2(head_dim))
     strides = (*queries.stride()[:3], *keys.stride()[:3])
-    shape = {"HEAD_DIM": head_dim, "D": dims, "GROUP": group, "CAUSAL": causal, "FLOAT32": float32}
-    parts, lse_scale = 1, LOG2_E
-    if row_lse is None:
-        few = query_len <= 64 or float32
-        m, n = (16 if query_len <= 16 else 32 if few else 128), (32 if float32 or dims > 128 else 64)
-        programs = triton.cdiv(query_len, m) * batch * query_heads
+    shape = {"HEAD_DIM": head_dim, "D": dims, "GROUP": group, "CAUSAL": own > 0, "FLOAT32": float32}
+    if row_lse is not None:
+        top = total = row_lse
+        parts, stat_row = 0, row_lse.stride(1)
+    else:
+        m, n = _row_tiles(query_len, dims, float32)
+        blocks, parts, stat_row = triton.cdiv(query_len, m), 1, query_len
         # Many queries keep the GPU busy as they are.
-        while parts < 32 and programs * parts < LSE_PROGRAMS and key_len > parts * 4 * n:
+        while parts < 32 and blocks * rows * parts < ROW_PROGRAMS and key_len > parts * 4 * n:
             parts *= 2
-        row_lse = torch.empty(parts, batch, query_heads, query_len, dtype=torch.float32, device=keys.device)
+        top, total = torch.empty(2, parts, rows, query_len, dtype=torch.float32, device=keys.device)
         part_len = triton.cdiv(triton.cdiv(key_len, parts), n) * n
-        _row_lse_kernel[(triton.cdiv(query_len, m), batch * query_heads, parts)](
-            queries, keys, row_lse, *strides, query_heads, query_len, key_len, part_len, scale2, **shape, M=m, N=n,
-            num_warps=4 if m < 128 else 8, num_stages=2,
+        _row_kernel[(blocks, rows, parts)](
+            queries, keys, top, total, *strides, query_heads, query_len, key_len, offset, part_len, scale2, **shape,
+            M=m, N=n, num_warps=4 if m < 128 else 8, num_stages=2,
         )  # fmt: skip
-        lse_scale = 1.0
     m, n, warps, stages = tiles or _tiles(query_len, dims, float32)
     out = torch.empty(batch, kv_heads, key_len, dtype=torch.float32, device=keys.device)
     _column_kernel[(triton.cdiv(key_len, n), batch * kv_heads)](
-        queries, keys, row_lse, out, *strides, batch * query_heads * query_len, kv_heads, query_len, key_len, scale2,
-        lse_scale, **shape, PARTS=parts, M=m, N=n, PEAK=peak, num_warps=warps, num_stages=stages,
+        queries, keys, top, total, out, *strides, stat_row, rows * query_len, kv_heads, query_len, key_len, offset,
+        scale2, **shape, PARTS=parts, M=m, N=n, PEAK=peak, num_warps=warps, num_stages=stages,
     )  # fmt: skip
     return out
+
+
+def _row_tiles(query_len: int, dims: int, float32: bool) -> tuple[int, int]:
+    if query_len <= 16:
+        m = 16
+    elif query_len <= 64 or float32:
+        m = 32
+    else:
+        m = 64 if query_len <= 256 else 128
+    return m, 32 if float32 or dims > 128 else 64
 
 
 def _tiles(query_len: int, dims: int, float32: bool) -> tuple[int, int, int, int]:

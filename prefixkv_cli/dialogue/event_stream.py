@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from prefixkv.inputs.images import picture_sha256
 from prefixkv_cli import output
+from prefixkv_cli.dialogue.interrupts import stoppable
+from prefixkv_cli.dialogue.turn_record import turn_record
 from prefixkv_cli.failures import Failure
-from prefixkv_cli.interrupts import stoppable
-from prefixkv_cli.turn_record import turn_record
 
 if TYPE_CHECKING:
     from prefixkv.chat.conversation import Conversation

@@ -16,7 +16,7 @@ from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.output.defaults import create_output
 
 from prefixkv_cli import output
-from prefixkv_cli.picture_input import SUFFIXES
+from prefixkv_cli.dialogue.picture_input import SUFFIXES
 
 BLOCK = '"""'
 """Between two of these, Enter begins a new line."""

@@ -16,10 +16,10 @@ from prefixkv.policy.budget import BUDGET_HELP, format_bytes
 from prefixkv.policy.methods import METHODS
 from prefixkv.profiles.config import PrefixConfig
 from prefixkv_cli import output
-from prefixkv_cli.line_editor import PATHS, PICTURES, Choices
-from prefixkv_cli.picture_input import SOURCES_HELP, dropped_pictures, local_path
-from prefixkv_cli.talk import Talk
-from prefixkv_cli.transcript import write_transcript
+from prefixkv_cli.dialogue.line_editor import PATHS, PICTURES, Choices
+from prefixkv_cli.dialogue.picture_input import SOURCES_HELP, dropped_pictures, local_path
+from prefixkv_cli.dialogue.talk import Talk
+from prefixkv_cli.dialogue.transcript import write_transcript
 
 
 @dataclass(frozen=True)

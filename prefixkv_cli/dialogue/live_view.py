@@ -11,7 +11,7 @@ from collections.abc import Callable
 from rich.text import Text
 
 from prefixkv.cache.usage import LayerUsage
-from prefixkv_cli.cache_report import CacheReport
+from prefixkv_cli.tables.cache_report import CacheReport
 
 SHORTEST_PAUSE_SECONDS = 0.1
 """The view is drawn at most so often."""

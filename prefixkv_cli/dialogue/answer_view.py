@@ -16,8 +16,8 @@ from rich.segment import Segment, Segments
 from rich.text import Text
 
 from prefixkv_cli import output
-from prefixkv_cli.cache_report import CacheReport
-from prefixkv_cli.live_view import Pace, cache_view
+from prefixkv_cli.dialogue.live_view import Pace, cache_view
+from prefixkv_cli.tables.cache_report import CacheReport
 
 if TYPE_CHECKING:
     from collections.abc import Generator

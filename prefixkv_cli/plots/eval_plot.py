@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from prefixkv.errors import PrefixKVError
-from prefixkv_cli.eval_table import LABELS, shown_metrics
+from prefixkv_cli.tables.eval_table import LABELS, shown_metrics
 
 MEBIBYTE = 2**20
 PANELS_A_ROW, PANEL_INCHES = 3, (4.6, 4.2)

@@ -14,7 +14,7 @@ from prefixkv.policy.budget import Budget
 from prefixkv.policy.methods import get_method
 from prefixkv.profiles.config import PrefixConfig
 from prefixkv_cli import output
-from prefixkv_cli.picture_input import open_picture
+from prefixkv_cli.dialogue.picture_input import open_picture
 
 if TYPE_CHECKING:
     from prefixkv.chat.conversation import Conversation

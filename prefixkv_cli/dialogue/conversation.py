@@ -5,10 +5,10 @@ from __future__ import annotations
 from prefixkv.errors import PrefixKVError
 from prefixkv.home import home
 from prefixkv_cli import output
-from prefixkv_cli.line_editor import LineEditor
-from prefixkv_cli.picture_input import dropped_pictures
-from prefixkv_cli.slash_commands import COMMANDS, run_command
-from prefixkv_cli.talk import Talk
+from prefixkv_cli.dialogue.line_editor import LineEditor
+from prefixkv_cli.dialogue.picture_input import dropped_pictures
+from prefixkv_cli.dialogue.slash_commands import COMMANDS, run_command
+from prefixkv_cli.dialogue.talk import Talk
 
 
 def converse(talk: Talk) -> None:

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from prefixkv_cli import output
-from prefixkv_cli.answer_view import show_answer
-from prefixkv_cli.cache_report import CacheReport
-from prefixkv_cli.interrupts import stoppable
-from prefixkv_cli.picture_input import open_picture
-from prefixkv_cli.usage_table import usage_line, usage_table
+from prefixkv_cli.dialogue.answer_view import show_answer
+from prefixkv_cli.dialogue.interrupts import stoppable
+from prefixkv_cli.dialogue.picture_input import open_picture
+from prefixkv_cli.tables.cache_report import CacheReport
+from prefixkv_cli.tables.usage_table import usage_line, usage_table
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -1,0 +1,1 @@
+"""The conversation in a terminal, a pipe or a stream: what is typed, shown and recorded."""
