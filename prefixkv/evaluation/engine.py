@@ -9,7 +9,7 @@ from pathlib import Path
 
 import prefixkv
 
-_ROOTS = ("cache", "attention")
+_ROOTS = ("cache/prefix_cache", "cache/attention")
 
 
 def engine_digest() -> str:
@@ -39,5 +39,5 @@ def _imported(text: bytes, folder: Path) -> Iterator[Path]:
             names = [name.name for name in node.names]
         for name in names:
             package, *parts = name.split(".")
-            if package == "prefixkv" and parts and parts != ["methods"]:
+            if package == "prefixkv" and parts and parts != ["policy", "methods"]:
                 yield folder.joinpath(*parts).with_suffix(".py")
