@@ -21,6 +21,7 @@ from prefixkv.evaluation.records import RecordFolder
 from prefixkv.evaluation.results import results
 from prefixkv.home import home
 from prefixkv.models.loading import LoadedModel, Notify, load_model, profile_name
+from prefixkv.models.placement import Placement
 from prefixkv.models.weight_digest import tensor_digest, weight_digest
 from prefixkv.workers import Helpers, Launch, division_of, parent_is_gone
 
@@ -48,6 +49,7 @@ class Evaluation:
         dtype: as for `load_model`.
         processes: on this machine; as many as it is good for where None.
         side_by_side: see `Measuring`.
+        placement: as for `load_model`.
     """
 
     model: str
@@ -62,6 +64,7 @@ class Evaluation:
     dtype: str = "auto"
     processes: int | None = 1
     side_by_side: bool = False
+    placement: Placement = Placement()
 
     def run(
         self, progress: Progress = lambda done, total: None, notify: Notify = lambda text: None
@@ -84,7 +87,8 @@ class Evaluation:
         launch = Launch(self.device)
         if not launch.is_main:
             notify = _silent
-        loaded = load_model(self.model, launch.device, self.dtype, notify)
+        device = launch.device if self.placement.device_map is None else self.device
+        loaded = load_model(self.model, device, self.dtype, notify, self.placement)
         exercises = Exercises(loaded, self.source, self.context_tokens, self.continuation_tokens)
         metrics = self._metrics(exercises)
         most_processes, threads = division_of(loaded.model)
@@ -211,7 +215,7 @@ def _help(
         if parent_is_gone(parent):
             raise SystemExit(1)
 
-    loaded = load_model(evaluation.model, evaluation.device, evaluation.dtype)
+    loaded = load_model(evaluation.model, evaluation.device, evaluation.dtype, placement=evaluation.placement)
     exercises = Exercises(loaded, evaluation.source, evaluation.context_tokens, evaluation.continuation_tokens)
     shard.measure(loaded, exercises, RecordFolder(path, settings, look_ahead), number, step)
 

@@ -56,6 +56,9 @@ def chat(
     seed: options.SeedOption = None,
     device: options.DeviceOption = "auto",
     dtype: options.DtypeOption = "auto",
+    device_map: options.DeviceMapOption = None,
+    load_in_8bit: options.EightBitOption = False,
+    load_in_4bit: options.FourBitOption = False,
     json: options.JsonOption = False,
     json_lines: Annotated[
         bool, typer.Option("--json-lines", help="Print events as they happen, one JSON object a line.")
@@ -91,7 +94,10 @@ def chat(
         raise OptionError(f"picture {str(show_kept)!r} cannot be written: give a name that ends in .png")
     sources = [*(images or ()), *(image or ())]
     sampling = Sampling(max_new_tokens, temperature, top_p, seed)
-    opening = Opening(given, model, budget, method, sampling, config, search, device, dtype, sources, context, system)
+    placement = options.placement(device, device_map, load_in_8bit, load_in_4bit)
+    opening = Opening(
+        given, model, budget, method, sampling, config, search, device, dtype, placement, sources, context, system
+    )
     opening.check()
     needed_for = "--json" if json else "--json-lines" if json_lines else ""
     questions = read_prompts(asked, needed_for, stdin_is_taken=STDIN in sources)

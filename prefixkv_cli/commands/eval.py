@@ -76,6 +76,9 @@ def evaluate(
     ] = False,
     device: options.DeviceOption = "auto",
     dtype: options.DtypeOption = "auto",
+    device_map: options.DeviceMapOption = None,
+    load_in_8bit: options.EightBitOption = False,
+    load_in_4bit: options.FourBitOption = False,
     json: options.JsonOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
@@ -102,6 +105,7 @@ def evaluate(
     check_device_name(device)
     check_dtype_name(dtype)
     check_model_name(model)
+    placement = options.placement(device, device_map, load_in_8bit, load_in_4bit)
     source = DataSource.parse(data, limit, images, follow_up)
     if source.kind == "text" and "accuracy" in wanted:
         raise OptionError("metric 'accuracy' needs right answers, and plain text has none: leave it out")
@@ -122,6 +126,7 @@ def evaluate(
             dtype,
             processes,
             side_by_side,
+            placement,
         )
     )
     if figures is None:

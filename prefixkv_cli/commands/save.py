@@ -37,6 +37,9 @@ def save(
     seed: options.SeedOption = None,
     device: options.DeviceOption = "auto",
     dtype: options.DtypeOption = "auto",
+    device_map: options.DeviceMapOption = None,
+    load_in_8bit: options.EightBitOption = False,
+    load_in_4bit: options.FourBitOption = False,
     json: options.JsonOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
@@ -62,7 +65,17 @@ def save(
     given = options.on_command_line(invocation)
     sampling = Sampling(max_new_tokens, temperature, top_p, seed)
     opening = Opening(
-        given, model, budget, method, sampling, config, device=device, dtype=dtype, images=sources, system=system
+        given,
+        model,
+        budget,
+        method,
+        sampling,
+        config,
+        device=device,
+        dtype=dtype,
+        placement=options.placement(device, device_map, load_in_8bit, load_in_4bit),
+        images=sources,
+        system=system,
     )
     opening.check()
     conversation = opening.conversation()

@@ -10,6 +10,7 @@ from prefixkv.errors import OptionError, PrefixKVError
 from prefixkv.generation.sampling import Sampling
 from prefixkv.home import find_file
 from prefixkv.models.loading import check_device_name, check_dtype_name, check_model_name, load_model
+from prefixkv.models.placement import Placement
 from prefixkv.policy.budget import Budget
 from prefixkv.policy.methods import get_method
 from prefixkv.profiles.config import PrefixConfig
@@ -34,6 +35,7 @@ class Opening:
         sampling: how tokens are chosen.
         device: as for `load_model`.
         dtype: likewise.
+        placement: likewise.
         images: sources of pictures, in order.
         context: name or file of a saved context.
         system: instructions before the first turn.
@@ -48,6 +50,7 @@ class Opening:
     search: str = "config"
     device: str = "auto"
     dtype: str = "auto"
+    placement: Placement = Placement()
     images: list[str] = field(default_factory=list)
     context: str | None = None
     system: str = ""
@@ -78,7 +81,7 @@ class Opening:
         Raises:
             PrefixKVError: the model cannot be loaded, or the context is of another one.
         """
-        loaded = load_model(self.model, device=self.device, dtype=self.dtype, notify=output.notice)
+        loaded = load_model(self.model, self.device, self.dtype, output.notice, self.placement)
         from prefixkv.chat.conversation import Conversation
 
         if self._context_file is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -95,3 +96,50 @@ def test_device_map_gives_the_same_answer(model_folder: Path) -> None:
         for loaded in (placed, plain)
     ]
     assert tokens[0] == tokens[1]
+
+
+def run_json(run: Run, *arguments: str) -> Any:
+    done = run(*arguments)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_chat_and_save_take_a_device_map(run: Run, model_folder: Path, picture: Path, tmp_path: Path) -> None:
+    asked = ["-p", "ba ce di", "--model", str(model_folder), "--max-new-tokens", "5", "--json"]
+    placed, plain = (
+        run_json(run, "chat", str(picture), *asked, *where)["answer"]
+        for where in (["--device-map", "auto"], ["--device", "cpu"])
+    )
+    assert placed == plain
+    out = tmp_path / "kept.safetensors"
+    assert run_json(run, "save", str(picture), *asked, "--device-map", "auto", "--out", str(out))["answer"] == plain
+
+
+def test_eval_takes_a_device_map(run: Run, model_folder: Path, tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("ba ce di fo gu " * 60)
+    asked = [
+        "eval",
+        "--model",
+        str(model_folder),
+        "--data",
+        f"text:{text}",
+        "--context-tokens",
+        "40",
+        "--methods",
+        "h2o",
+    ]
+    asked += ["--continuation-tokens", "5", "--limit", "2", "--budgets", "50%", "--json", "--processes", "1"]
+    cells = [
+        run_json(run, *asked, *where, "--out", str(tmp_path / where[1]))["cells"]
+        for where in (["--device-map", "auto"], ["--device", "cpu"])
+    ]
+    assert cells[0] == cells[1]
+
+
+@pytest.mark.parametrize("command", [["chat"], ["save", "--name", "a"], ["eval", "--data", "scenes:1"]])
+def test_map_and_device_exclude_each_other(run: Run, command: list[str], picture: Path) -> None:
+    pictures = [] if command[0] == "eval" else [str(picture)]
+    done = run(*command, *pictures, "--device-map", "auto", "--device", "cpu")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert "either" in done.stderr
