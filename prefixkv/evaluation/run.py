@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,7 @@ class Evaluation:
     dtype: str = "auto"
     processes: int | None = 1
     side_by_side: bool = False
-    placement: Placement = Placement()
+    placement: Placement = field(default_factory=Placement)
 
     def run(
         self, progress: Progress = lambda done, total: None, notify: Notify = lambda text: None

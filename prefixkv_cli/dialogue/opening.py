@@ -50,7 +50,7 @@ class Opening:
     search: str = "config"
     device: str = "auto"
     dtype: str = "auto"
-    placement: Placement = Placement()
+    placement: Placement = field(default_factory=Placement)
     images: list[str] = field(default_factory=list)
     context: str | None = None
     system: str = ""
