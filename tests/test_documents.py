@@ -89,6 +89,15 @@ def test_hostile_curve_is_refused(curve: Any, tmp_path: Path) -> None:
         LayerProfile.load(tmp_path / "profile.json")
 
 
+@pytest.mark.parametrize("loss", ["0.1", True, -1, float("nan"), []])
+def test_hostile_rounding_loss_is_refused(loss: Any, tmp_path: Path) -> None:
+    content = a_profile().as_dict()
+    content["rounding_loss"] = loss
+    (tmp_path / "profile.json").write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(PrefixKVError):
+        LayerProfile.load(tmp_path / "profile.json")
+
+
 def test_huge_file_is_refused_unread(tmp_path: Path) -> None:
     path = tmp_path / "huge.json"
     with path.open("wb") as file:

@@ -26,6 +26,8 @@ class Cell:
         prefill_peak_bytes: most memory above the weights while the prompt is read; None where the device does not say.
         peak_bytes: the same of the whole run.
         roofline_ms: a step that did nothing but read weights and entries, at copy bandwidth.
+        look_ahead_queries: random queries of each layer and head that stand for a profile's; 0 without, None where the
+            method does not use any.
         failure: why there are no numbers: `out of memory`; None where there are.
     """
 
@@ -44,6 +46,7 @@ class Cell:
     prefill_peak_bytes: int | None = None
     peak_bytes: int | None = None
     roofline_ms: float | None = None
+    look_ahead_queries: int | None = None
     failure: str | None = None
 
     @property

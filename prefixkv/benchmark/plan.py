@@ -11,10 +11,12 @@ from transformers import PreTrainedModel
 
 from prefixkv.benchmark import hardware
 from prefixkv.benchmark.cell import Cell
-from prefixkv.benchmark.run import STOCK, Load, measure
+from prefixkv.benchmark.random_model import random_look_ahead
+from prefixkv.benchmark.run import STOCK, Load, measure, uses_look_ahead
 from prefixkv.errors import OptionError
 from prefixkv.models.geometry import KVGeometry
 from prefixkv.policy.budget import Budget
+from prefixkv.policy.methods import get_method
 
 RESERVE_BYTES = 4 * 2**30
 """Left to a prefill's working memory and the allocator when the largest batch is sought."""
@@ -57,6 +59,8 @@ def run_benchmark(
 ) -> dict[str, Any]:
     """Measure cell after cell; stock comes first for each load.
 
+    A method that uses a profile's look-ahead queries is measured with random ones and without.
+
     Args:
         plan: what to measure.
         model: on its device.
@@ -76,12 +80,18 @@ def run_benchmark(
     bandwidth = hardware.copy_bandwidth(device)
     cells = []
     shares = (1.0,) * geometry.layers if plan.equal_shares else None
+    look_ahead = random_look_ahead(model, geometry) if get_method(plan.method).is_guided else None
     for context in plan.contexts:
         for batch in plan.batches:
             load = Load(model, geometry, context, batch, plan.new_tokens, bandwidth, plan.repeats)
             load = replace(load, method=plan.method, keep_fractions=shares, rows_at_once=plan.rows_at_once)
-            for budget in ((STOCK,) if plan.baseline and batch else ()) + plan.budgets:
-                cell = measure(load, budget) if batch else measure_largest(load, budget)
+            runs = [(load, STOCK)] if plan.baseline and batch else []
+            for budget in plan.budgets:
+                if look_ahead is not None and uses_look_ahead(load, budget):
+                    runs.append((replace(load, look_ahead=look_ahead), budget))
+                runs.append((load, budget))
+            for each, budget in runs:
+                cell = measure(each, budget) if batch else measure_largest(each, budget)
                 cells.append(cell)
                 done(cell)
     return {

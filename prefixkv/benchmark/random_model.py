@@ -10,9 +10,11 @@ from typing import Any
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
-from prefixkv.errors import DeviceMemoryError, OptionError
+from prefixkv.errors import DeviceMemoryError, OptionError, PrefixKVError
 from prefixkv.models.geometry import KVGeometry
 from prefixkv.models.loading import find_device
+from prefixkv.policy.look_ahead import QUERIES, LookAhead
+from prefixkv.policy.rotary import Rotation
 
 _LLAVA = {"vocab_size": 32064, "max_position_embeddings": 65536, "rms_norm_eps": 1e-5}
 SHAPES: dict[str, tuple[type[PreTrainedModel], type[Any], dict[str, Any]]] = {
@@ -87,6 +89,28 @@ def random_model(shape: str, device: torch.device, dtype: torch.dtype, layers: i
         torch.set_default_dtype(before)
     model.generation_config.eos_token_id = model.generation_config.pad_token_id = None
     return model.eval()
+
+
+def random_look_ahead(model: PreTrainedModel, geometry: KVGeometry) -> LookAhead | None:
+    """Random queries, as many as a profile keeps: what they cost does not depend on what they ask.
+
+    Args:
+        model: on its device.
+        geometry: shape of its cache.
+
+    Returns:
+        None where it is not known how the model rotates its queries.
+    """
+    config = model.config.get_text_config(decoder=True)
+    generator = torch.Generator().manual_seed(2)
+    shape = config.num_attention_heads, QUERIES, geometry.head_dim
+    try:
+        rotation = Rotation(model)
+    except PrefixKVError:
+        return None
+    dtype = getattr(torch, geometry.dtype)
+    queries = [torch.randn(shape, generator=generator).to(model.device, dtype) for _ in range(geometry.layers)]
+    return LookAhead(queries, torch.arange(QUERIES, device=model.device), rotation)
 
 
 def build_shape(shape: str, device: str, dtype: str) -> tuple[PreTrainedModel, KVGeometry]:

@@ -15,13 +15,15 @@ from transformers import DynamicCache, PreTrainedModel, StoppingCriteria, Stoppi
 from prefixkv.benchmark import hardware
 from prefixkv.benchmark.cell import Cell
 from prefixkv.benchmark.chunked_prefill import read_rows
+from prefixkv.cache.capacity import Capacity
 from prefixkv.cache.prefix_cache import PrefixKVCache, attention
 from prefixkv.generation.captured.graph import CapturedStep
 from prefixkv.generation.decoding import decode_rows
 from prefixkv.generation.sampling import Sampling
 from prefixkv.models.geometry import KVGeometry
 from prefixkv.policy.budget import Budget
-from prefixkv.policy.methods import DEFAULT_METHOD
+from prefixkv.policy.look_ahead import LookAhead
+from prefixkv.policy.methods import DEFAULT_METHOD, get_method
 
 STOCK = "transformers"
 
@@ -41,6 +43,7 @@ class Load:
         method: how entries are chosen.
         keep_fractions: shares of the layers that are known beforehand; None searches them.
         rows_at_once: rows that are read in one forward pass; all where None.
+        look_ahead: queries for a method that uses a profile's; None without.
     """
 
     model: PreTrainedModel
@@ -53,6 +56,7 @@ class Load:
     method: str = DEFAULT_METHOD
     keep_fractions: tuple[float, ...] | None = None
     rows_at_once: int | None = None
+    look_ahead: LookAhead | None = None
 
     @property
     def device(self) -> torch.device:
@@ -96,6 +100,8 @@ def measure(load: Load, budget: str) -> Cell:
         load.batch,
         load.new_tokens,
     )
+    if not stock and uses_look_ahead(load, budget):
+        cell = replace(cell, look_ahead_queries=0 if load.look_ahead is None else len(load.look_ahead.offsets))
     gc.collect()
     hardware.reset_peak(load.device)
     try:
@@ -105,6 +111,12 @@ def measure(load: Load, budget: str) -> Cell:
     finally:
         gc.collect()
         hardware.reset_peak(load.device)
+
+
+def uses_look_ahead(load: Load, budget: str) -> bool:
+    """Whether look-ahead queries make a difference."""
+    method = get_method(load.method)
+    return method.is_guided and not Capacity(load.geometry, Budget.parse(budget), method).keeps_all
 
 
 def _timed(load: Load, work: Callable[[], object]) -> float:
@@ -125,7 +137,7 @@ def _measure_own(load: Load, cell: Cell) -> Cell:
     model, prompt, before = load.model, load.prompt(), hardware.allocated_bytes(load.device)
 
     def new_cache() -> PrefixKVCache:
-        return PrefixKVCache(load.geometry, cell.budget, load.method, load.keep_fractions)
+        return PrefixKVCache(load.geometry, cell.budget, load.method, load.keep_fractions, load.look_ahead)
 
     with attention.installed(model):
         read = partial(read_rows, model, prompt, new_cache, load.rows_at_once)

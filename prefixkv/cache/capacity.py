@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from prefixkv.models.geometry import KVGeometry
 from prefixkv.policy.budget import Budget
 from prefixkv.policy.methods import Method
-from prefixkv.policy.precision import entry_bytes, packed_bits
+from prefixkv.policy.precision import COARSE_BITS, entry_bytes, packed_bits
 
 
 @dataclass(frozen=True)
@@ -18,11 +18,13 @@ class Capacity:
         geometry: the model's KV shape.
         budget: what may be stored.
         method: says what every layer keeps at least, and whether anything is evicted at all.
+        fewest_bits: that an element may be packed in.
     """
 
     geometry: KVGeometry
     budget: Budget
     method: Method
+    fewest_bits: int = COARSE_BITS
 
     @property
     def keeps_all(self) -> bool:
@@ -49,7 +51,7 @@ class Capacity:
         if not self.method.packs or self.keeps_all or (self.holds_all(seen_tokens, batch) and not is_evicted):
             return None
         fitting = self.unpacked(seen_tokens, batch)
-        return packed_bits(self.geometry, fitting, self.geometry.layers * seen_tokens, before)
+        return packed_bits(self.geometry, fitting, self.geometry.layers * seen_tokens, before, self.fewest_bits)
 
     def stored(self, seen_tokens: int, batch: int, bits: int | None) -> int:
         """The same in the precision in which they are stored; there may be fewer to store.

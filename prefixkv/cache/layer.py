@@ -1,4 +1,4 @@
-"""One layer of the compressed cache: the only code that moves or frees keys and values.
+"""One layer of the compressed cache: how a chunk or a token enters it, and what goes.
 
 A layer knows how many entries it has read and which it still stores; how many it may store is told to it.
 """
@@ -10,34 +10,28 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
-from prefixkv.cache.refusals import RefusingLayer
+from prefixkv.cache.stored_entries import StoredEntries
 from prefixkv.errors import PrefixKVError
-from prefixkv.kernels.dispatch import pack
-from prefixkv.kernels.packing import STEP_BYTES, unpack
+from prefixkv.kernels.dispatch import gather, pack
+from prefixkv.kernels.gathering import Move
 
 GROWTH = 32
 """A full buffer grows by one part in so many (and one entry): few copies, and little allocated but not used."""
 
 
-class CompressedLayer(RefusingLayer):
+class CompressedLayer(StoredEntries):
     """Keys and values of one layer in a buffer of its own size.
 
     A chunk of several tokens (a prompt, a later turn) arrives beside the buffer, is attended to whole, and is then
-    compacted: `keep` copies the chosen entries into a new, exactly sized buffer. A single token is written in place:
+    compacted: `keep` copies the chosen entries into a new, exactly sized buffer. Where the layer's share is not known
+    yet, `hold` leaves them as they arrived until `shrink` says how many stay. A single token is written in place:
     behind the stored entries, or over the oldest entry of the decode window where the layer is at its limit. Keys are
     stored after RoPE, so the order in the buffer does not matter to a single query.
 
-    Entries may be stored packed (`prefixkv.kernels.packing`): a buffer's rows are bytes then, and what is attended
-    to is unpacked beside it.
-
     Attributes:
-        keys: (batch, kv_heads, capacity, head_dim) or None; the first `kept_tokens` are in use. Packed, uint8 rows.
-        values: same shape.
-        positions: (batch, heads, capacity), int64, original position of each entry; `heads` is 1 where all kv heads
-            share a choice.
-        importance: (batch, heads, capacity), float32; generated entries have 0.
+        arriving: keys and values of a chunk, with the stored ones before them, until they are compacted.
         seen_tokens: tokens read, kept or not.
-        kept_tokens: entries stored.
+        kept_tokens: entries stored or held.
     """
 
     def __init__(self, head_dim: int, dtype: torch.dtype) -> None:
@@ -47,53 +41,17 @@ class CompressedLayer(RefusingLayer):
             head_dim: elements of a key or a value.
             dtype: in which the model computes.
         """
-        super().__init__()
-        self.head_dim, self.model_dtype = head_dim, dtype
+        super().__init__(head_dim, dtype)
         self.reset()
 
     def reset(self) -> None:
         """Forget everything and free the buffers."""
-        self.keys = self.values = None
-        self.positions: torch.Tensor | None = None
-        self.importance: torch.Tensor | None = None
+        self.free()
         self.arriving: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._order: torch.Tensor | None = None
         self.window: deque[int] = deque()
-        self.seen_tokens = self.kept_tokens = self.anchor_seen = self.anchor_kept = 0
+        self.seen_tokens = self.anchor_seen = self.anchor_kept = 0
         self.is_initialized = False
-
-    @property
-    def buffer_bytes(self) -> int:
-        """Bytes of the buffers that exist, read off their storage."""
-        return sum(tensor.untyped_storage().nbytes() for tensor in (self.keys, self.values) if tensor is not None)
-
-    @property
-    def kept_bytes(self) -> int:
-        """Bytes of the buffers' part that holds entries."""
-        buffers = [tensor[:, :, :1] for tensor in (self.keys, self.values) if tensor is not None]
-        return self.kept_tokens * sum(tensor.numel() * tensor.element_size() for tensor in buffers)
-
-    @property
-    def bits(self) -> int | None:
-        """Bits in which an element is stored; None for the model's own precision."""
-        if self.keys is None or self.keys.dtype != torch.uint8:
-            return None
-        return (self.keys.shape[3] - STEP_BYTES) * 8 // self.head_dim
-
-    def unpacked(self, buffer: torch.Tensor) -> torch.Tensor:
-        """What a buffer, or a part of one, holds, in the model's precision.
-
-        Args:
-            buffer: (batch, kv_heads, entries, head_dim), or packed rows.
-        """
-        return buffer if self.bits is None else unpack(buffer, self.bits, self.model_dtype)
-
-    @property
-    def entries(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values of all stored entries, (batch, kv_heads, kept_tokens, head_dim); views where not packed."""
-        assert self.keys is not None
-        assert self.values is not None
-        keys, values = (self.unpacked(buffer[:, :, : self.kept_tokens]) for buffer in (self.keys, self.values))
-        return keys, values
 
     def arrive(self, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Take in a chunk; it waits beside the buffer until `keep` is told what stays.
@@ -118,47 +76,93 @@ class CompressedLayer(RefusingLayer):
         self.arriving = keys, values
         return keys, values
 
-    def keep(self, indices: torch.Tensor, importance: torch.Tensor, chunk_len: int, bits: int | None = None) -> None:
+    def keep(
+        self, indices: torch.Tensor | None, importance: torch.Tensor, chunk_len: int, bits: int | None = None
+    ) -> None:
         """Store the chosen ones of the entries that `arrive` returned in a buffer of exactly their number.
 
         Args:
-            indices: (batch, heads, kept_len), int64, into the entries that `arrive` returned, in the order of storage.
+            indices: (batch, heads, kept_len), int64, into the entries that `arrive` returned, in the order of storage;
+                None for all in text order.
             importance: (batch, heads, entries), float32, of the same entries.
             chunk_len: tokens of the chunk.
             bits: 8 or 4 to store them packed. What is packed in so many bits already is copied as it is.
         """
+        self._take_in(importance, chunk_len)
+        move, bits = self._compacted(indices, self.kept_tokens if indices is None else indices.shape[-1], bits)
+        self.fill(gather([move], bits)[0])
+
+    def hold(
+        self,
+        importance: torch.Tensor,
+        chunk_len: int,
+        order: torch.Tensor | None = None,
+        ranks: torch.Tensor | None = None,
+    ) -> None:
+        """Count the chunk as read and leave its entries as they are, until `shrink` says how many stay.
+
+        Args:
+            importance: (batch, heads, entries), float32, of the entries that `arrive` returned.
+            chunk_len: tokens of the chunk.
+            order: (batch, heads, entries), int64: those that stay longest first; they are stored in this order.
+            ranks: (batch, heads, entries), int32: each entry's place in such an order, where they are stored in the
+                order of the text. One of the two is given.
+        """
+        self._take_in(importance, chunk_len)
+        assert self.arriving is not None
+        self.arriving = _alone(self.arriving[0]), _alone(self.arriving[1])
+        self._order, self.ranks = order, ranks
+
+    def _take_in(self, importance: torch.Tensor, chunk_len: int) -> None:
         if self.arriving is None:
             raise PrefixKVError("there is no chunk to compact")
-        keys, values = self.arriving
+        keys = self.arriving[0]
         positions = torch.arange(self.seen_tokens, self.seen_tokens + chunk_len, device=keys.device)
         positions = positions.expand(*importance.shape[:2], -1)
         if self.positions is not None:
             positions = torch.cat([self.positions[..., : self.kept_tokens], positions], dim=-1)
-        if bits is not None:
-            keys, values = self._packed(keys, self.keys, bits), self._packed(values, self.values, bits)
-        self.arriving = self.keys = self.values = None
+        if self.bits is None:
+            self.keys = self.values = None
+        elif self.keys is not None and self.values is not None:
+            self.keys, self.values = (part[:, :, : self.kept_tokens] for part in (self.keys, self.values))
+        self.positions, self.importance = positions, importance
         self.seen_tokens += chunk_len
-        self._store(keys, values, positions, importance, indices)
+        self.kept_tokens = keys.shape[2]
 
-    def _packed(self, entries: torch.Tensor, stored: torch.Tensor | None, bits: int) -> torch.Tensor:
-        if self.bits != bits or stored is None:
-            return pack(entries, bits)
-        return torch.cat([stored[:, :, : self.kept_tokens], pack(entries[:, :, self.kept_tokens :], bits)], dim=2)
+    def shrunk(
+        self, count: int, bits: int | None = None, chosen: torch.Tensor | None = None
+    ) -> tuple[Move, int | None]:
+        """How only the entries that rank first are stored, of those that are held or, later, stored.
 
-    def shrink(self, indices: torch.Tensor) -> None:
-        """Store only the chosen ones of the stored entries.
+        The layer is not usable before `fill`.
 
         Args:
-            indices: (batch, heads, kept_len), int64, into the stored entries, in the new order of storage.
-        """
-        if self.keys is None or self.values is None or self.positions is None or self.importance is None:
-            raise PrefixKVError("there is nothing to shrink")
-        self._store(self.keys, self.values, self.positions, self.importance, indices)
+            count: entries that stay.
+            bits: 8 or 4 to store held entries packed.
+            chosen: (batch, heads, count), int64: which these are, where the layer has ranks and not all stay; else
+                they are the first ones.
 
-    def repack(self, bits: int) -> None:
-        """Store the entries in other bits, or packed for the first time."""
-        keys, values = self.entries
-        self.keys, self.values = pack(keys, bits), pack(values, bits)
+        Returns:
+            The move, and the bits in which it has to pack; None where it copies.
+        """
+        if self.keys is None and self.arriving is None:
+            raise PrefixKVError("there is nothing to shrink")
+        if self._order is not None:
+            chosen, self._order = self._order[..., :count], None
+        return self._compacted(chosen, count, bits)
+
+    def _compacted(self, indices: torch.Tensor | None, count: int, bits: int | None) -> tuple[Move, int | None]:
+        rows, self.arriving = self.arriving, None
+        if rows is None:
+            bits = None
+        elif bits is not None and self.keys is not None and self.values is not None:
+            # They were packed before the chunk: packing them again would lose more.
+            keys, values = (
+                torch.cat([old, pack(new[:, :, old.shape[2] :], bits)], dim=2)
+                for old, new in zip((self.keys, self.values), rows, strict=True)
+            )
+            rows, bits = (keys, values), None
+        return self.move(rows, indices, count), bits
 
     def open_window(self, slots: Iterable[int]) -> None:
         """Mark the compaction as done.
@@ -245,36 +249,12 @@ class CompressedLayer(RefusingLayer):
         for layer in others:
             layer.reset()
 
-    def _store(
-        self,
-        keys: torch.Tensor,
-        values: torch.Tensor,
-        positions: torch.Tensor,
-        importance: torch.Tensor,
-        indices: torch.Tensor,
-    ) -> None:
-        batch, kv_heads, _, head_dim = keys.shape
-        self.kept_tokens = indices.shape[-1]
-        entries = indices.expand(batch, kv_heads, -1)[..., None].expand(-1, -1, -1, head_dim)
-        self.keys = keys.gather(2, entries)
-        self.values = values.gather(2, entries)
-        self.positions = positions.gather(-1, indices)
-        self.importance = importance.gather(-1, indices)
-
     def _restore_text_order(self) -> None:
         """Undo the order that ranking and overwriting have left, so that ties are again broken by position."""
         assert self.positions is not None
         positions = self.positions[..., : self.kept_tokens]
         if bool((positions.diff(dim=-1) < 0).any()):
-            self.shrink(positions.argsort(dim=-1))
-
-    def _grow(self, capacity: int) -> None:
-        for name in ("keys", "values", "positions", "importance"):
-            old = getattr(self, name)
-            dim = 2
-            new = old.new_empty(*old.shape[:dim], capacity, *old.shape[dim + 1 :])
-            new[:, :, : self.kept_tokens] = old[:, :, : self.kept_tokens]
-            setattr(self, name, new)
+            self.fill(gather([self.move(None, positions.argsort(dim=-1), self.kept_tokens)])[0])
 
     def get_seq_length(self) -> int:
         """Tokens read: the position of the next token, whatever was evicted."""
@@ -283,3 +263,8 @@ class CompressedLayer(RefusingLayer):
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Length and offset of a mask over all tokens read and the new ones."""
         return self.seen_tokens + query_length, 0
+
+
+def _alone(part: torch.Tensor) -> torch.Tensor:
+    """The same numbers, in memory that holds nothing else."""
+    return part if part.untyped_storage().nbytes() == part.nbytes else part.clone(memory_format=torch.contiguous_format)

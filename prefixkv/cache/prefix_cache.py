@@ -12,7 +12,9 @@ import torch
 
 from prefixkv.cache import attention
 from prefixkv.cache.capacity import Capacity
+from prefixkv.cache.compaction import AHEAD, Compaction
 from prefixkv.cache.layer import CompressedLayer
+from prefixkv.cache.passes import after_pass
 from prefixkv.cache.scoring import entry_marks, score
 from prefixkv.cache.usage import CacheUsage, LayerUsage
 from prefixkv.cache.windows import WindowedCache
@@ -21,25 +23,22 @@ from prefixkv.models.geometry import KVGeometry
 from prefixkv.policy import allocation
 from prefixkv.policy.budget import Budget
 from prefixkv.policy.importance import Evidence
-from prefixkv.policy.look_ahead import LookAhead
+from prefixkv.policy.look_ahead import LookAhead, PlacedQueries
 from prefixkv.policy.methods import DEFAULT_METHOD, Method, get_method
-from prefixkv.policy.selection import select, select_ranked
+from prefixkv.policy.precision import COARSE_BITS
+from prefixkv.policy.ranking import choose, rank
 from prefixkv.policy.shares import LayerShares
 from prefixkv.policy.text_marks import TextMarks
-
-SLACK = 2
-"""A budget that is a fraction may be exceeded by one part in so many between two layers of one forward pass, which
-saves most of the copies of shrinking earlier layers; after the last layer it is exact. A hard limit has no slack."""
 
 
 class PrefixKVCache(WindowedCache):
     """A KV cache that holds every layer to its share of a budget.
 
     Layers are compacted one by one while the prompt is read: when a layer's attention is done its importance is scored,
-    the shares of all layers read so far are found, earlier layers are shrunk where their share fell (it never rises),
-    and the layer is copied to a buffer of its exact size. Since the shares of `prefix` can only fall with every further
-    layer, the result is that of a search over all layers at once, while one layer is stored whole; or a few, within the
-    slack, where a share of the tokens is searched for.
+    and where its share is known it is copied to a buffer of its exact size. Else it is held as it arrived, the shares
+    of the layers read so far are found, and layers are cut where their share fell (it never rises). Since the shares of
+    `prefix` can only fall with every further layer, the result is that of a search over all layers at once, while one
+    layer is there whole; or a few (`prefixkv.cache.compaction`), where a share of the tokens is searched for.
 
     A hard limit bounds the layers' buffers together; beside them one layer at a time exists as a working copy. Methods
     whose shares are known only when all layers have read (`Method.waits`) exceed it until then.
@@ -88,12 +87,16 @@ class PrefixKVCache(WindowedCache):
         super().__init__(geometry, [CompressedLayer(geometry.head_dim, dtype) for _ in range(geometry.layers)])
         self.geometry, self.budget, self.method = geometry, Budget.parse(budget), get_method(method)
         self.budget.check_floor(geometry, self.method.floor_tokens)
-        self._capacity = Capacity(geometry, self.budget, self.method)
         self.keep_fractions = keep_fractions
         self.look_ahead = look_ahead if self.method.is_guided else None
-        self.batch, self._behind = 1, 0
+        bits = COARSE_BITS if self.look_ahead is None else self.look_ahead.fewest_bits
+        self._capacity = Capacity(geometry, self.budget, self.method, bits)
+        self.batch = 1
         self.bits: int | None = None
+        self._placed: PlacedQueries | None = None
         self._shares = LayerShares(self.method, geometry.layers, keep_fractions, self.budget.is_hard_limit)
+        self._compaction: Compaction | None = None
+        self._fits = False
         self.limits: list[int] = []
         self._marks = TextMarks(None, 0)
         self.is_text: torch.Tensor | None = None
@@ -161,7 +164,10 @@ class PrefixKVCache(WindowedCache):
             if layer_idx == 0:
                 self._begin_chunk(key_states)
             keys, values = layer.arrive(key_states, value_states)
-            sums_all = self.method.scorer == "accumulated" and not self.keeps_all
+            scorer = self.method.scorer
+            sums_all = not self.keeps_all and (
+                scorer == "accumulated" or (scorer == "guided" and self.look_ahead is None)
+            )
             attention.hand_off(keys, partial(self._compact, layer_idx, key_states.shape[2]), sums_all=sums_all)
         return keys, values
 
@@ -181,7 +187,11 @@ class PrefixKVCache(WindowedCache):
         self._shares = LayerShares(self.method, self.geometry.layers, self.keep_fractions, self.budget.is_hard_limit)
         self.is_text = self._marks.behind(self.is_text, self.batch, seen, chunk_len)
         self._settle_bits(seen + chunk_len)
-        self._behind = seen + chunk_len if self.next_positions is None else int(self.next_positions.max())
+        self._fits = not self._is_evicted and self._capacity.holds_all(seen + chunk_len, self.batch)
+        self._compaction = None if self._shares.is_known else self._new_compaction(keys, seen + chunk_len)
+        if self.look_ahead is not None and not self.keeps_all:
+            behind = seen + chunk_len if self.next_positions is None else int(self.next_positions.max())
+            self._placed = PlacedQueries(self.look_ahead, behind)
 
     def _settle_bits(self, seen_tokens: int) -> None:
         """Choose the precision of storage, and bring what is stored to it before the first layer is compacted."""
@@ -195,71 +205,60 @@ class PrefixKVCache(WindowedCache):
     def _is_evicted(self) -> bool:
         return any(layer.kept_tokens < layer.seen_tokens or layer.bits is not None for layer in self.layers)
 
+    def _new_compaction(self, keys: torch.Tensor, seen_tokens: int) -> Compaction:
+        # Later turns find layers that hold earlier entries, for which room is reserved: there nothing waits.
+        is_first = keys.is_cuda and seen_tokens == keys.shape[2] and not self.budget.is_hard_limit
+        ahead = AHEAD if is_first else 0
+        parts = self.layers, self._shares, self._capacity
+        return Compaction(*parts, seen_tokens, self.batch, self.bits, self._text_tokens, ahead=ahead)
+
     def _compact(self, index: int, chunk_len: int, queries: torch.Tensor, scale: float) -> None:
         """Choose what stays of the layer that has just attended, and of the earlier ones."""
         layer, last = self.layers[index], self.geometry.layers - 1
         assert layer.arriving is not None
         entries, seen = layer.arriving[0].shape[2], layer.seen_tokens + chunk_len
-        others = sum(other.kept_tokens for other in self.layers if other is not layer)
-        total = self._capacity.total(seen, self.batch, self.bits)
-        fits = self.keeps_all or (not self._is_evicted and self._capacity.holds_all(seen, self.batch))
         if self.keeps_all:
-            importance, pictures = queries.new_zeros(self.batch, 1, entries, dtype=torch.float32), 0.0
+            self._check_full(sum(other.kept_tokens for other in self.layers if other is not layer) + entries)
+            layer.keep(None, queries.new_zeros(self.batch, 1, entries, dtype=torch.float32), chunk_len)
         else:
             importance, pictures = score(self.method, layer, self._evidence(index, chunk_len, queries, scale))
-        if fits:
-            self._check_full(others + entries)
-        counts = [entries]
-        if not fits:
-            self._shares.add(importance, pictures)
-            is_hard = self.budget.is_hard_limit
-            most = total if is_hard else total + total // SLACK
-            # A layer may stay whole until its share is searched for with others: the device halts once for several.
-            is_searched = not (is_hard or self._shares.is_known)
-            if index == last or not (self.method.waits or (is_searched and others + entries <= most)):
-                counts = self._counts(index, seen, total, entries)
-            if index == last or others + counts[-1] > most:
-                for earlier, count in enumerate(counts[:-1]):
-                    self._shrink(earlier, count)
-        kept = self._select(importance, counts[-1])
-        layer.keep(kept, importance, chunk_len, self.bits)
-        layer.open_window(self.method.evictable(layer.kept_tokens))
+            if self._fits or self._compaction is None:
+                total = self._capacity.total(seen, self.batch, self.bits)
+                count = entries if self._fits else min(entries, self._shares.known(total, seen)[index])
+                layer.keep(choose(self.method, importance, count), importance, chunk_len, self.bits)
+            else:
+                ranking = rank(importance, self.method.sink_tokens, self.method.recent_tokens)
+                self._shares.add(ranking.curve() if self._shares.needs_curves else None, pictures)
+                if self.method.window == "least":
+                    layer.hold(importance, chunk_len, order=ranking.order)
+                else:
+                    layer.hold(importance, chunk_len, ranks=ranking.ranks)
+                self._compaction.advance(index)
         if index == last:
-            self._fix_limits()
-            self._marks = TextMarks(None, 0)
+            after_pass(self._finish)
 
     def _evidence(self, index: int, chunk_len: int, queries: torch.Tensor, scale: float) -> Evidence:
-        layer, look_ahead = self.layers[index], self.look_ahead
+        layer = self.layers[index]
         is_text = entry_marks(layer, self.is_text) if self.method.keeps_text else None
-        placed = None if look_ahead is None else look_ahead.placed(index, self._behind)
+        placed = None if self._placed is None else self._placed[index].to(queries.device)
         tail = chunk_len if self._marks.is_text is None else self._marks.tail
         assert layer.arriving is not None
         return Evidence(queries, layer.arriving[0], scale, is_text, tail, placed)
 
-    def _counts(self, index: int, seen: int, total: int, entries: int) -> list[int]:
-        """Entries for layers 0 .. index, so that the later layers keep what they store, or their floor, at least."""
-        stored = [layer.kept_tokens for layer in self.layers]
-        marks = self.is_text if self.method.keeps_text else None  # the device halts for the count
-        text_tokens = seen if marks is None else int(marks.sum(dim=1).max())
-        return self._shares.counts(total, seen, [*stored[:index], entries], stored[index + 1 :], text_tokens)
+    def _text_tokens(self) -> int:
+        return self.seen_tokens if self.is_text is None else int(self.is_text.sum(dim=1).max())
 
-    def _shrink(self, index: int, count: int) -> None:
-        layer = self.layers[index]
-        if count >= layer.kept_tokens:
-            return
-        assert layer.importance is not None
-        stored = layer.importance[..., : layer.kept_tokens]
-        first = torch.arange(count, device=stored.device).expand(*stored.shape[:2], -1)
-        layer.shrink(first if self.method.window == "least" else self._select(stored, count))
-        layer.open_window(self.method.evictable(count))
-
-    def _select(self, importance: torch.Tensor, count: int) -> torch.Tensor:
-        """(batch, heads, count), int64: what stays, in the order in which it is stored."""
-        choose = select_ranked if self.method.window == "least" else select
-        return choose(importance, count, self.method.sink_tokens, self.method.recent_len(count))
+    def _finish(self) -> None:
+        """All layers have read the chunk: what each holds from now on is settled."""
+        if self._compaction is not None and not self._fits and not self.keeps_all:
+            self._compaction.finish()
+        for layer in self.layers:
+            layer.open_window(self.method.evictable(layer.kept_tokens))
+        self._fix_limits()
+        self._marks = TextMarks(None, 0)
+        self._placed = self._compaction = None
 
     def _fix_limits(self) -> None:
-        """All layers have read the chunk: under a hard limit, what each holds from now on is settled."""
         if self.budget.is_hard_limit and all(layer.kept_tokens == layer.seen_tokens for layer in self.layers):
             self.limits = allocation.uniform(
                 self._capacity.stored(self.seen_tokens, self.batch, self.bits), self.geometry.layers

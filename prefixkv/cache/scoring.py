@@ -12,7 +12,7 @@ TEXT_FIRST = 2.0
 """Added to the importance of text, which is at most 1, so that it comes before any picture's."""
 
 
-def score(method: Method, layer: CompressedLayer, evidence: Evidence) -> tuple[torch.Tensor, float]:
+def score(method: Method, layer: CompressedLayer, evidence: Evidence) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Score the entries of a layer that has just attended.
 
     Args:
@@ -22,7 +22,7 @@ def score(method: Method, layer: CompressedLayer, evidence: Evidence) -> tuple[t
 
     Returns:
         (batch, heads, entries), float32, `heads` 1 where they share a choice; and the importance of picture entries
-        together, as the scorer said it.
+        together, as the scorer said it, one number that stays on the device; None where pictures do not count.
     """
     assert method.scorer is not None
     scores = SCORERS[method.scorer](evidence)
@@ -31,11 +31,11 @@ def score(method: Method, layer: CompressedLayer, evidence: Evidence) -> tuple[t
     if layer.importance is not None and method.scorer == "accumulated":
         scores[..., : layer.kept_tokens] += layer.importance[..., : layer.kept_tokens]
     if not method.keeps_text:
-        return scores, 0.0
+        return scores, None
     if evidence.is_text is None:
-        return scores + TEXT_FIRST, 0.0
+        return scores + TEXT_FIRST, None
     pictures = (scores * ~evidence.is_text).sum() / scores.shape[0] / scores.shape[1]
-    return scores + TEXT_FIRST * evidence.is_text, float(pictures)
+    return scores + TEXT_FIRST * evidence.is_text, pictures
 
 
 def entry_marks(layer: CompressedLayer, is_text: torch.Tensor | None) -> torch.Tensor | None:

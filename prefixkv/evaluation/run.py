@@ -223,8 +223,10 @@ def _help(
 def _look_ahead_digest(loaded: LoadedModel, cells: tuple[Cell, ...], notify: Notify) -> str | None:
     """Digest of the look-ahead queries in use; also sees to it that every cell's cache can be made."""
     found = [new_cache(loaded, cell, notify).look_ahead for cell in measured_cells(cells)]
-    queries = next((one.queries for one in found if one is not None), None)
-    return None if queries is None else tensor_digest((str(layer), part) for layer, part in enumerate(queries))
+    used = next((one for one in found if one is not None), None)
+    if used is None:
+        return None
+    return tensor_digest((f"{used.fewest_bits} bits, {layer}", part) for layer, part in enumerate(used.queries))
 
 
 def _missing(folder: RecordFolder, cells: tuple[Cell, ...], samples: int) -> dict[int, list[Cell]]:

@@ -6,15 +6,18 @@ import functools
 import importlib
 import importlib.util
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from prefixkv.kernels.entry_table import EntryTable
+from prefixkv.kernels.gathering import Move, Moved
 from prefixkv.kernels.linear import Weight
 
 PLAIN_DTYPES = {torch.float64}
 """What Triton's versions do not take."""
+PLAIN_BITS = {2}
+"""Nor vectors in so few bits."""
 
 
 @functools.cache
@@ -61,9 +64,32 @@ def selection(importance: torch.Tensor, kept_len: int, sink_tokens: int, recent_
     return implementation("selection", importance)(importance, kept_len, sink_tokens, recent_tokens)
 
 
+def ranking(
+    importance: torch.Tensor, sink_tokens: int, recent_tokens: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """See `prefixkv.kernels.ranking`."""
+    return implementation("ranking", importance)(importance, sink_tokens, recent_tokens)
+
+
+def first_ranked(ranks: Sequence[torch.Tensor], counts: Sequence[int]) -> list[torch.Tensor]:
+    """See `prefixkv.kernels.ranking`."""
+    return cast("list[torch.Tensor]", implementation("ranking.first_ranked", ranks[0])(ranks, counts)) if ranks else []
+
+
+def curve(values: torch.Tensor) -> torch.Tensor:
+    """See `prefixkv.kernels.curve`."""
+    return implementation("curve", values)(values)
+
+
+def gather(moves: Sequence[Move], bits: int | None = None) -> list[Moved]:
+    """See `prefixkv.kernels.gathering`."""
+    name = "torch" if bits in PLAIN_BITS else None
+    return cast("list[Moved]", implementation("gathering.gather", moves[0].keys, name)(moves, bits))
+
+
 def pack(vectors: torch.Tensor, bits: int) -> torch.Tensor:
     """See `prefixkv.kernels.packing`."""
-    return implementation("packing.pack", vectors)(vectors, bits)
+    return implementation("packing.pack", vectors, "torch" if bits in PLAIN_BITS else None)(vectors, bits)
 
 
 def decode_attention(

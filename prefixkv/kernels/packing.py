@@ -1,9 +1,9 @@
-"""Packing: key or value vectors in 8 or 4 bits an element, and back.
+"""Packing: key or value vectors in 8, 4 or 2 bits an element, and back.
 
 A vector is rotated by a Hadamard matrix, which spreads an outlier over all elements, and rounded to equal steps between
--2^(bits-1) and 2^(bits-1) (QuaRot, arXiv 2404.00456, rotates for the same reason; the step for 4 bits is the best one
-for a normal distribution, then fitted to the vector by least squares). A packed vector is one row of bytes, so it is
-gathered, written and saved like any other: its codes, then its step as a float16.
+-2^(bits-1) and 2^(bits-1) (QuaRot, arXiv 2404.00456, rotates for the same reason; the step for 4 and 2 bits is the best
+one for a normal distribution, then fitted to the vector by least squares). A packed vector is one row of bytes, so it
+is gathered, written and saved like any other: its codes, then its step as a float16.
 """
 
 from __future__ import annotations
@@ -16,14 +16,16 @@ STEP_BYTES = 2
 """Of a packed row: its step, a float16, behind the codes."""
 NORMAL_STEP = 0.3352
 """Step, in standard deviations, with which 16 equal steps lose least of a normal distribution (Max, 1960)."""
+NORMAL_STEPS = {4: NORMAL_STEP, 2: 0.9957}
+"""By bits: the same for 4 equal steps."""
 
 
 def packed_size(head_dim: int, bits: int) -> int:
     """Bytes of one packed vector.
 
     Args:
-        head_dim: elements of the vector, even.
-        bits: 8 or 4.
+        head_dim: elements of the vector, even; for 2 bits a multiple of 4.
+        bits: 8, 4 or 2.
     """
     return head_dim * bits // 8 + STEP_BYTES
 
@@ -33,28 +35,29 @@ def pack(vectors: torch.Tensor, bits: int) -> torch.Tensor:
 
     Args:
         vectors: (..., head_dim), any float dtype.
-        bits: 8 or 4.
+        bits: 8, 4 or 2.
 
     Returns:
         (..., packed_size), uint8. With 4 bits a byte holds element `i` in its low half and `i + head_dim / 2` in its
-        high half.
+        high half; with 2 bits likewise four elements, a quarter of `head_dim` apart.
     """
     rotated = _rotate(vectors.float())
     half = 1 << (bits - 1)
     if bits == 8:
         step = rotated.abs().amax(dim=-1, keepdim=True) / (half - 0.5)
     else:
-        step = rotated.square().mean(dim=-1, keepdim=True).sqrt() * NORMAL_STEP
+        step = rotated.square().mean(dim=-1, keepdim=True).sqrt() * NORMAL_STEPS[bits]
     # A vector of zeros has no step of its own; any positive one will do.
     step = step.clamp(min=2.0**-20)
     levels = (rotated / step - 0.5).round().clamp(-half, half - 1)
-    if bits == 4:
+    if bits != 8:
         middles = levels + 0.5
         step = (middles * rotated).sum(dim=-1, keepdim=True) / middles.square().sum(dim=-1, keepdim=True)
     codes = (levels + half).to(torch.uint8)
-    if bits == 4:
-        low, high = codes.chunk(2, dim=-1)
-        codes = low | (high << 4)
+    first, *others = codes.chunk(8 // bits, dim=-1)
+    codes = first.clone()
+    for number, part in enumerate(others, start=1):
+        codes |= part << (bits * number)
     return torch.cat([codes, step.half().view(torch.uint8)], dim=-1)
 
 
@@ -63,15 +66,16 @@ def unpack(packed: torch.Tensor, bits: int, dtype: torch.dtype) -> torch.Tensor:
 
     Args:
         packed: (..., packed_size), uint8.
-        bits: 8 or 4, as they were packed.
+        bits: 8, 4 or 2, as they were packed.
         dtype: of the result.
 
     Returns:
         (..., head_dim).
     """
     codes, step = packed[..., :-STEP_BYTES], packed[..., -STEP_BYTES:].contiguous().view(torch.float16).float()
-    if bits == 4:
-        codes = torch.cat([codes & 15, codes >> 4], dim=-1)
+    if bits != 8:
+        shifts = range(0, 8, bits)
+        codes = torch.cat([(codes >> shift) & ((1 << bits) - 1) for shift in shifts], dim=-1)
     middles = codes.float() - ((1 << (bits - 1)) - 0.5)
     return _rotate(middles * step).to(dtype)
 

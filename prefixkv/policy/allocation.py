@@ -28,7 +28,9 @@ def uniform(total: int, layers: int) -> list[int]:
     return [share + (layer < extra) for layer in range(layers)]
 
 
-def prefix(curves: Sequence[Sequence[float]], total: int, floor: int) -> list[int]:
+def prefix(
+    curves: Sequence[Sequence[float]], total: int, floor: int, ceilings: Sequence[int] | None = None
+) -> list[int]:
     """The paper's allocation: ONE threshold on cumulative importance for all layers (PrefixKV, section 3.3).
 
     A layer keeps the shortest prefix of its ranked entries whose cumulative importance reaches the threshold `p`: the
@@ -40,9 +42,10 @@ def prefix(curves: Sequence[Sequence[float]], total: int, floor: int) -> list[in
 
     Args:
         curves: for each layer the cumulative importance of its 1, 2, ... most important entries, ascending to 1 over
-            all entries that the layer has read; may be cut off at the entries that it still stores.
+            all entries that the layer has read.
         total: entries that all layers together may keep.
         floor: entries that every layer keeps whatever its importance (all it has, where that is fewer).
+        ceilings: for each layer the entries that it still stores; None where that is all that it has read.
 
     Returns:
         Entries for each layer; their sum is `min(total, all entries)`.
@@ -52,20 +55,26 @@ def prefix(curves: Sequence[Sequence[float]], total: int, floor: int) -> list[in
     """
     if any(math.isnan(curve[-1]) or math.isnan(curve[0]) for curve in curves):
         raise ValueError("the importance of a layer is not a number")
-    lengths = [len(curve) for curve in curves]
+    lengths = [len(curve) for curve in curves] if ceilings is None else list(ceilings)
     total = min(total, sum(lengths))
     if sum(min(floor, length) for length in lengths) > total:
         raise ValueError(f"{total} entries cannot hold {floor} in each of {len(lengths)} layers")
 
     def kept_below(threshold: float) -> list[int]:
         # The importance before rank 0 is 0, before any other rank it is the curve's value one rank earlier.
-        reached = [bisect_left(curve, threshold, 0, len(curve) - 1) + 1 if threshold > 0 else 0 for curve in curves]
+        reached = [
+            bisect_left(curve, threshold, 0, length - 1) + 1 if threshold > 0 else 0
+            for curve, length in zip(curves, lengths, strict=True)
+        ]
         return [max(min(floor, length), rank) for length, rank in zip(lengths, reached, strict=True)]
 
     low, high = -1.0, 2.0
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
-        if sum(kept_below(middle)) <= total:
+        kept = kept_below(middle)
+        if sum(kept) == total:
+            return kept
+        if sum(kept) < total:
             low = middle
         else:
             high = middle

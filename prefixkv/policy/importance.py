@@ -5,6 +5,7 @@ A scorer sees one layer's evidence and returns `(batch, kv_heads, key_len)`. Kno
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -111,11 +112,19 @@ def guided(evidence: Evidence) -> torch.Tensor:
         question = evidence.question
         queries = torch.cat([question, evidence.look_ahead.expand(question.shape[0], -1, -1, -1)], dim=2)
         return attention_peak(queries, evidence.keys, evidence.scale, own=question.shape[2])
-    asked = attention_mass(evidence.question, evidence.keys, evidence.scale) / evidence.question.shape[2]
-    chunk_len, key_len = evidence.queries.shape[2], evidence.keys.shape[2]
-    seen_by = torch.arange(key_len, 0, -1, dtype=torch.float32, device=asked.device).clamp(max=chunk_len)
-    seen = attention_mass(evidence.queries, evidence.keys, evidence.scale) / seen_by
-    return (asked + seen / seen.sum(dim=-1, keepdim=True)) / 2
+    question, (_, _, chunk_len, _), key_len = evidence.question, evidence.queries.shape, evidence.keys.shape[2]
+    seen = attention_mass(evidence.queries, evidence.keys, evidence.scale)
+    seen = seen * _parts_seen(key_len, chunk_len, seen.device)
+    asked = attention_mass(question, evidence.keys, evidence.scale) * (0.5 / question.shape[2])
+    return torch.addcdiv(asked, seen, seen.sum(dim=-1, keepdim=True), value=0.5)
+
+
+@functools.lru_cache(maxsize=8)
+def _parts_seen(key_len: int, chunk_len: int, device: torch.device) -> torch.Tensor:
+    """One over the number of a chunk's queries that could see each key, (key_len,), float32."""
+    # It outlives the call, so it must be an ordinary tensor even where the call is in inference mode.
+    with torch.inference_mode(False):
+        return 1 / torch.arange(key_len, 0, -1, dtype=torch.float32, device=device).clamp(max=chunk_len)
 
 
 SCORERS: dict[str, Scorer] = {

@@ -14,10 +14,13 @@ from safetensors import SafetensorError
 
 from prefixkv.errors import PrefixKVError
 from prefixkv.models.geometry import KVGeometry
+from prefixkv.policy.precision import COARSE_BITS
 from prefixkv.policy.rotary import Rotation
 
 QUERIES = 128
 """Queries that a profile keeps for every layer and head."""
+TOGETHER = 8
+"""Layers whose queries are turned in one go."""
 
 
 @dataclass
@@ -28,20 +31,25 @@ class LookAhead:
         queries: for each compressed layer (query_heads, count, head_dim), before RoPE.
         offsets: (count,), int64: how far behind the prompt each was asked.
         rotation: of the model that asked them.
+        fewest_bits: in which the model bears its entries, as the profile says.
     """
 
     queries: Sequence[torch.Tensor]
     offsets: torch.Tensor
     rotation: Rotation
+    fewest_bits: int = COARSE_BITS
 
     @classmethod
-    def read(cls, payload: bytes, model: torch.nn.Module, geometry: KVGeometry) -> LookAhead:
+    def read(
+        cls, payload: bytes, model: torch.nn.Module, geometry: KVGeometry, fewest_bits: int = COARSE_BITS
+    ) -> LookAhead:
         """Take them from a profile's safetensors.
 
         Args:
             payload: the file's content.
             model: what they were recorded from.
             geometry: its KV shape.
+            fewest_bits: see the attribute.
 
         Raises:
             PrefixKVError: the content is broken or of another model, or the model's rotation is not known.
@@ -58,7 +66,8 @@ class LookAhead:
         if not fits or offsets.shape != shape[1:2] or any(layer.shape != shape for layer in queries):
             raise PrefixKVError("the profile's look-ahead queries have the shape of another model")
         device, dtype = next(model.parameters()).device, getattr(torch, geometry.dtype)
-        return cls([layer.to(device, dtype) for layer in queries], offsets.to(device, torch.int64), rotation)
+        queries = [layer.to(device, dtype) for layer in queries]
+        return cls(queries, offsets.to(device, torch.int64), rotation, fewest_bits)
 
     def placed(self, layer: int, position: int) -> torch.Tensor:
         """A layer's queries as they would be asked behind a prompt.
@@ -71,6 +80,32 @@ class LookAhead:
             (1, query_heads, count, head_dim), after RoPE.
         """
         return self.rotation.turn(self.queries[layer], self.offsets + position)[None]
+
+
+class PlacedQueries:
+    """Look-ahead queries behind one prompt, turned for several layers at once: few operations, and little memory."""
+
+    def __init__(self, look_ahead: LookAhead, position: int) -> None:
+        """Turn nothing yet.
+
+        Args:
+            look_ahead: the queries.
+            position: of the token behind the prompt.
+        """
+        self._look_ahead, self._position = look_ahead, position
+        self._first, self._turned = 0, torch.empty(0)
+
+    def __getitem__(self, layer: int) -> torch.Tensor:
+        """A layer's queries, (1, query_heads, count, head_dim), after RoPE."""
+        if not self._first <= layer < self._first + len(self._turned):
+            self._turn(layer)
+        return self._turned[layer - self._first][None]
+
+    def _turn(self, layer: int) -> None:
+        self._first = layer // TOGETHER * TOGETHER
+        together = torch.stack(list(self._look_ahead.queries[self._first : self._first + TOGETHER]))
+        offsets = self._look_ahead.offsets + self._position
+        self._turned = self._look_ahead.rotation.turn(together.flatten(0, 1), offsets).view(together.shape)
 
 
 QueryParts = tuple[list[list[torch.Tensor]], list[int], list[int]]

@@ -72,8 +72,10 @@ class Rotation:
         if back:
             # Some models lengthen the vectors as they rotate, by the same factor everywhere.
             stretch = cosine[..., :1].square() + sine[..., :1].square()
-            return (self._apply(exact, exact, cosine, -sine)[0][0] / stretch[0]).to(queries.dtype)
-        return self._apply(exact, exact, cosine, sine)[0][0].to(queries.dtype)
+            sine = -sine
+        # It turns keys too, of which one is enough.
+        turned = self._apply(exact, exact[:, :1], cosine, sine)[0][0]
+        return (turned / stretch[0] if back else turned).to(queries.dtype)
 
 
 class PositionWatch:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from prefixkv.kernels.dispatch import selection
+from prefixkv.kernels.dispatch import curve, selection
 
 
 def select(importance: torch.Tensor, kept_len: int, sink_tokens: int, recent_tokens: int) -> torch.Tensor:
@@ -30,26 +30,6 @@ def select(importance: torch.Tensor, kept_len: int, sink_tokens: int, recent_tok
     return selection(rows, kept_len, sink_tokens, recent_tokens).reshape(*importance.shape[:-1], kept_len)
 
 
-def select_ranked(importance: torch.Tensor, kept_len: int, sink_tokens: int, recent_tokens: int) -> torch.Tensor:
-    """What `select` keeps, in another order: the newest protected entries first, then by importance, highest first.
-
-    Stored so, a layer shrinks from its end, and decoding evicts by slot whatever each head has there.
-
-    Args:
-        importance: as for `select`.
-        kept_len: likewise.
-        sink_tokens: likewise.
-        recent_tokens: likewise.
-
-    Returns:
-        (batch, heads, kept_len), int64: indices along `seen_len`.
-    """
-    kept = select(importance, kept_len, sink_tokens, recent_tokens)
-    priority = importance.float().gather(-1, kept)
-    priority[..., max(0, kept_len - recent_tokens) :] = torch.inf
-    return kept.gather(-1, priority.argsort(dim=-1, descending=True, stable=True))
-
-
 def cumulative_importance(importance: torch.Tensor) -> torch.Tensor:
     """Importance of a layer's 1, 2, ... most important entries together (the paper's prefix cumulative priority).
 
@@ -60,8 +40,4 @@ def cumulative_importance(importance: torch.Tensor) -> torch.Tensor:
         (seen_len,), float64, ascending to 1: the mean over rows and heads of their sorted, normalised and summed
         importance. An all-zero row counts as flat.
     """
-    shares = importance.double().sort(dim=-1, descending=True).values
-    totals = shares.sum(dim=-1, keepdim=True)
-    flat = torch.full_like(shares, 1 / shares.shape[-1])
-    shares = torch.where(totals == 0, flat, shares / totals)
-    return shares.mean(dim=(0, 1)).cumsum(0)
+    return curve(importance.float().flatten(0, -2).sort(dim=-1, descending=True).values)

@@ -12,6 +12,7 @@ from prefixkv.models.identity import ModelIdentity
 from prefixkv.policy.budget import Budget
 from prefixkv.policy.look_ahead import LookAhead
 from prefixkv.policy.methods import Method, get_method
+from prefixkv.policy.precision import fewest_bits
 from prefixkv.profiles.config import PrefixConfig
 from prefixkv.profiles.profile import LayerProfile
 from prefixkv.profiles.profile_path import profile_path
@@ -87,7 +88,8 @@ def _read(model: Any, identity: ModelIdentity, notify: Notify) -> LookAhead | No
             missing = f"{path} holds no look-ahead queries"
     if missing is None and profile is not None and profile.look_ahead is not None:
         try:
-            return LookAhead.read(profile.look_ahead.read(), model, identity.geometry)
+            fewest = fewest_bits(profile.rounding_loss)
+            return LookAhead.read(profile.look_ahead.read(), model, identity.geometry, fewest)
         except PrefixKVError as error:
             missing = str(error)
     notify(f"guided works without look-ahead: {missing}; measure one with `prefixkv profile --model {identity.id}`")

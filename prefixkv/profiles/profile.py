@@ -122,6 +122,8 @@ class LayerProfile:
         layers: a curve for each layer.
         created_by: program and version.
         look_ahead: queries that the model asked while it answered; None where they were not recorded.
+        rounding_loss: divergence of the model's predictions, in nats a token, where its prompt is stored in
+            2 bits; None where it was not measured.
     """
 
     model: ModelIdentity
@@ -131,6 +133,7 @@ class LayerProfile:
     layers: tuple[LayerCurve, ...]
     created_by: str
     look_ahead: LookAheadFile | None = None
+    rounding_loss: float | None = None
 
     @classmethod
     def load(cls, path: Path) -> LayerProfile:
@@ -152,8 +155,11 @@ class LayerProfile:
             if not isinstance(content.get(name), str):
                 raise PrefixKVError(f"{path}: {name} is {content.get(name)!r}, which is no text")
         look_ahead = _read_look_ahead(content.get("look_ahead"), path)
-        created_by = content["created_by"]
-        return cls(model, content["scorer"], content["source"], tuple(samples), curves, created_by, look_ahead)
+        loss = content.get("rounding_loss")
+        if loss is not None and (type(loss) not in (int, float) or not loss >= 0):
+            raise PrefixKVError(f"{path}: rounding_loss is {loss!r}, which is no number of nats")
+        scorer, source, created_by = (content[name] for name in ("scorer", "source", "created_by"))
+        return cls(model, scorer, source, tuple(samples), curves, created_by, look_ahead, loss)
 
     @classmethod
     def measure(cls, loaded: Any, samples: Any, source: str, **options: Any) -> LayerProfile:
@@ -194,6 +200,7 @@ class LayerProfile:
             "look_ahead": None
             if self.look_ahead is None
             else {"sha256": self.look_ahead.sha256, "queries": self.look_ahead.queries},
+            "rounding_loss": self.rounding_loss,
             "created_by": self.created_by,
         }
 

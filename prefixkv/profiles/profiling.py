@@ -21,11 +21,14 @@ from prefixkv.policy.rotary import PositionWatch, Rotation, watched
 from prefixkv.policy.selection import cumulative_importance
 from prefixkv.profiles.calibration import Sample
 from prefixkv.profiles.profile import LayerProfile, LookAheadFile, average_curve
+from prefixkv.profiles.rounding import rounding_loss
 from prefixkv.workers import Launch, division_of
 
 SCORER = "accumulated"
 ANSWER_TOKENS = 128
 """Length to which a model answers a calibration sample: look-ahead queries are drawn from the whole answers."""
+ROUNDED_SAMPLES = 8
+"""Samples, the first ones, whose answers are predicted again from a rounded cache."""
 
 
 class _Recorder(DynamicCache):
@@ -121,7 +124,10 @@ def measure(
         torch.set_num_threads(threads)
     facts = tuple(sample.facts for sample in measured)
     created_by = f"prefixkv {__version__}"
-    return LayerProfile(loaded.identity, SCORER, source, facts, layers, created_by, look_ahead)
+    rounding = [sample.rounding for sample in measured if sample.rounding is not None]
+    tokens = sum(count for _, count in rounding)
+    loss = round(sum(nats for nats, _ in rounding) / tokens, 6) if tokens else None
+    return LayerProfile(loaded.identity, SCORER, source, facts, layers, created_by, look_ahead, loss)
 
 
 @dataclass(frozen=True)
@@ -132,6 +138,7 @@ class _Measured:
     curves: list[list[float]]
     facts: dict[str, Any]
     queries: QueryParts | None
+    rounding: tuple[float, int] | None
 
 
 def _measure_sample(
@@ -155,7 +162,11 @@ def _measure_sample(
         "prompt_tokens": prompt_tokens,
         "answer_tokens": out.shape[1] - prompt_tokens,
     }
-    return _Measured(index, recorder.curves, facts, None if queries is None else queries.parts)
+    rounding = None
+    if index < ROUNDED_SAMPLES and loaded.geometry.head_dim % 4 == 0:
+        with torch.no_grad():
+            rounding = rounding_loss(model, inputs, out[0, prompt_tokens:])
+    return _Measured(index, recorder.curves, facts, None if queries is None else queries.parts, rounding)
 
 
 def _query_recorder(loaded: LoadedModel, notify: Notify) -> QueryRecorder | None:

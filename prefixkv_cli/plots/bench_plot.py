@@ -59,6 +59,8 @@ def _draw(
         figure = value(cell)
         if figure is not None:
             name = "transformers" if cell["engine"] == "transformers" else f"{cell['budget']} {cell['method']}"
+            if cell.get("look_ahead_queries") == 0:
+                name += ", no look-ahead"
             lines.setdefault(name, []).append((cell[axis], figure))
     for name, points in lines.items():
         places, figures = zip(*sorted(points), strict=True)

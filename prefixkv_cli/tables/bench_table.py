@@ -62,7 +62,8 @@ def _stock(cells: Sequence[Mapping[str, Any]], load: tuple[int, int]) -> Mapping
 def _engine(cell: Mapping[str, Any]) -> str:
     if cell["engine"] == "transformers":
         return "transformers"
-    return f"{cell['budget']}" + (" plain" if cell["path"] == "plain" else "")
+    aside = " no look-ahead" if cell.get("look_ahead_queries") == 0 else ""
+    return f"{cell['budget']}{aside}" + (" plain" if cell["path"] == "plain" else "")
 
 
 def _row(cell: Mapping[str, Any], stock: Mapping[str, Any] | None) -> list[str]:

@@ -84,7 +84,7 @@ def test_hard_limit_holds_at_every_layer_and_step(method: str, share: float, mon
     limit = int(share * 120 * 4 * 2 * 2 * 16 * 4)
     measured: list[int] = []
     with prefixkv.compress(model, f"{limit}B", method) as cache:
-        for name in ("keep", "write", "shrink"):
+        for name in ("keep", "write", "fill"):
             original = getattr(CompressedLayer, name)
 
             def watched(layer: CompressedLayer, *args: Any, original: Any = original) -> Any:

@@ -90,3 +90,17 @@ def test_bad_input_is_one_line(run: Run, arguments: tuple[str, ...], message: st
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1
     assert message in done.stderr
+
+
+def test_guided_is_measured_with_random_look_ahead_and_without(run: Run) -> None:
+    quick = ("--new-tokens", "4", "--repeats", "1", "--device", "cpu", "--baseline", "none", "--context", "60")
+    done = run("bench", "--shape", "small", *quick, "--method", "guided", "--json")
+    assert done.returncode == 0, done.stderr
+    cells = json.loads(done.stdout)["cells"]
+    assert [(cell["budget"], cell["look_ahead_queries"]) for cell in cells] == [
+        ("100%", None),
+        ("20%", 128),
+        ("20%", 0),
+    ]
+    assert cells[1]["kv_bytes"] == cells[2]["kv_bytes"]
+    assert "20% no look-ahead" in done.stderr

@@ -10,7 +10,7 @@ from prefixkv.kernels.attention_peak import attention_peak
 from prefixkv.kernels.row_mass import row_mass
 
 
-def _weights(queries: torch.Tensor, keys: torch.Tensor, scale: float, causal: bool) -> torch.Tensor:
+def _weights(queries: torch.Tensor, keys: torch.Tensor, scale: float, own: int) -> torch.Tensor:
     """(batch, kv_heads, group, count, key_len), one softmax after the other."""
     batch, query_heads, count, _ = queries.shape
     kv_heads, key_len = keys.shape[1:3]
@@ -19,19 +19,19 @@ def _weights(queries: torch.Tensor, keys: torch.Tensor, scale: float, causal: bo
     for b in range(batch):
         for h in range(query_heads):
             for i in range(count):
-                visible = key_len - count + i + 1 if causal else key_len
+                visible = min(key_len, key_len - own + i + 1) if own else key_len
                 scores = scale * keys[b, h // group, :visible].double() @ queries[b, h, i].double()
                 weights[b, h // group, h % group, i, :visible] = scores.softmax(0)
     return weights
 
 
-@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("own", [0, 2, 5])
 @pytest.mark.parametrize(("query_heads", "kv_heads"), [(1, 1), (6, 2), (7, 1)])
-def test_peak_is_the_maximum_of_the_matrix(causal: bool, query_heads: int, kv_heads: int) -> None:
+def test_peak_is_the_maximum_of_the_matrix(own: int, query_heads: int, kv_heads: int) -> None:
     torch.manual_seed(0)
     queries, keys = torch.randn(2, query_heads, 5, 16), torch.randn(2, kv_heads, 9, 16)
-    expected = _weights(queries, keys, 0.25, causal).amax(dim=(2, 3))
-    torch.testing.assert_close(attention_peak(queries, keys, 0.25, causal).double(), expected, atol=1e-6, rtol=1e-5)
+    expected = _weights(queries, keys, 0.25, own).amax(dim=(2, 3))
+    torch.testing.assert_close(attention_peak(queries, keys, 0.25, own).double(), expected, atol=1e-6, rtol=1e-5)
 
 
 def test_peak_takes_the_same_queries_for_every_row() -> None:
@@ -54,6 +54,6 @@ def test_row_mass_weighs_the_rows() -> None:
     queries, keys = torch.randn(1, 4, 6, 16), torch.randn(1, 2, 6, 16)
     weights = torch.rand(2, 2)
     places = torch.tensor([1, 4])
-    expected = (_weights(queries, keys, 0.25, True)[0].mean(1)[:, places] * weights[..., None]).sum(1)
+    expected = (_weights(queries, keys, 0.25, 6)[0].mean(1)[:, places] * weights[..., None]).sum(1)
     mass = row_mass(queries[0, :, places], keys[0], 0.25, places, weights)
     torch.testing.assert_close(mass.double(), expected.double(), atol=1e-6, rtol=1e-5)

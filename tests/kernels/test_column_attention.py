@@ -12,14 +12,17 @@ from tests.kernels.precision import assert_precise, noise
 ON_GPU = torch.cuda.is_available()
 
 
-def weights(queries: torch.Tensor, keys: torch.Tensor, scale: float, causal: bool) -> torch.Tensor:
-    """The attention matrix, (batch, kv_heads, group, query_len, key_len), in the precision of the inputs."""
+def weights(queries: torch.Tensor, keys: torch.Tensor, scale: float, own: int) -> torch.Tensor:
+    """The attention matrix, (batch, kv_heads, group, query_len, key_len), in the precision of the inputs.
+
+    The first `own` queries belong to the last keys; the others see all.
+    """
     batch, query_heads, query_len, head_dim = queries.shape
     kv_heads, key_len = keys.shape[1:3]
     grouped = queries.reshape(batch, kv_heads, query_heads // kv_heads, query_len, head_dim)
     scores = (grouped @ keys.unsqueeze(2).transpose(-1, -2)) * scale
-    if causal:
-        hidden = torch.ones(query_len, key_len, dtype=torch.bool, device=keys.device).triu(key_len - query_len + 1)
+    hidden = torch.ones(query_len, key_len, dtype=torch.bool, device=keys.device).triu(key_len - own + 1)
+    if own:
         scores = scores.masked_fill(hidden, float("-inf"))
     return scores.softmax(dim=-1)
 
@@ -32,13 +35,13 @@ def peak(matrix: torch.Tensor) -> torch.Tensor:
     return matrix.amax(dim=(2, 3))
 
 
-def check(name: str, queries: torch.Tensor, keys: torch.Tensor, scale: float) -> None:
-    causal, reduce = (True, mass) if name == "attention_mass" else (False, peak)
-    result = implementation(name, keys, "triton")(queries, keys, scale)
+def check(name: str, queries: torch.Tensor, keys: torch.Tensor, scale: float, *own: int) -> None:
+    reduce, first = (mass, queries.shape[2]) if name == "attention_mass" else (peak, *own, 0)[:2]
+    result = implementation(name, keys, "triton")(queries, keys, scale, *own)
     assert result.dtype == torch.float32
     rows = queries.expand(keys.shape[0], -1, -1, -1)
-    exact = reduce(weights(rows.double(), keys.double(), scale, causal))
-    assert_precise(result, reduce(weights(rows, keys, scale, causal)), exact)
+    exact = reduce(weights(rows.double(), keys.double(), scale, first))
+    assert_precise(result, reduce(weights(rows, keys, scale, first)), exact)
 
 
 SHAPES = [(1, 1), (1, 9), (13, 13), (31, 65), (64, 64), (63, 127), (65, 129), (100, 257)]
@@ -95,7 +98,16 @@ def test_peak_of_queries_that_all_rows_share(triton_device: torch.device) -> Non
     check("attention_peak", queries, keys, 0.5)
 
 
-def test_known_log_sum_exp_is_used_once_and_only_for_its_queries(triton_device: torch.device) -> None:
+@pytest.mark.parametrize(("own", "ahead"), [(1, 0), (1, 128), (64, 128), (17, 5), (40, 0)])
+def test_peak_of_the_last_queries_and_of_some_behind_them(
+    dtype: torch.dtype, own: int, ahead: int, triton_device: torch.device
+) -> None:
+    queries = noise(2, 4, own + ahead, 64, dtype=dtype, device=triton_device, seed=own, scale=2)
+    keys = noise(2, 2, 200, 64, dtype=dtype, device=triton_device, seed=ahead)
+    check("attention_peak", queries, keys, 0.125, own)
+
+
+def test_known_log_sum_exp_is_used_only_for_its_queries_and_for_the_last_of_them(triton_device: torch.device) -> None:
     queries = noise(1, 4, 70, 64, dtype=torch.float32, device=triton_device, seed=8)
     keys = noise(1, 2, 70, 64, dtype=torch.float32, device=triton_device, seed=9)
     scores = (queries.reshape(1, 2, 2, 70, 64) @ keys[:, :, None].transpose(-1, -2)) * 0.125
@@ -105,8 +117,15 @@ def test_known_log_sum_exp_is_used_once_and_only_for_its_queries(triton_device: 
     expected = attention_mass(queries, keys, 0.125)
     row_lse.remember(queries, known)
     torch.testing.assert_close(attention_mass(queries, keys, 0.125), expected, rtol=1e-5, atol=1e-6)
+    last = queries[:, :, -9:]
+    expected_last = attention_mass(last.clone(), keys, 0.125)
     row_lse.remember(queries, known + 1)
     torch.testing.assert_close(attention_mass(queries, keys, 0.125), expected / torch.e, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(attention_mass(queries, keys, 0.125), expected, rtol=1e-5, atol=1e-6)
-    row_lse.remember(queries, known + 1)
+    torch.testing.assert_close(attention_mass(last, keys, 0.125), expected_last / torch.e, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(attention_mass(queries.clone(), keys, 0.125), expected, rtol=1e-5, atol=1e-6)
+    first = queries[:, :, :9]
+    torch.testing.assert_close(
+        attention_mass(first, keys, 0.125), attention_mass(first.clone(), keys, 0.125), rtol=1e-5, atol=1e-6
+    )
+    row_lse.forget()
+    torch.testing.assert_close(attention_mass(queries, keys, 0.125), expected, rtol=1e-5, atol=1e-6)

@@ -9,7 +9,7 @@ import torch
 
 from prefixkv.kernels.dispatch import implementation
 from prefixkv.kernels.entry_table import EntryTable, LayerEntries
-from prefixkv.kernels.packing import pack, unpack
+from prefixkv.kernels.packing import STEP_BYTES, pack, unpack
 from tests.kernels.precision import assert_precise, noise
 
 CPU = torch.device("cpu")
@@ -152,24 +152,90 @@ def packed(dtype: torch.dtype, device: torch.device, kept: int, slot: int, bits:
     return dataclasses.replace(plain, keys=keys, values=values)
 
 
+def codes_of(rows: torch.Tensor, bits: int) -> torch.Tensor:
+    """The codes of packed rows, one number each."""
+    codes = rows[..., :-STEP_BYTES].int()
+    return codes if bits == 8 else torch.cat([codes & 15, codes >> 4], dim=-1)
+
+
+def attended(
+    stored: LayerEntries, query: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor, scale: float, bits: int
+):
+    """Attention over packed entries as they are, in the dtype of the query: the kernel's own part."""
+    keys, values = (
+        unpack(part[:, :, : stored.kept_tokens], bits, query.dtype) for part in (stored.keys, stored.values)
+    )
+    heads = query.reshape(query.shape[0], -1, keys.shape[3])
+    first, second = heads.chunk(2, dim=-1)
+    turned = heads * cosine[:, None] + torch.cat([-second, first], dim=-1) * sine[:, None]
+    keys, values = (part.repeat_interleave(heads.shape[1] // part.shape[1], dim=1) for part in (keys, values))
+    output = torch.nn.functional.scaled_dot_product_attention(turned[:, :, None], keys, values, scale=scale)
+    return output.reshape(query.shape)
+
+
+def check_packed(
+    dtype: torch.dtype, device: torch.device, bits: int, kept: int, slot: int, group: int, head_dim: int
+) -> None:
+    """As `check`, for packed entries.
+
+    A number of the new entry that lies between two steps may be rounded to either, so its codes are compared with the
+    specification's, and the output with attention over the codes that were written.
+    """
+    shape = {"batch": 2, "kv_heads": 2, "head_dim": head_dim, "choices": 1}
+    stored = packed(dtype, device, kept, slot, bits, **shape)
+    fresh = token(dtype, device, 2, 2 * group, 2, head_dim)
+    ordinary, scale = copy(stored, torch.uint8), head_dim**-0.5
+    run("torch", ordinary, fresh, scale, bits=bits)
+    output = run("triton", stored, fresh, scale, bits=bits)
+    others = torch.arange(kept + 3, device=device) != slot
+    for written, specified in ((stored.keys, ordinary.keys), (stored.values, ordinary.values)):
+        assert written[:, :, others].equal(specified[:, :, others])
+        new, expected = (codes_of(rows[:, :, slot], bits) for rows in (written, specified))
+        difference = (new - expected).abs()
+        assert int(difference.max()) <= 1
+        assert float(difference.float().mean()) <= 0.02
+        steps = [
+            rows[:, :, slot, -STEP_BYTES:].contiguous().view(torch.float16).float() for rows in (written, specified)
+        ]
+        torch.testing.assert_close(steps[0], steps[1], rtol=0.01, atol=0)
+    assert stored.positions.equal(ordinary.positions)
+    assert stored.importance.equal(ordinary.importance)
+    query, _, _, cosine, sine = fresh
+    same = attended(stored, query, cosine, sine, scale, bits)
+    exact = attended(stored, query.double(), cosine.double(), sine.double(), scale, bits)
+    assert_precise(output, same, exact)
+
+
 @pytest.mark.parametrize("bits", [8, 4])
 @pytest.mark.parametrize(("kept", "slot"), [(1, 0), (65, 64), (150, 7)])
 @pytest.mark.parametrize(("group", "head_dim"), [(1, 128), (3, 64), (8, 32)])
 def test_packed_entries(
     dtype: torch.dtype, bits: int, kept: int, slot: int, group: int, head_dim: int, triton_device: torch.device
 ) -> None:
-    shape = {"batch": 2, "kv_heads": 2, "head_dim": head_dim, "choices": 1}
-    stored = packed(dtype, triton_device, kept, slot, bits, **shape)
-    fresh = token(dtype, triton_device, 2, 2 * group, 2, head_dim)
-    ordinary = dataclasses.replace(copy(stored, torch.uint8))
-    expected = run("torch", ordinary, fresh, head_dim**-0.5, bits=bits)
-    output = run("triton", stored, fresh, head_dim**-0.5, bits=bits)
-    # The new entry's codes may differ by one where a number lies between two steps; the others are not touched.
-    others = torch.arange(kept + 3, device=triton_device) != slot
-    assert stored.keys[:, :, others].equal(ordinary.keys[:, :, others])
-    new, new_expected = (unpack(each.keys[:, :, slot], bits, torch.float32) for each in (stored, ordinary))
-    assert float((new - new_expected).abs().max()) <= 0.02 * float(new_expected.abs().max())
-    assert stored.positions.equal(ordinary.positions)
-    assert stored.importance.equal(ordinary.importance)
-    exact = run("torch", copy(stored, torch.uint8), [x.double() for x in fresh], head_dim**-0.5, bits=bits)
-    assert_precise(output, expected, exact)
+    check_packed(dtype, triton_device, bits, kept, slot, group, head_dim)
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize(("group", "head_dim"), [(1, 64), (9, 32)])
+def test_packed_entries_that_one_program_reads(
+    dtype: torch.dtype,
+    bits: int,
+    group: int,
+    head_dim: int,
+    triton_device: torch.device,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Block after block, as with many rows; a short cache has a program for each block."""
+    monkeypatch.setattr("prefixkv.kernels.triton.packed_attention.PACKED_PROGRAMS", 4)
+    check_packed(dtype, triton_device, bits, 107, 3, group, head_dim)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize(("group", "head_dim"), [(7, 128), (16, 128), (1, 256)])
+def test_long_packed_cache(
+    dtype: torch.dtype, bits: int, group: int, head_dim: int, triton_device: torch.device
+) -> None:
+    if dtype == torch.float32 and head_dim == 256:
+        pytest.skip("the rotation of such heads in float32 does not fit into shared memory")
+    check_packed(dtype, triton_device, bits, 16_385, 100, group, head_dim)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from prefixkv.cache.prefix_cache import PrefixKVCache
 from prefixkv.kernels.entry_table import LayerEntries
+from prefixkv.policy.precision import FEWEST_BITS
 
 PACKED_HEAD = 32
 """Smallest head whose packed halves the matrix units take; a power of two it must be."""
@@ -52,6 +53,8 @@ def obstacle(cache: PrefixKVCache) -> str | None:
             return "its buffers are not contiguous"
         if layer.bits != cache.layers[0].bits:
             return "its layers are packed in different ways"
+        if layer.bits == FEWEST_BITS:
+            return f"its entries are packed in {layer.bits} bits"
         if layer.bits is not None and (layer.head_dim < PACKED_HEAD or layer.head_dim & (layer.head_dim - 1)):
             return f"it is packed in heads of {layer.head_dim}"
     return None

@@ -10,6 +10,4 @@ from prefixkv.kernels.triton.column_attention import column_attention
 
 def attention_mass(queries: torch.Tensor, keys: torch.Tensor, scale: float) -> torch.Tensor:
     """As the plain twin; the rows' log-sum-exp is taken over from the attention call where that left it."""
-    return column_attention(
-        queries, keys, scale, own=queries.shape[2], peak=False, row_lse=row_lse.recall(queries)
-    )
+    return column_attention(queries, keys, scale, own=queries.shape[2], peak=False, row_lse=row_lse.recall(queries))

@@ -1,9 +1,9 @@
 """Attention seen from the keys: each key's softmax weights, reduced over the queries, without the matrix.
 
-Two passes over tiles of scores. The first gives every query row's largest score and its sum of exponentials, in parallel
-over parts of the keys where there are few queries. The second holds one block of keys, runs over the queries that see
-it, and reduces in registers; no atomics, so the result is the same every time. Exponentials are base 2, with the scale
-folded into the scores. Largest score and sum stay apart, since their logarithm would round what float32 can tell.
+Two passes over tiles of scores. The first gives every query row's largest score and its sum of exponentials, in
+parallel over parts of the keys where there are few queries. The second holds one block of keys, runs over the queries
+that see it, and reduces in registers; no atomics, so the result is the same every time. Exponentials are base 2, with
+the scale folded into the scores. Largest score and sum stay apart: their logarithm would round what float32 can tell.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 
 LOG2_E = 1.4426950408889634
+_LOG2_E = tl.constexpr(LOG2_E)
 ROW_PROGRAMS = 512
 """Programs of the first pass that keep a large GPU busy; with fewer rows, the keys are split."""
 
@@ -99,15 +100,15 @@ def _column_kernel(
             scores = _scores(q, k, FLOAT32) * scale2
             # Rows past the end get no weight: 2 ** -inf.
             if PARTS == 0:
-                lse = tl.load(top_ptr + stats + rows, inside, float("inf")) * 1.4426950408889634
+                lse = tl.load(top_ptr + stats + rows, inside, float("inf")) * _LOG2_E
                 weights = tl.exp2(scores - lse[None, :])
             else:
                 parts = stats + tl.arange(0, PARTS)[:, None] * stat_part + rows[None, :]
-                tops = tl.load(top_ptr + parts, inside[None, :], float("inf"))
+                tops = tl.load(top_ptr + parts, inside[None, :], 0.0)
                 top = tl.max(tops, axis=0)
-                faded = tl.where(inside[None, :], tl.exp2(tops - top[None, :]), 1.0)
-                total = tl.sum(tl.load(sum_ptr + parts, inside[None, :], 1.0) * faded, axis=0)
-                weights = tl.exp2(scores - top[None, :]) * (1.0 / total)[None, :]
+                faded = tl.load(sum_ptr + parts, inside[None, :], 1.0) * tl.exp2(tops - top[None, :])
+                top = tl.where(inside, top, float("inf"))
+                weights = tl.exp2(scores - top[None, :]) * (1.0 / tl.sum(faded, axis=0))[None, :]
             if CAUSAL:
                 if start + offset < block * N + N:
                     weights = tl.where(columns[:, None] <= offset + rows[None, :], weights, 0.0)

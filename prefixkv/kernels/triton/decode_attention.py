@@ -169,12 +169,12 @@ assert COLUMNS.index("capacity") == 4, "the kernel reads the table by number"
 
 
 def _tiles(rows: int, head_dim: int, dtype: torch.dtype) -> tuple[int, int, int, int]:
-    return 64 if dtype != torch.float32 and head_dim <= 128 else 32, splits_for(rows), 4, 2
+    return 64 if dtype != torch.float32 and head_dim <= 128 else 32, splits_for(rows, PROGRAMS), 4, 2
 
 
-def splits_for(rows: int) -> int:
-    """Parts into which the entries of each of `rows` kv heads are split, a power of two."""
+def splits_for(rows: int, programs: int) -> int:
+    """Parts into which the entries of each of `rows` kv heads are split, a power of two; `programs` fill the GPU."""
     splits = 1
-    while splits < MAX_SPLITS and rows * splits * 2 <= PROGRAMS:
+    while splits < MAX_SPLITS and rows * splits * 2 <= programs:
         splits *= 2
     return splits

@@ -38,6 +38,11 @@ def _selection_kernel(x_ptr, out_ptr, x_row, seen_len, kept_len, sinks, recent, 
     tl.store(out_ptr + row * kept_len + place, columns.to(tl.int64), chosen > 0)
 
 
+def warps_for(columns: int) -> int:
+    """Warps that hold a row of so many numbers in registers."""
+    return 4 if columns <= 1024 else 8 if columns <= 4096 else 16
+
+
 def selection(importance: torch.Tensor, kept_len: int, sink_tokens: int, recent_tokens: int) -> torch.Tensor:
     """As the plain twin."""
     rows, seen_len = importance.shape
@@ -49,6 +54,6 @@ def selection(importance: torch.Tensor, kept_len: int, sink_tokens: int, recent_
     n = max(16, triton.next_power_of_2(seen_len))
     _selection_kernel[(rows,)](
         importance, out, importance.stride(0), seen_len, kept_len, sink_tokens, recent_tokens, N=n,
-        num_warps=4 if n <= 1024 else 8 if n <= 4096 else 16,
+        num_warps=warps_for(n),
     )  # fmt: skip
     return out

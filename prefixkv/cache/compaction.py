@@ -1,0 +1,168 @@
+"""Compaction: when the layers of one chunk are cut to their shares, where these are searched for.
+
+Knows nothing of attention or of how importance is scored; the shares themselves are found elsewhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+
+from prefixkv.cache.capacity import Capacity
+from prefixkv.cache.layer import CompressedLayer
+from prefixkv.kernels.dispatch import first_ranked, gather
+from prefixkv.kernels.gathering import Move
+from prefixkv.policy.precision import entry_bytes
+from prefixkv.policy.shares import LayerShares
+
+SLACK = 2
+"""A budget that is a fraction may be exceeded by one part in so many between two layers of one forward pass, which
+saves most of the copies of cutting earlier layers; after the last layer it is exact. A hard limit has no slack."""
+AHEAD = 1
+"""Layers that a GPU holds beside the slack. There the host runs ahead: what is cut follows from the curves that have
+come, so that it does not wait for the newest while the device has nothing to do, and the newest layers stay whole."""
+ROOM = 2
+"""Layers for which room is made at once."""
+TOGETHER = 2
+"""Whole layers in whose memory layers are cut together on a GPU; else it is one by one."""
+
+
+class Compaction:
+    """The layers of one chunk, each held whole as it arrived until its share is known well enough.
+
+    The shares of the first layers can only fall with every further one. So a layer may be cut to its share among any
+    number of first layers, and how often that is done, and when, does not change what is kept in the end.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[CompressedLayer],
+        shares: LayerShares,
+        capacity: Capacity,
+        seen_tokens: int,
+        batch: int,
+        bits: int | None,
+        text_tokens: Callable[[], int],
+        ahead: int = 0,
+    ) -> None:
+        """Begin a chunk.
+
+        Args:
+            layers: all compressed layers.
+            shares: of this chunk.
+            capacity: what fits.
+            seen_tokens: tokens read when the chunk is.
+            batch: rows.
+            bits: in which an element is stored; None for the model's own precision.
+            text_tokens: says how many of the tokens read are text; asked once at most.
+            ahead: layers that may be held whole beside the slack; without any, the newest curve is waited for.
+        """
+        self._layers, self._shares, self._bits, self._ahead = layers, shares, bits, ahead
+        self._seen_tokens, self._text_tokens = seen_tokens, text_tokens
+        self._is_hard_limit, self._waits = capacity.budget.is_hard_limit, capacity.method.waits
+        self._whole_bytes = capacity.geometry.entry_bytes
+        self._stored_bytes = entry_bytes(capacity.geometry, bits)
+        self._total = capacity.total(seen_tokens, batch, bits)
+        most = self._total * self._stored_bytes
+        slack = most // SLACK + ahead * seen_tokens * self._stored_bytes
+        self._most_bytes = most if self._is_hard_limit else most + slack
+        # So many layers may be whole when the others are cut to the total.
+        self._behind = slack // (seen_tokens * self._whole_bytes)
+
+    def advance(self, index: int) -> None:
+        """Cut what must be cut now that a further layer, but the last, is held whole.
+
+        Args:
+            index: of the layer.
+        """
+        last = len(self._layers) - 1
+        if index == last or self._waits:
+            return
+        arrived = self._shares.fetch()
+        whole = self._layers[index].kept_tokens * self._whole_bytes
+        excess = sum(map(self._bytes, self._layers)) - self._most_bytes
+        if index == last - 1 and not self._is_hard_limit:
+            # The last layer is held beside all that it finds.
+            excess += whole
+        room = 0 if self._is_hard_limit else ROOM * whole
+        oldest = max(1, index + 1 - self._behind) if self._ahead else index + 1
+        for read in range(max(oldest, arrived), index + 2):
+            if excess <= 0:
+                break
+            excess -= self._cut(self._counts(read, index), excess + room)
+
+    def finish(self) -> None:
+        """Cut every layer to what it keeps, now that all have read the chunk."""
+        last = len(self._layers) - 1
+        counts = self._counts(last + 1, last)
+        cuts = [(layer, min(count, layer.kept_tokens)) for layer, count in zip(self._layers, counts, strict=True)]
+        self._shrink((layer, count) for layer, count in cuts if layer.arriving is not None or count < layer.kept_tokens)
+        for layer in self._layers:
+            layer.ranks = None
+
+    def _bytes(self, layer: CompressedLayer) -> int:
+        """What a layer stores or holds, of one row of the batch."""
+        return layer.kept_tokens * (self._stored_bytes if layer.arriving is None else self._whole_bytes)
+
+    def _cut(self, counts: Sequence[int], wanted: int) -> int:
+        """Cut layers, those with most to lose first, until so many bytes are free or nothing is left to cut.
+
+        Returns:
+            The bytes that are free.
+        """
+        cuts = []
+        for layer, count in zip(self._layers, counts, strict=False):
+            count = min(count, layer.kept_tokens)
+            cuts.append((self._bytes(layer) - count * self._stored_bytes, layer, count))
+        # A hard limit is of what is stored: room comes first there, then a layer that was held.
+        cuts.sort(key=lambda cut: (self._is_hard_limit and cut[1].arriving is not None, -cut[0]))
+        chosen, freed = [], 0
+        for gain, layer, count in cuts:
+            if freed >= wanted:
+                break
+            if gain > 0:
+                chosen.append((layer, count))
+                freed += gain
+        self._shrink(chosen)
+        return freed
+
+    def _shrink(self, cuts: Iterable[tuple[CompressedLayer, int]]) -> None:
+        """Store what stays of layers, of a few together, so that little is there twice."""
+        together: list[tuple[CompressedLayer, int]] = []
+        most = TOGETHER * self._seen_tokens * self._whole_bytes if self._ahead else 0
+        for layer, count in cuts:
+            if together and together[0][0].device != layer.device:
+                _move(together, self._bits)
+                together = []
+            together.append((layer, count))
+            if sum(count for _, count in together) * self._stored_bytes >= most:
+                _move(together, self._bits)
+                together = []
+        if together:
+            _move(together, self._bits)
+
+    def _counts(self, read: int, index: int) -> list[int]:
+        """Entries for the first `read` layers of those up to `index`; what later ones store is reserved for them."""
+        stored = [layer.kept_tokens for layer in self._layers]
+        later = [0] * (index + 1 - read) + stored[index + 1 :]
+        text_tokens = self._text_tokens() if self._waits else self._seen_tokens
+        return self._shares.counts(self._total, self._seen_tokens, stored[:read], later, text_tokens)
+
+
+def _move(cuts: Sequence[tuple[CompressedLayer, int]], bits: int | None) -> None:
+    """Store what stays of layers of one device."""
+    ranked = [(layer, count) for layer, count in cuts if layer.ranks is not None and count < layer.kept_tokens]
+    with torch.cuda.device(cuts[0][0].device) if cuts[0][0].device.type == "cuda" else contextlib.nullcontext():
+        choices = first_ranked([layer.ranks for layer, _ in ranked if layer.ranks is not None], [c for _, c in ranked])
+        chosen = {id(layer): indices for (layer, _), indices in zip(ranked, choices, strict=True)}
+        kinds: dict[tuple[Any, ...], list[tuple[CompressedLayer, Move]]] = defaultdict(list)
+        for layer, count in cuts:
+            move, packs = layer.shrunk(count, bits, chosen.get(id(layer)))
+            kinds[packs, move.keys.dtype, move.indices is None, len(move.notes)].append((layer, move))
+        for (packs, *_), moves in kinds.items():
+            for (layer, _), moved in zip(moves, gather([move for _, move in moves], packs), strict=True):
+                layer.fill(moved)

@@ -1,0 +1,118 @@
+"""What one layer of the compressed cache stores: the only code that moves or frees keys and values."""
+
+from __future__ import annotations
+
+import torch
+
+from prefixkv.cache.refusals import RefusingLayer
+from prefixkv.kernels.dispatch import pack
+from prefixkv.kernels.gathering import Move, Moved
+from prefixkv.kernels.packing import STEP_BYTES, unpack
+
+
+class StoredEntries(RefusingLayer):
+    """Keys and values in buffers of their own size, and what is noted of them.
+
+    They may be stored packed (`prefixkv.kernels.packing`): a buffer's rows are bytes then, and what is attended to is
+    unpacked beside it.
+
+    Attributes:
+        head_dim: elements of a key or a value.
+        model_dtype: in which the model computes.
+        keys: (batch, kv_heads, capacity, head_dim) or None; the first `kept_tokens` are in use. Packed, uint8 rows.
+        values: same shape.
+        positions: (batch, heads, capacity), int64, original position of each entry; `heads` is 1 where all kv heads
+            share a choice.
+        importance: (batch, heads, capacity), float32; generated entries have 0.
+        ranks: (batch, heads, capacity), int32: while a chunk is compacted, which entries stay longest; else None.
+        kept_tokens: entries in use.
+    """
+
+    def __init__(self, head_dim: int, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.head_dim, self.model_dtype = head_dim, dtype
+        self.free()
+
+    def free(self) -> None:
+        """Free the buffers."""
+        self.keys = self.values = None
+        self.positions: torch.Tensor | None = None
+        self.importance: torch.Tensor | None = None
+        self.ranks: torch.Tensor | None = None
+        self.kept_tokens = 0
+
+    @property
+    def device(self) -> torch.device:
+        """Where the entries are that the layer has taken in."""
+        assert self.positions is not None
+        return self.positions.device
+
+    @property
+    def buffer_bytes(self) -> int:
+        """Bytes of the buffers that exist, read off their storage."""
+        return sum(tensor.untyped_storage().nbytes() for tensor in (self.keys, self.values) if tensor is not None)
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes of the buffers' part that holds entries."""
+        buffers = [tensor[:, :, :1] for tensor in (self.keys, self.values) if tensor is not None]
+        return self.kept_tokens * sum(tensor.numel() * tensor.element_size() for tensor in buffers)
+
+    @property
+    def bits(self) -> int | None:
+        """Bits in which an element is stored; None for the model's own precision."""
+        if self.keys is None or self.keys.dtype != torch.uint8:
+            return None
+        return (self.keys.shape[3] - STEP_BYTES) * 8 // self.head_dim
+
+    def unpacked(self, buffer: torch.Tensor) -> torch.Tensor:
+        """What a buffer, or a part of one, holds, in the model's precision.
+
+        Args:
+            buffer: (batch, kv_heads, entries, head_dim), or packed rows.
+        """
+        return buffer if self.bits is None else unpack(buffer, self.bits, self.model_dtype)
+
+    @property
+    def entries(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values of all stored entries, (batch, kv_heads, kept_tokens, head_dim); views where not packed."""
+        assert self.keys is not None
+        assert self.values is not None
+        keys, values = (self.unpacked(buffer[:, :, : self.kept_tokens]) for buffer in (self.keys, self.values))
+        return keys, values
+
+    def repack(self, bits: int) -> None:
+        """Store the entries in other bits, or packed for the first time."""
+        keys, values = self.entries
+        self.keys, self.values = pack(keys, bits), pack(values, bits)
+
+    def move(self, rows: tuple[torch.Tensor, torch.Tensor] | None, indices: torch.Tensor | None, count: int) -> Move:
+        """What is to be done to store chosen entries in buffers of exactly their number.
+
+        Args:
+            rows: keys and values, (batch, kv_heads, entries, head_dim) or packed rows; None for the stored ones. The
+                notes are of the same entries.
+            indices: (batch, heads, count), int64, in the order of storage; None for the first ones.
+            count: entries.
+        """
+        keys, values = rows or (self.keys, self.values)
+        assert keys is not None
+        assert values is not None
+        assert self.positions is not None
+        assert self.importance is not None
+        notes = (self.positions, self.importance)
+        return Move(keys, values, notes if self.ranks is None else (*notes, self.ranks), indices, count)
+
+    def fill(self, moved: Moved) -> None:
+        """Take the new buffers."""
+        self.keys, self.values, (self.positions, self.importance, *ranks) = moved
+        self.ranks = ranks[0] if ranks else None
+        self.kept_tokens = moved[0].shape[2]
+
+    def _grow(self, capacity: int) -> None:
+        for name in ("keys", "values", "positions", "importance"):
+            old = getattr(self, name)
+            dim = 2
+            new = old.new_empty(*old.shape[:dim], capacity, *old.shape[dim + 1 :])
+            new[:, :, : self.kept_tokens] = old[:, :, : self.kept_tokens]
+            setattr(self, name, new)

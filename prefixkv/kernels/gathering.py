@@ -1,0 +1,58 @@
+"""Gathering: chosen entries of layers, copied or packed into buffers of exactly their number, in plain torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from prefixkv.kernels.packing import pack
+
+
+@dataclass(frozen=True)
+class Move:
+    """What one layer moves.
+
+    Attributes:
+        keys: (batch, kv_heads, entries, numbers), any strides but 1 in the last dimension.
+        values: same shape and dtype.
+        notes: what is noted of the entries, (batch, heads, entries): positions, int64, and importance, float32; then
+            ranks, int32, if there are any. `heads` is `kv_heads`, or 1 where all heads share a choice.
+        indices: (batch, heads, count), int64; None for the first entries.
+        count: entries that are moved.
+    """
+
+    keys: torch.Tensor
+    values: torch.Tensor
+    notes: tuple[torch.Tensor, ...]
+    indices: torch.Tensor | None
+    count: int
+
+
+Moved = tuple[torch.Tensor, torch.Tensor, tuple[torch.Tensor, ...]]
+"""Keys and values, (batch, kv_heads, count, numbers or bytes), and the notes, (batch, heads, count), contiguous."""
+
+
+def gather(moves: Sequence[Move], bits: int | None) -> list[Moved]:
+    """Copy the chosen entries of layers that are alike.
+
+    Args:
+        moves: of layers that differ at most in their numbers of entries, their strides and their choice.
+        bits: 8 or 4 to pack keys and values (`prefixkv.kernels.packing`); None to copy them as they are.
+    """
+    return [_moved(move, bits) for move in moves]
+
+
+def _moved(move: Move, bits: int | None) -> Moved:
+    rows, count = (move.keys, move.values), move.count
+    if move.indices is None:
+        copies = [part[:, :, :count].clone(memory_format=torch.contiguous_format) for part in rows]
+        notes = [note[..., :count].clone(memory_format=torch.contiguous_format) for note in move.notes]
+    else:
+        batch, kv_heads, _, numbers = move.keys.shape
+        places = move.indices.expand(batch, kv_heads, -1)[..., None].expand(-1, -1, -1, numbers)
+        copies = [part.gather(2, places) for part in rows]
+        notes = [note.gather(-1, move.indices) for note in move.notes]
+    keys, values = copies if bits is None else (pack(part, bits) for part in copies)
+    return keys, values, tuple(notes)

@@ -1,0 +1,63 @@
+"""Ranking: in which order a layer's entries are given up, and what they bear together. Knows nothing of caches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from prefixkv.kernels.dispatch import curve, ranking
+from prefixkv.policy.methods import Method
+from prefixkv.policy.selection import select
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """One sort of a layer's importance, from which both its share and its choice follow.
+
+    Attributes:
+        order: (batch, heads, seen_len), int64: the entries, first those that go last.
+        ranks: same shape, int32: each entry's place in that order.
+        values: (batch * heads, seen_len), float32: the importance from the highest to the lowest.
+    """
+
+    order: torch.Tensor
+    ranks: torch.Tensor
+    values: torch.Tensor
+
+    def curve(self) -> torch.Tensor:
+        """See `prefixkv.kernels.curve`."""
+        return curve(self.values)
+
+
+def rank(importance: torch.Tensor, sink_tokens: int, recent_tokens: int) -> Ranking:
+    """Rank the entries: the newest protected ones, the first ones, then the others by importance.
+
+    The first entries of the order, as many as a layer keeps, are those that `select` takes. Stored in this order, a
+    layer shrinks from its end, and decoding evicts by slot whatever each head has there.
+
+    Args:
+        importance: (batch, heads, seen_len), float; `heads` = 1 where all heads share a choice. Not written to.
+        sink_tokens: first entries that are always kept.
+        recent_tokens: last entries that are always kept.
+    """
+    rows = importance.float().reshape(-1, importance.shape[-1])
+    values, order, ranks = ranking(rows, sink_tokens, recent_tokens)
+    return Ranking(order.reshape(importance.shape), ranks.reshape(importance.shape), values)
+
+
+def choose(method: Method, importance: torch.Tensor, kept_len: int) -> torch.Tensor | None:
+    """What a method keeps, where the number is known.
+
+    Args:
+        method: says what is protected and in which order entries are stored.
+        importance: (batch, heads, seen_len), float.
+        kept_len: entries to keep.
+
+    Returns:
+        (batch, heads, kept_len), int64, in the order of storage; None for everything in the order of the text.
+    """
+    sinks, recent = method.sink_tokens, method.recent_len(kept_len)
+    if method.window == "least":
+        return rank(importance, sinks, recent).order[..., :kept_len]
+    return None if kept_len == importance.shape[-1] else select(importance, kept_len, sinks, recent)

@@ -1,0 +1,89 @@
+"""How much a model's answers suffer when its prompt is stored in few bits: measured, since models differ widely."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList
+
+from prefixkv.kernels.packing import pack, unpack
+from prefixkv.policy.precision import FEWEST_BITS
+
+ANSWER_TOKENS = 128
+"""Tokens of an answer that are compared."""
+
+
+class _RoundedCache(DynamicCache):
+    """A full cache whose first chunk is attended to as it is and stored as packing would leave it."""
+
+    def __init__(self, config: Any, bits: int) -> None:
+        super().__init__(config=config)
+        self._bits = bits
+        self._unread = 0
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Store rounded in the first pass, but not in window layers, which are never packed."""
+        if layer_idx < self._unread or self.is_sliding[layer_idx]:
+            self._unread = max(self._unread, layer_idx + 1)
+            return super().update(key_states, value_states, layer_idx, *args, **kwargs)
+        self._unread = layer_idx + 1
+        keys, values = (unpack(pack(part, self._bits), self._bits, part.dtype) for part in (key_states, value_states))
+        super().update(keys, values, layer_idx, *args, **kwargs)
+        return key_states, value_states
+
+
+class _Dictation(LogitsProcessor):
+    """Lets a model generate a given text and notes what it would have said, in float32."""
+
+    def __init__(self, answer: torch.Tensor, start: int) -> None:
+        self._answer, self._start = answer, start
+        self.predictions: list[torch.Tensor] = []
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        step = input_ids.shape[1] - self._start
+        self.predictions.append(scores[0].float().log_softmax(dim=-1))
+        dictated = torch.full_like(scores, -torch.inf)
+        dictated[:, self._answer[step]] = 0.0
+        return dictated
+
+
+def rounding_loss(model: Any, inputs: Mapping[str, torch.Tensor], answer: torch.Tensor) -> tuple[float, int]:
+    """Divergence of the predictions along an answer, whole cache against one rounded to `FEWEST_BITS`.
+
+    Args:
+        model: of transformers.
+        inputs: of one prompt, on the model's device.
+        answer: (tokens,), int64: the model's own; its first `ANSWER_TOKENS` count.
+
+    Returns:
+        Sum of KL(whole || rounded) in nats, and over how many tokens: all but the first, which is predicted before
+        anything is rounded.
+    """
+    answer = answer[:ANSWER_TOKENS]
+    whole, rounded = (
+        _predictions(model, inputs, answer, cache)
+        for cache in (DynamicCache(config=model.config), _RoundedCache(model.config, FEWEST_BITS))
+    )
+    total = 0.0
+    for one, other in zip(whole[1:], rounded[1:], strict=True):
+        said = one > -torch.inf
+        total += float((one[said].exp() * (one[said] - other[said])).sum())
+    return total, max(0, len(whole) - 1)
+
+
+def _predictions(
+    model: Any, inputs: Mapping[str, torch.Tensor], answer: torch.Tensor, cache: DynamicCache
+) -> list[torch.Tensor]:
+    dictation = _Dictation(answer, inputs["input_ids"].shape[1])
+    model.generate(
+        **inputs,
+        past_key_values=cache,
+        max_new_tokens=len(answer),
+        do_sample=False,
+        logits_processor=LogitsProcessorList([dictation]),
+    )
+    return dictation.predictions

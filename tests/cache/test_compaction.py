@@ -1,0 +1,145 @@
+"""When layers are cut does not change what they keep."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+import prefixkv
+from prefixkv.cache import compaction, prefix_cache
+from prefixkv.cache.layer import CompressedLayer
+from prefixkv.cache.passes import after_pass, watched_passes
+from prefixkv.cache.prefix_cache import PrefixKVCache, attention
+from prefixkv.models.geometry import KVGeometry
+from prefixkv.policy import allocation
+from prefixkv.policy.curve_transfer import CurveTransfer
+from prefixkv.policy.ranking import rank
+from tests import reference, tiny
+
+LAYERS, TOKENS = 8, 150
+
+
+def _read(method: str, budget: str, geometry: KVGeometry, model: Any) -> PrefixKVCache:
+    cache = PrefixKVCache(geometry, budget, method)
+    with attention.installed(model), torch.no_grad():
+        model(**tiny.prompt(TOKENS, seed=5), past_key_values=cache)
+    return cache
+
+
+@pytest.mark.parametrize(("ahead", "arrives"), [(0, True), (1, True), (1, False), (3, False)])
+@pytest.mark.parametrize("slack", [1, 2, 20])
+@pytest.mark.parametrize(
+    ("method", "budget"), [("prefixkv", "20%"), ("guided", "10%"), ("guided", "4%"), ("tgv", "30%")]
+)
+def test_lag_and_slack_do_not_change_what_is_kept(
+    ahead: int, arrives: bool, slack: int, method: str, budget: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether curves come at once or only when they are waited for, as from a GPU, and however much may be held."""
+    model = tiny.llava(layers=LAYERS, seed=2)
+    geometry = KVGeometry.of(model.config.get_text_config(), "float32")
+    # As if no memory had to be saved: every layer is whole until all have read.
+    monkeypatch.setattr(compaction, "SLACK", 0.01)
+    expected = _read(method, budget, geometry, model)
+    cuts: list[int] = []
+    cut = compaction.Compaction._cut
+    monkeypatch.setattr(
+        compaction.Compaction, "_cut", lambda self, *arguments: (cuts.append(1), cut(self, *arguments))[1]
+    )
+    monkeypatch.setattr(compaction, "SLACK", slack)
+    begin: Any = compaction.Compaction
+    monkeypatch.setattr(prefix_cache, "Compaction", lambda *arguments, **options: begin(*arguments, ahead=ahead))
+    monkeypatch.setattr(CurveTransfer, "is_there", arrives)
+    found = _read(method, budget, geometry, model)
+    assert method == "tgv" or cuts
+    for one, other in zip(found.layers, expected.layers, strict=True):
+        assert one.positions is not None
+        assert one.keys is not None
+        assert other.positions is not None
+        assert other.keys is not None
+        assert one.positions.equal(other.positions)
+        assert one.keys.equal(other.keys)
+        assert one.window == other.window
+
+
+def test_guided_shares_are_half_even_and_half_by_one_threshold() -> None:
+    model = tiny.llava(layers=LAYERS, seed=2)
+    geometry = KVGeometry.of(model.config.get_text_config(), "float32")
+    seen: list[torch.Tensor] = []
+
+    class Recorder(PrefixKVCache):
+        def _compact(self, index: int, chunk_len: int, queries: torch.Tensor, scale: float) -> None:
+            evidence = self._evidence(index, chunk_len, queries, scale)
+            seen.append(prefix_cache.score(self.method, self.layers[index], evidence)[0])
+            super()._compact(index, chunk_len, queries, scale)
+
+    cache = Recorder(geometry, "4%", "guided")
+    with attention.installed(model), torch.no_grad():
+        model(**tiny.prompt(TOKENS, seed=5), past_key_values=cache)
+    curves = [rank(importance, 0, 1).curve().tolist() for importance in seen]
+    total = cache._capacity.total(TOKENS, 1, cache.bits)
+    expected = allocation.mean(allocation.uniform(total, LAYERS), allocation.prefix(curves, total, 1))
+    assert [layer.kept_tokens for layer in cache.layers] == expected
+    assert sum(expected) == total
+
+
+def test_no_more_is_held_than_the_slack_and_one_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, most = tiny.llava(layers=LAYERS, seed=2), 0
+    geometry = KVGeometry.of(model.config.get_text_config(), "float32")
+    advance = compaction.Compaction.advance
+
+    def watched(self: compaction.Compaction, index: int) -> None:
+        nonlocal most
+        advance(self, index)
+        most = max(most, sum(layer.kept_tokens for layer in self._layers))
+
+    monkeypatch.setattr(compaction.Compaction, "advance", watched)
+    cache = _read("prefixkv", "20%", geometry, model)
+    total = sum(layer.kept_tokens for layer in cache.layers)
+    assert total == LAYERS * TOKENS // 5
+    assert total < most <= total * 3 // 2 + TOKENS
+
+
+def test_held_entries_share_no_memory() -> None:
+    """A layer that is held must not keep a larger tensor alive, of which it is a part."""
+    layer = CompressedLayer(16, torch.float32)
+    whole = torch.randn(1, 2, 10, 48)
+    layer.arrive(*whole.split([16, 16, 16], dim=-1)[:2])
+    importance = torch.rand(1, 2, 10)
+    layer.hold(importance, 10, ranks=rank(importance, 1, 1).ranks)
+    assert layer.arriving is not None
+    assert all(part.untyped_storage().nbytes() == part.nbytes for part in layer.arriving)
+    assert layer.arriving[0].equal(whole[..., :16])
+
+
+def test_work_waits_for_the_end_of_the_pass() -> None:
+    done: list[str] = []
+
+    class Model(torch.nn.Module):
+        def forward(self, fails: bool) -> None:
+            after_pass(lambda: done.append("after"))
+            done.append("pass")
+            if fails:
+                raise ValueError("fails")
+
+    model = Model()
+    model(False)
+    assert done == ["after", "pass"]
+    with watched_passes(model):
+        model(False)
+        assert done == ["after", "pass", "pass", "after"]
+        with pytest.raises(ValueError, match="fails"):
+            model(True)
+        assert done[-2:] == ["pass", "after"]
+    model(False)
+    assert done[-2:] == ["after", "pass"]
+
+
+def test_a_share_cut_in_steps_is_that_of_the_whole_matrix() -> None:
+    model, inputs = tiny.llava(layers=LAYERS, seed=4), tiny.prompt(TOKENS, seed=4)
+    expected = reference.prefixkv_positions(reference.whole_matrices(model, inputs), 0.1)
+    with prefixkv.compress(model, 0.1, "prefixkv") as cache:
+        with torch.no_grad():
+            model(**inputs, past_key_values=cache)
+        assert [cache.kept_positions(layer)[0, 0].tolist() for layer in range(LAYERS)] == expected

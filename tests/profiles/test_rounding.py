@@ -1,0 +1,86 @@
+"""What rounding a prompt costs a model, and the bits that follow from it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import prefixkv
+from prefixkv.chat.conversation import Conversation
+from prefixkv.generation.sampling import Sampling
+from prefixkv.inputs.prompts import Prompt, Turn
+from prefixkv.models.geometry import KVGeometry
+from prefixkv.models.loading import LoadedModel
+from prefixkv.policy.budget import Budget
+from prefixkv.policy.precision import BEARABLE_LOSS, FEWEST_BITS, fewest_bits, packed_bits
+from prefixkv.profiles import rounding
+from prefixkv.profiles.calibration import drawn_samples
+from prefixkv.profiles.profile import LayerProfile
+
+GEOMETRY = KVGeometry(32, 32, 128, "bfloat16")
+
+
+@pytest.fixture(scope="module")
+def demo() -> LoadedModel:
+    return prefixkv.load_model("demo", device="cpu")
+
+
+def test_loss_is_that_of_the_rounded_prompt(demo: LoadedModel) -> None:
+    """Against the same by hand: the answer in one pass behind a whole and behind a rounded prompt."""
+    (sample,) = drawn_samples(1, first_seed=71)
+    assert sample.image is not None
+    inputs = demo.on_device(Prompt(demo.processor, [Turn(sample.prompt, (sample.image,))]).inputs)
+    prompt_len = inputs["input_ids"].shape[1]
+    with torch.no_grad():
+        answer = demo.model.generate(**inputs, max_new_tokens=40, do_sample=False)[0, prompt_len:]
+        nats, tokens = rounding.rounding_loss(demo.model, inputs, answer)
+        predictions = []
+        for is_rounded in (False, True):
+            cache = demo.model(**inputs, use_cache=True).past_key_values
+            for layer in cache.layers if is_rounded else ():
+                layer.keys, layer.values = (
+                    rounding.unpack(rounding.pack(part, FEWEST_BITS), FEWEST_BITS, part.dtype)
+                    for part in (layer.keys, layer.values)
+                )
+            logits = demo.model(input_ids=answer[None, :-1], past_key_values=cache, use_cache=True).logits[0]
+            predictions.append(logits.float().log_softmax(dim=-1))
+    assert tokens == len(answer) - 1
+    whole, rounded = predictions
+    assert nats == pytest.approx(float((whole.exp() * (whole - rounded)).sum()), rel=1e-3, abs=1e-6)
+    assert nats > 0
+
+
+def test_profile_says_what_the_model_bears(demo: LoadedModel) -> None:
+    (sample,) = drawn_samples(1, first_seed=71)
+    profile = LayerProfile.measure(demo, [sample], "one scene", answer_tokens=30)
+    assert profile.rounding_loss is not None
+    assert 0 < profile.rounding_loss < BEARABLE_LOSS
+
+
+@pytest.mark.parametrize(("budget", "bits"), [("5%", 2), ("10%", 4), ("20%", 8)])
+def test_the_demo_stores_in_bits_that_it_bears(budget: str, bits: int, demo: LoadedModel) -> None:
+    (sample,) = drawn_samples(1, first_seed=73)
+    assert sample.image is not None
+    conversation = Conversation(demo, budget, "guided", Sampling(24))
+    for question, images in ((sample.prompt, [sample.image]), ("How many objects are there?", [])):
+        list(conversation.ask(question, images))
+        assert conversation.cache.bits == bits
+        assert {layer.bits for layer in conversation.cache.layers} == {bits}
+        usage = conversation.usage()
+        assert usage.kept_bytes <= float(budget.rstrip("%")) / 100 * usage.full_bytes
+
+
+def test_two_bits_are_for_small_budgets_of_models_that_bear_them() -> None:
+    def bits(budget: str, before: int | None = None, fewest: int = 2) -> int:
+        return packed_bits(GEOMETRY, Budget.parse(budget).entries(GEOMETRY, 3000), 32 * 3000, before, fewest)
+
+    assert [bits(budget) for budget in ("50%", "20%", "16%", "15%", "5%")] == [8, 4, 4, 2, 2]
+    assert [bits(budget, fewest=4) for budget in ("15%", "5%")] == [4, 4]
+    assert [bits("50%", before) for before in (8, 4, 2)] == [8, 4, 2]
+    odd = KVGeometry(32, 32, 90, "bfloat16")
+    assert packed_bits(odd, 100, 32 * 3000, None, 2) == 4
+
+
+@pytest.mark.parametrize(("loss", "bits"), [(None, 4), (0.0, 2), (BEARABLE_LOSS, 2), (BEARABLE_LOSS * 1.01, 4)])
+def test_bits_follow_from_the_loss(loss: float | None, bits: int) -> None:
+    assert fewest_bits(loss) == bits
