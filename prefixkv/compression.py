@@ -8,7 +8,8 @@ from collections.abc import Iterator
 
 from transformers import PreTrainedModel
 
-from prefixkv.cache.prefix_cache import PrefixKVCache, attention
+from prefixkv.cache import attention
+from prefixkv.cache.prefix_cache import PrefixKVCache
 from prefixkv.models.identity import ModelIdentity
 from prefixkv.models.names import known_name
 from prefixkv.policy.budget import Budget

@@ -15,8 +15,9 @@ from transformers import DynamicCache, PreTrainedModel, StoppingCriteria, Stoppi
 from prefixkv.benchmark import hardware
 from prefixkv.benchmark.cell import Cell
 from prefixkv.benchmark.chunked_prefill import read_rows
+from prefixkv.cache import attention
 from prefixkv.cache.capacity import Capacity
-from prefixkv.cache.prefix_cache import PrefixKVCache, attention
+from prefixkv.cache.prefix_cache import PrefixKVCache
 from prefixkv.generation.captured.graph import CapturedStep
 from prefixkv.generation.decoding import decode_rows
 from prefixkv.generation.sampling import Sampling

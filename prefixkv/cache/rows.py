@@ -13,8 +13,9 @@ from typing import Any
 
 import torch
 
+from prefixkv.cache import attention
 from prefixkv.cache.joined_rows import JoinedRows
-from prefixkv.cache.prefix_cache import PrefixKVCache, attention
+from prefixkv.cache.prefix_cache import PrefixKVCache
 from prefixkv.cache.usage import CacheUsage, LayerUsage
 from prefixkv.errors import PrefixKVError
 from prefixkv.models.geometry import KVGeometry

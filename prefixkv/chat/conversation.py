@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from PIL import Image
 
-from prefixkv.cache.prefix_cache import PrefixKVCache, attention
+from prefixkv.cache import attention
+from prefixkv.cache.prefix_cache import PrefixKVCache
 from prefixkv.cache.snapshot import CacheSnapshot
 from prefixkv.cache.usage import CacheUsage
 from prefixkv.chat.conversation_state import ConversationState

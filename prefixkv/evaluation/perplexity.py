@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
-from prefixkv.cache.prefix_cache import PrefixKVCache, attention
+from prefixkv.cache import attention
+from prefixkv.cache.prefix_cache import PrefixKVCache
 from prefixkv.inputs.prompts import Prompt, Turn
 from prefixkv.models.loading import LoadedModel
 from prefixkv.profiles.calibration import Sample

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from prefixkv.cache.prefix_cache import PrefixKVCache, attention
+from prefixkv.cache import attention
+from prefixkv.cache.prefix_cache import PrefixKVCache
 from prefixkv.evaluation.cells import REFERENCE
 from prefixkv.kernels import row_lse
 from prefixkv.models.geometry import KVGeometry

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 import prefixkv
+from prefixkv.cache import attention
 from prefixkv.cache.layer import CompressedLayer
-from prefixkv.cache.prefix_cache import PrefixKVCache, attention
+from prefixkv.cache.prefix_cache import PrefixKVCache
 from prefixkv.errors import BudgetTooSmallError, PrefixKVError
 from prefixkv.models.geometry import KVGeometry
 from prefixkv.policy.allocation import prefix

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 import prefixkv
-from prefixkv.cache import compaction, prefix_cache
+from prefixkv.cache import attention, compaction, prefix_cache
 from prefixkv.cache.layer import CompressedLayer
 from prefixkv.cache.passes import after_pass, watched_passes
-from prefixkv.cache.prefix_cache import PrefixKVCache, attention
+from prefixkv.cache.prefix_cache import PrefixKVCache
 from prefixkv.models.geometry import KVGeometry
 from prefixkv.policy import allocation
 from prefixkv.policy.curve_transfer import CurveTransfer

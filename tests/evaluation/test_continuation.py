@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from prefixkv.cache.prefix_cache import PrefixKVCache, attention
+from prefixkv.cache import attention
+from prefixkv.cache.prefix_cache import PrefixKVCache
 from prefixkv.evaluation.cells import Cell, new_cache
 from prefixkv.evaluation.continuation import GivenText, OwnAnswer, State, follow
 from prefixkv.evaluation.perplexity import Reference, perplexity

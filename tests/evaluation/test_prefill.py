@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from prefixkv.cache.prefix_cache import PrefixKVCache, attention
+from prefixkv.cache import attention
+from prefixkv.cache.prefix_cache import PrefixKVCache
 from prefixkv.evaluation.cells import Cell, new_cache
 from prefixkv.evaluation.data import DataSource
 from prefixkv.evaluation.exercise import Exercises

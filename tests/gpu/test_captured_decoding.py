@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from prefixkv.cache.prefix_cache import PrefixKVCache, attention
+from prefixkv.cache import attention
+from prefixkv.cache.prefix_cache import PrefixKVCache
 from prefixkv.generation.captured.graph import CapturedStep
 from prefixkv.generation.decoding import decode, decode_rows
 from prefixkv.generation.sampling import Sampling

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import prefixkv
-from prefixkv.cache.prefix_cache import PrefixKVCache, attention
+from prefixkv.cache import attention
+from prefixkv.cache.prefix_cache import PrefixKVCache
 from prefixkv.models.geometry import KVGeometry
 from prefixkv.policy import allocation
 from tests import reference, tiny
