@@ -86,7 +86,7 @@ class CompressedLayer(StoredEntries):
                 None for all in text order.
             importance: (batch, heads, entries), float32, of the same entries.
             chunk_len: tokens of the chunk.
-            bits: 8 or 4 to store them packed. What is packed in so many bits already is copied as it is.
+            bits: 8, 4 or 2 to store them packed. What is packed in so many bits already is copied as it is.
         """
         self._take_in(importance, chunk_len)
         move, bits = self._compacted(indices, self.kept_tokens if indices is None else indices.shape[-1], bits)
@@ -138,7 +138,7 @@ class CompressedLayer(StoredEntries):
 
         Args:
             count: entries that stay.
-            bits: 8 or 4 to store held entries packed.
+            bits: 8, 4 or 2 to store held entries packed.
             chosen: (batch, heads, count), int64: which these are, where the layer has ranks and not all stay; else
                 they are the first ones.
 

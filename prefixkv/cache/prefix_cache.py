@@ -43,8 +43,8 @@ class PrefixKVCache(WindowedCache):
     A hard limit bounds the layers' buffers together; beside them one layer at a time exists as a working copy. Methods
     whose shares are known only when all layers have read (`Method.waits`) exceed it until then.
 
-    A method that packs stores entries as they are while the budget holds them all, and from then on in 8 or 4 bits, so
-    that the same bytes hold more of them.
+    A method that packs stores entries as they are while the budget holds them all, and from then on in 8, 4 or 2 bits,
+    so that the same bytes hold more of them.
 
     Attributes:
         geometry: the model's KV shape.

@@ -39,7 +39,7 @@ def gather(moves: Sequence[Move], bits: int | None) -> list[Moved]:
 
     Args:
         moves: of layers that differ at most in their numbers of entries, their strides and their choice.
-        bits: 8 or 4 to pack keys and values (`prefixkv.kernels.packing`); None to copy them as they are.
+        bits: 8, 4 or 2 to pack keys and values (`prefixkv.kernels.packing`); None to copy them as they are.
     """
     return [_moved(move, bits) for move in moves]
 

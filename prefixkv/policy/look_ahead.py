@@ -69,18 +69,6 @@ class LookAhead:
         queries = [layer.to(device, dtype) for layer in queries]
         return cls(queries, offsets.to(device, torch.int64), rotation, fewest_bits)
 
-    def placed(self, layer: int, position: int) -> torch.Tensor:
-        """A layer's queries as they would be asked behind a prompt.
-
-        Args:
-            layer: number among the compressed layers.
-            position: of the token behind the prompt.
-
-        Returns:
-            (1, query_heads, count, head_dim), after RoPE.
-        """
-        return self.rotation.turn(self.queries[layer], self.offsets + position)[None]
-
 
 class PlacedQueries:
     """Look-ahead queries behind one prompt, turned for several layers at once: few operations, and little memory."""

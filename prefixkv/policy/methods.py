@@ -32,7 +32,7 @@ class Method:
             first. Generated entries follow, oldest first.
         positions: where the model believes to be: at its true place in the text, or at the length of the first layer's
             compressed cache, as PrefixKV's release has it.
-        packs: whether entries are stored in 8 or 4 bits an element where the budget cannot hold them all as they are.
+        packs: whether entries are stored in 8, 4 or 2 bits an element where the budget cannot hold all as they are.
     """
 
     name: str
@@ -174,7 +174,7 @@ METHODS: dict[str, Method] = {
         ),
         Method(
             "guided",
-            "what the model will look at while it answers, learnt from a profile; packed to 8 or 4 bits",
+            "what the model will look at while it answers, learnt from a profile; packed to 8, 4 or 2 bits",
             scorer="guided",
             per_head=True,
             allocator="mixed",

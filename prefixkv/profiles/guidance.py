@@ -6,6 +6,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
+from prefixkv.cache.capacity import Capacity
 from prefixkv.cache.rows import RowsCache
 from prefixkv.errors import PrefixKVError
 from prefixkv.models.identity import ModelIdentity
@@ -48,10 +49,8 @@ def make_cache(
         budget.require_model(identity)
         fractions, method, budget = budget.keep_fractions, budget.method, budget.as_budget()
     recipe = get_method(method)
-    cache = RowsCache(identity.geometry, budget, recipe, fractions)
-    if cache.keeps_all:
-        return cache
-    look_ahead = find_look_ahead(model, identity, recipe, notify)
+    keeps_all = Capacity(identity.geometry, Budget.parse(budget), recipe).keeps_all
+    look_ahead = None if keeps_all else find_look_ahead(model, identity, recipe, notify)
     return RowsCache(identity.geometry, budget, recipe, fractions, look_ahead=look_ahead)
 
 

@@ -20,7 +20,7 @@ from prefixkv.models.identity import ModelIdentity
 from prefixkv.models.loading import LoadedModel
 from prefixkv.policy.budget import Budget
 from prefixkv.policy.importance import Evidence
-from prefixkv.policy.look_ahead import LookAhead, QueryRecorder
+from prefixkv.policy.look_ahead import LookAhead, PlacedQueries, QueryRecorder
 from prefixkv.policy.precision import entry_bytes, packed_bits
 from prefixkv.policy.rotary import Rotation
 from prefixkv.profiles.guidance import make_cache
@@ -72,7 +72,7 @@ def test_queries_are_placed_where_the_model_would_ask_them() -> None:
     assert count == 3
     for layer in range(4):
         expected = queries[layer][:, [17, 23, 39]]
-        torch.testing.assert_close(look_ahead.placed(layer, 17)[0], expected, atol=5e-3, rtol=5e-3)
+        torch.testing.assert_close(PlacedQueries(look_ahead, 17)[layer][0], expected, atol=5e-3, rtol=5e-3)
 
 
 def test_importance_is_the_largest_attention_of_the_question_and_of_the_look_ahead() -> None:
@@ -87,7 +87,7 @@ def test_importance_is_the_largest_attention_of_the_question_and_of_the_look_ahe
         _prefill(model, inputs, cache)
     for layer in range(4):
         question = matrices[layer][:, -64:].reshape(2, 2 * 64, 90).amax(dim=1)
-        placed = look_ahead.placed(layer, 90)[0].reshape(2, 6, 16)
+        placed = PlacedQueries(look_ahead, 90)[layer][0].reshape(2, 6, 16)
         ahead = (placed @ keys[layer].transpose(1, 2) * 16**-0.5).softmax(dim=-1).amax(dim=1)
         importance = torch.maximum(question, ahead)
         stored = cache.layers[layer]
