@@ -19,12 +19,18 @@ class Capacity:
         budget: what may be stored.
         method: says what every layer keeps at least, and whether anything is evicted at all.
         fewest_bits: that an element may be packed in.
+
+    Raises:
+        BudgetTooSmallError: a hard limit cannot hold what the method keeps of every layer at least.
     """
 
     geometry: KVGeometry
     budget: Budget
     method: Method
     fewest_bits: int = COARSE_BITS
+
+    def __post_init__(self) -> None:
+        self.budget.check_floor(self.geometry, self.method.floor_tokens)
 
     @property
     def keeps_all(self) -> bool:
@@ -66,7 +72,7 @@ class Capacity:
     def total(self, seen_tokens: int, batch: int, bits: int | None) -> int:
         """Entries that all layers together may store: what fits, no more than there are, no fewer than the floors.
 
-        A hard limit holds whatever the floors are; that they fit is checked before.
+        A hard limit holds whatever the floors are, which fit into it.
 
         Args:
             seen_tokens: tokens read of each row.

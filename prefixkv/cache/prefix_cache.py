@@ -86,7 +86,6 @@ class PrefixKVCache(WindowedCache):
         dtype = getattr(torch, geometry.dtype)
         super().__init__(geometry, [CompressedLayer(geometry.head_dim, dtype) for _ in range(geometry.layers)])
         self.geometry, self.budget, self.method = geometry, Budget.parse(budget), get_method(method)
-        self.budget.check_floor(geometry, self.method.floor_tokens)
         self.keep_fractions = keep_fractions
         self.look_ahead = look_ahead if self.method.is_guided else None
         bits = COARSE_BITS if self.look_ahead is None else self.look_ahead.fewest_bits
