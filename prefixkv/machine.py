@@ -12,6 +12,7 @@ from prefixkv.home import home
 
 PACKAGES = (
     "torch",
+    "triton",
     "transformers",
     "accelerate",
     "huggingface_hub",

@@ -30,6 +30,7 @@ class Capacity:
     fewest_bits: int = COARSE_BITS
 
     def __post_init__(self) -> None:
+        """Check that the floors fit."""
         self.budget.check_floor(self.geometry, self.method.floor_tokens)
 
     @property

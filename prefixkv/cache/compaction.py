@@ -5,12 +5,9 @@ Knows nothing of attention or of how importance is scored; the shares themselves
 
 from __future__ import annotations
 
-import contextlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
-
-import torch
 
 from prefixkv.cache.capacity import Capacity
 from prefixkv.cache.layer import CompressedLayer
@@ -156,13 +153,12 @@ class Compaction:
 def _move(cuts: Sequence[tuple[CompressedLayer, int]], bits: int | None) -> None:
     """Store what stays of layers of one device."""
     ranked = [(layer, count) for layer, count in cuts if layer.ranks is not None and count < layer.kept_tokens]
-    with torch.cuda.device(cuts[0][0].device) if cuts[0][0].device.type == "cuda" else contextlib.nullcontext():
-        choices = first_ranked([layer.ranks for layer, _ in ranked if layer.ranks is not None], [c for _, c in ranked])
-        chosen = {id(layer): indices for (layer, _), indices in zip(ranked, choices, strict=True)}
-        kinds: dict[tuple[Any, ...], list[tuple[CompressedLayer, Move]]] = defaultdict(list)
-        for layer, count in cuts:
-            move, packs = layer.shrunk(count, bits, chosen.get(id(layer)))
-            kinds[packs, move.keys.dtype, move.indices is None, len(move.notes)].append((layer, move))
-        for (packs, *_), moves in kinds.items():
-            for (layer, _), moved in zip(moves, gather([move for _, move in moves], packs), strict=True):
-                layer.fill(moved)
+    choices = first_ranked([layer.ranks for layer, _ in ranked if layer.ranks is not None], [c for _, c in ranked])
+    chosen = {id(layer): indices for (layer, _), indices in zip(ranked, choices, strict=True)}
+    kinds: dict[tuple[Any, ...], list[tuple[CompressedLayer, Move]]] = defaultdict(list)
+    for layer, count in cuts:
+        move, packs = layer.shrunk(count, bits, chosen.get(id(layer)))
+        kinds[packs, move.keys.dtype, move.indices is None, len(move.notes)].append((layer, move))
+    for (packs, *_), moves in kinds.items():
+        for (layer, _), moved in zip(moves, gather([move for _, move in moves], packs), strict=True):
+            layer.fill(moved)

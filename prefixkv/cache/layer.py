@@ -68,6 +68,7 @@ class CompressedLayer(StoredEntries):
                 "the previous chunk was never compacted: run the model inside `with prefixkv.compress(model) as cache`"
             )
         if self.kept_tokens:
+            self.follow(keys.device)
             self._restore_text_order()
             stored_keys, stored_values = self.entries
             keys = torch.cat([stored_keys, keys], dim=2)
@@ -189,6 +190,7 @@ class CompressedLayer(StoredEntries):
         Returns:
             All stored entries, (batch, kv_heads, kept_tokens, head_dim); views where they are not packed.
         """
+        self.follow(keys.device)
         slot = self.next_slot(limit, is_hard)
         self.occupy(slot)
         assert self.keys is not None

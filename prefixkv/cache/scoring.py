@@ -43,13 +43,15 @@ def entry_marks(layer: CompressedLayer, is_text: torch.Tensor | None) -> torch.T
 
     Args:
         layer: holds a chunk that is not compacted yet.
-        is_text: (batch, tokens), bool, of all tokens read; None where all are text.
+        is_text: (batch, tokens), bool, of all tokens read, on any device; None where all are text.
 
     Returns:
-        (batch, heads, entries), bool; None where all are text.
+        (batch, heads, entries), bool, on the layer's device; None where all are text.
     """
     if is_text is None:
         return None
+    assert layer.arriving is not None
+    is_text = is_text.to(layer.arriving[0].device)
     if layer.positions is None:
         return is_text[:, None]
     every = is_text[:, None].expand(-1, layer.positions.shape[1], -1)

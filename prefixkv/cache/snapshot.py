@@ -131,7 +131,7 @@ class CacheSnapshot:
 
         Args:
             cache: of the same model, budget and method; what it holds is freed first.
-            device: where the model is.
+            device: where the model is; where it is spread over several, a layer follows its keys when they come.
         """
         cache.reset()
         for compressed, snapshot in zip(cache.layers, self.layers, strict=True):

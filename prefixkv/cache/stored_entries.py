@@ -47,6 +47,13 @@ class StoredEntries(RefusingLayer):
         assert self.positions is not None
         return self.positions.device
 
+    def follow(self, device: torch.device) -> None:
+        """Bring what is stored to where the layer computes: of a model on several devices that is known only then."""
+        if self.positions is None or self.device == device:
+            return
+        for name in ("keys", "values", "positions", "importance"):
+            setattr(self, name, getattr(self, name).to(device))
+
     @property
     def buffer_bytes(self) -> int:
         """Bytes of the buffers that exist, read off their storage."""

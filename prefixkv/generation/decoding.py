@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+import weakref
 from collections.abc import Callable, Collection, Generator, Mapping
 from typing import Any, Protocol
 
@@ -16,10 +17,12 @@ from prefixkv.generation.captured.graph import CapturedStep
 from prefixkv.generation.captured.steps import CapturedSteps
 from prefixkv.generation.choice import TokenChoice
 from prefixkv.generation.sampling import Sampling
-from prefixkv.kernels.dispatch import has_triton
 
 FEW_TOKENS = 4
 """An answer of so few tokens is not worth capturing a step for."""
+
+
+_told: weakref.WeakKeyDictionary[Any, set[str]] = weakref.WeakKeyDictionary()
 
 
 class Steps(Protocol):
@@ -88,7 +91,7 @@ def decode_rows(
         sampling: how to choose.
         captured: whether the step is captured; None: where it can be and is worth it. False, or PREFIXKV_CAPTURE=0 in
             the environment, takes the plain path.
-        notify: told why, where a step on a CUDA device cannot be captured.
+        notify: told why, once for each model, where a step on a CUDA device cannot be captured.
 
     Yields:
         `sampling.max_new_tokens` times one token id for each row.
@@ -120,9 +123,7 @@ def _steps(
         captured = False
     if captured is None:
         ready = CapturedStep.is_ready(model, tokens.shape[0], cache.layers[0].bits)
-        captured = None if tokens.is_cuda and has_triton() and (ready or max_new_tokens > FEW_TOKENS) else False
-    if captured and not (tokens.is_cuda and has_triton()):
-        raise NotCapturableError(f"a step on {tokens.device} cannot be captured: that needs a CUDA device and Triton")
+        captured = None if tokens.is_cuda and (ready or max_new_tokens > FEW_TOKENS) else False
     if captured is False:
         return _PlainSteps(model, cache, choose, tokens)
     try:
@@ -130,7 +131,9 @@ def _steps(
     except NotCapturableError as error:
         if captured:
             raise
-        notify(str(error))
+        if str(error) not in _told.setdefault(model, set()):
+            _told[model].add(str(error))
+            notify(str(error))
         return _PlainSteps(model, cache, choose, tokens)
 
 

@@ -1,12 +1,11 @@
-"""Picks the kernel: Triton on a CUDA device where it can be imported, else plain torch. The one place that decides."""
+"""Picks the kernel: Triton on a CUDA device where it is new enough, else plain torch. The one place that decides."""
 
 from __future__ import annotations
 
 import functools
 import importlib
-import importlib.util
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 
@@ -18,12 +17,20 @@ PLAIN_DTYPES = {torch.float64}
 """What Triton's versions do not take."""
 PLAIN_BITS = {2}
 """Nor vectors in so few bits."""
+OLDEST_TRITON = (3, 6)
+"""What comes with torch 2.10; the kernels multiply matrices that are narrower than some older versions allow."""
 
 
 @functools.cache
-def has_triton() -> bool:
-    """Whether Triton is installed; torch's CPU builds come without it."""
-    return importlib.util.find_spec("triton") is not None
+def triton_obstacle() -> str | None:
+    """Why the Triton kernels cannot run, in a few words; None where they can."""
+    try:
+        version: str = importlib.import_module("triton").__version__
+    except ImportError:
+        return "Triton is not installed"
+    if tuple(map(int, version.split(".")[:2])) < OLDEST_TRITON:
+        return f"Triton is {version} and must be {OLDEST_TRITON[0]}.{OLDEST_TRITON[1]} or newer"
+    return None
 
 
 def implementation(operation: str, like: torch.Tensor, name: str | None = None) -> Callable[..., Any]:
@@ -37,7 +44,7 @@ def implementation(operation: str, like: torch.Tensor, name: str | None = None) 
     Returns:
         A function with the signature of the plain twin.
     """
-    fits = like.is_cuda and like.dtype not in PLAIN_DTYPES and has_triton()
+    fits = like.is_cuda and like.dtype not in PLAIN_DTYPES and triton_obstacle() is None
     package = "prefixkv.kernels.triton" if name == "triton" or (name is None and fits) else "prefixkv.kernels"
     return _find(package, operation)
 
@@ -49,47 +56,55 @@ def _find(package: str, operation: str) -> Callable[..., Any]:
     return found
 
 
+def _run(operation: str, like: torch.Tensor, *args: Any, name: str | None = None) -> Any:
+    """Run an operation where its tensors are: Triton starts its kernels on the current device, whatever it is given."""
+    function = implementation(operation, like, name)
+    if like.is_cuda and like.device.index != torch.cuda.current_device():
+        with torch.cuda.device(like.device):
+            return function(*args)
+    return function(*args)
+
+
 def attention_mass(queries: torch.Tensor, keys: torch.Tensor, scale: float) -> torch.Tensor:
     """See `prefixkv.kernels.attention_mass`."""
-    return implementation("attention_mass", queries)(queries, keys, scale)
+    return _run("attention_mass", queries, queries, keys, scale)
 
 
 def attention_peak(queries: torch.Tensor, keys: torch.Tensor, scale: float, own: int = 0) -> torch.Tensor:
     """See `prefixkv.kernels.attention_peak`."""
-    return implementation("attention_peak", queries)(queries, keys, scale, own)
+    return _run("attention_peak", queries, queries, keys, scale, own)
 
 
 def selection(importance: torch.Tensor, kept_len: int, sink_tokens: int, recent_tokens: int) -> torch.Tensor:
     """See `prefixkv.kernels.selection`."""
-    return implementation("selection", importance)(importance, kept_len, sink_tokens, recent_tokens)
+    return _run("selection", importance, importance, kept_len, sink_tokens, recent_tokens)
 
 
 def ranking(
     importance: torch.Tensor, sink_tokens: int, recent_tokens: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """See `prefixkv.kernels.ranking`."""
-    return implementation("ranking", importance)(importance, sink_tokens, recent_tokens)
+    return _run("ranking", importance, importance, sink_tokens, recent_tokens)
 
 
 def first_ranked(ranks: Sequence[torch.Tensor], counts: Sequence[int]) -> list[torch.Tensor]:
     """See `prefixkv.kernels.ranking`."""
-    return cast("list[torch.Tensor]", implementation("ranking.first_ranked", ranks[0])(ranks, counts)) if ranks else []
+    return _run("ranking.first_ranked", ranks[0], ranks, counts) if ranks else []
 
 
 def curve(values: torch.Tensor) -> torch.Tensor:
     """See `prefixkv.kernels.curve`."""
-    return implementation("curve", values)(values)
+    return _run("curve", values, values)
 
 
 def gather(moves: Sequence[Move], bits: int | None = None) -> list[Moved]:
     """See `prefixkv.kernels.gathering`."""
-    name = "torch" if bits in PLAIN_BITS else None
-    return cast("list[Moved]", implementation("gathering.gather", moves[0].keys, name)(moves, bits))
+    return _run("gathering.gather", moves[0].keys, moves, bits, name="torch" if bits in PLAIN_BITS else None)
 
 
 def pack(vectors: torch.Tensor, bits: int) -> torch.Tensor:
     """See `prefixkv.kernels.packing`."""
-    return implementation("packing.pack", vectors, "torch" if bits in PLAIN_BITS else None)(vectors, bits)
+    return _run("packing.pack", vectors, vectors, bits, name="torch" if bits in PLAIN_BITS else None)
 
 
 def decode_attention(
@@ -104,23 +119,23 @@ def decode_attention(
     bits: int | None = None,
 ) -> torch.Tensor:
     """See `prefixkv.kernels.decode_attention`."""
-    return implementation("decode_attention", query)(query, key, value, cosine, sine, scale, table, layer, bits)
+    return _run("decode_attention", query, query, key, value, cosine, sine, scale, table, layer, bits)
 
 
 def normed_linear(
     hidden: torch.Tensor, gain: torch.Tensor, epsilon: float, weights: Sequence[Weight]
 ) -> list[torch.Tensor]:
     """See `prefixkv.kernels.linear`."""
-    return implementation("linear.normed_linear", hidden)(hidden, gain, epsilon, weights)
+    return _run("linear.normed_linear", hidden, hidden, gain, epsilon, weights)
 
 
 def swiglu_linear(
     hidden: torch.Tensor, gain: torch.Tensor, epsilon: float, gate: torch.Tensor, up: torch.Tensor
 ) -> torch.Tensor:
     """See `prefixkv.kernels.linear`."""
-    return implementation("linear.swiglu_linear", hidden)(hidden, gain, epsilon, gate, up)
+    return _run("linear.swiglu_linear", hidden, hidden, gain, epsilon, gate, up)
 
 
 def residual_linear(hidden: torch.Tensor, weight: Weight, residual: torch.Tensor) -> torch.Tensor:
     """See `prefixkv.kernels.linear`."""
-    return implementation("linear.residual_linear", hidden)(hidden, weight, residual)
+    return _run("linear.residual_linear", hidden, hidden, weight, residual)

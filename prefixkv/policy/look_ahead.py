@@ -161,10 +161,10 @@ class QueryRecorder:
         """
         order = torch.randperm(len(self._offsets), generator=torch.Generator().manual_seed(seed))
         chosen = order[:QUERIES].sort().values.tolist()
-        positions = torch.tensor([self._positions[token] for token in chosen], device=self._queries[0][0].device)
+        positions = torch.tensor([self._positions[token] for token in chosen])
         tensors = {}
         for index, layer in enumerate(self._queries):
-            asked = torch.cat([layer[token] for token in chosen], dim=1).float()
+            asked = torch.cat([layer[token].to(layer[0].device) for token in chosen], dim=1).float()
             tensors[f"layer.{index}"] = self.rotation.turn(asked, positions, back=True).half().cpu().contiguous()
         tensors["offsets"] = torch.tensor([self._offsets[token] for token in chosen], dtype=torch.int32)
         return safetensors.torch.save(tensors), len(chosen)

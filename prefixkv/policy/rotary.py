@@ -64,11 +64,13 @@ class Rotation:
         """
         assert self._angles is not None
         exact = queries.float()[None]
-        places = positions[None]
+        places = positions[None].to(exact.device)
         if hasattr(self._angles, "mrope_section"):
             places = places.expand(AXES, -1, -1)
         kind = {"layer_type": "full_attention"} if _takes_layer_type(self._angles) else {}
-        cosine, sine = (part.reshape(-1, *part.shape[-2:])[:1] for part in self._angles(exact, places, **kind))
+        # Of a model on several devices the angles come from one, and the queries may be on another.
+        angles = (part.to(exact.device) for part in self._angles(exact, places, **kind))
+        cosine, sine = (part.reshape(-1, *part.shape[-2:])[:1] for part in angles)
         if back:
             # Some models lengthen the vectors as they rotate, by the same factor everywhere.
             stretch = cosine[..., :1].square() + sine[..., :1].square()

@@ -105,7 +105,9 @@ class LayerShares:
         """
         floor, read = min(self._method.floor_tokens, seen), len(ceilings)
         if self._method.allocator == "text":
-            masses = torch.stack(self._masses).tolist() if self._masses else [0.0] * read
+            masses = [0.0] * read
+            if self._masses:
+                masses = torch.stack([mass.to(self._masses[0].device) for mass in self._masses]).tolist()
             shares = allocation.text_first(masses, total, min(text_tokens, seen), floor, seen)
             return [min(pair) for pair in zip(ceilings, shares, strict=True)]
         curves = [curve.numbers for curve in self._curves[:read]]

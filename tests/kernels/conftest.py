@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 
 import pytest
 import torch
+
+from prefixkv.kernels.dispatch import triton_obstacle
 
 if not torch.cuda.is_available():
     # Read when a kernel is defined, so it must be there before the first one is imported.
@@ -15,8 +16,8 @@ if not torch.cuda.is_available():
 
 @pytest.fixture
 def triton_device() -> torch.device:
-    if importlib.util.find_spec("triton") is None:
-        pytest.skip("Triton is not installed, which torch's CPU builds do without: pip install triton")
+    if missing := triton_obstacle():
+        pytest.skip(f"{missing}; torch's CPU builds come without it: pip install triton")
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 

@@ -12,6 +12,7 @@ from prefixkv.generation.captured.architecture import NotCapturableError
 from prefixkv.generation.captured.entries import next_entries, obstacle, occupy
 from prefixkv.generation.captured.graph import CapturedStep
 from prefixkv.generation.choice import TokenChoice
+from prefixkv.kernels.dispatch import triton_obstacle
 from prefixkv.kernels.entry_table import LayerEntries
 
 
@@ -30,10 +31,17 @@ class CapturedSteps:
         Raises:
             NotCapturableError: model or cache cannot be decoded in this way.
         """
-        reason = obstacle(cache)
-        if reason is not None:
+        if not tokens.is_cuda:
+            raise NotCapturableError(f"a step on {tokens.device} cannot be captured: that needs a CUDA device")
+        if missing := triton_obstacle():
+            raise NotCapturableError(f"scoring and decoding take plain torch, which is slower: {missing}")
+        if reason := obstacle(cache):
             raise NotCapturableError(f"the step is not captured, decoding takes the plain path: {reason}")
-        self._cache = cache
+        self._cache, self._device = cache, tokens.device
+        with torch.cuda.device(self._device):
+            self._begin(model, cache, choose, tokens)
+
+    def _begin(self, model: Any, cache: PrefixKVCache, choose: TokenChoice, tokens: torch.Tensor) -> None:
         self._step = CapturedStep.of(model, tokens.shape[0], cache.layers[0].bits)
         self._step.tokens.copy_(tokens)
         if cache.next_positions is None:
@@ -58,15 +66,16 @@ class CapturedSteps:
         Raises:
             BudgetTooSmallError: the method keeps everything and the budget is used up.
         """
-        if self._entries is None:
-            self._entries = next_entries(self._cache)
-            self._step.table.upload(self._entries)
-        self._step.replay()
-        self._choice.replay()
-        self._fetched.copy_(self._step.tokens, non_blocking=True)
-        self._arrived.record()
-        occupy(self._cache, self._entries)
-        self._prepare()
+        with torch.cuda.device(self._device):
+            if self._entries is None:
+                self._entries = next_entries(self._cache)
+                self._step.table.upload(self._entries)
+            self._step.replay()
+            self._choice.replay()
+            self._fetched.copy_(self._step.tokens, non_blocking=True)
+            self._arrived.record()
+            occupy(self._cache, self._entries)
+            self._prepare()
 
     def _prepare(self) -> None:
         """Upload the next step's table behind the running step; it changes nothing if that step is never taken."""

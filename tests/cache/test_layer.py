@@ -1,0 +1,19 @@
+"""One layer of the cache, without a model."""
+
+from __future__ import annotations
+
+import torch
+
+from prefixkv.cache.layer import CompressedLayer
+
+
+def test_stored_entries_follow_the_keys_to_their_device() -> None:
+    """A restored cache is on one device; a model's later layers may be on another, here one that holds no numbers."""
+    layer = CompressedLayer(8, torch.float32)
+    layer.arrive(torch.ones(1, 2, 5, 8), torch.ones(1, 2, 5, 8))
+    layer.keep(None, torch.zeros(1, 1, 5), 5)
+    layer.open_window(range(5))
+    new = torch.ones(1, 2, 1, 8, device="meta")
+    keys, values = layer.write(new, new, limit=6)
+    assert {part.device.type for part in (keys, values, layer.positions, layer.importance)} == {"meta"}
+    assert keys.shape == values.shape == (1, 2, 6, 8)
