@@ -5,12 +5,16 @@ Knows nothing of attention or of how importance is scored; the shares themselves
 
 from __future__ import annotations
 
+import contextlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import torch
+
 from prefixkv.cache.capacity import Capacity
 from prefixkv.cache.layer import CompressedLayer
+from prefixkv.cache.side_stream import SideStreams
 from prefixkv.kernels.dispatch import first_ranked, gather
 from prefixkv.kernels.gathering import Move
 from prefixkv.policy.precision import entry_bytes
@@ -59,6 +63,7 @@ class Compaction:
             ahead: layers that may be held whole beside the slack; without any, the newest curve is waited for.
         """
         self._layers, self._shares, self._bits, self._ahead = layers, shares, bits, ahead
+        self._side = SideStreams()
         self._seen_tokens, self._text_tokens = seen_tokens, text_tokens
         self._is_hard_limit, self._waits = capacity.budget.is_hard_limit, capacity.method.waits
         self._whole_bytes = capacity.geometry.entry_bytes
@@ -69,6 +74,14 @@ class Compaction:
         self._most_bytes = most if self._is_hard_limit else most + slack
         # So many layers may be whole when the others are cut to the total.
         self._behind = slack // (seen_tokens * self._whole_bytes)
+
+    def beside(self, device: torch.device) -> contextlib.AbstractContextManager[None]:
+        """Rank a layer while the device goes on with the model: ranks are not used before a layer is cut.
+
+        Args:
+            device: of the layer.
+        """
+        return self._side.beside(device)
 
     def advance(self, index: int) -> None:
         """Cut what must be cut now that a further layer, but the last, is held whole.
@@ -129,6 +142,7 @@ class Compaction:
 
     def _shrink(self, cuts: Iterable[tuple[CompressedLayer, int]]) -> None:
         """Store what stays of layers, of a few together, so that little is there twice."""
+        self._side.join()
         together: list[tuple[CompressedLayer, int]] = []
         most = TOGETHER * self._seen_tokens * self._whole_bytes if self._ahead else 0
         for layer, count in cuts:

@@ -226,8 +226,9 @@ class PrefixKVCache(WindowedCache):
                 count = entries if self._fits else min(entries, self._shares.known(total, seen)[index])
                 layer.keep(choose(self.method, importance, count), importance, chunk_len, self.bits)
             else:
-                ranking = rank(importance, self.method.sink_tokens, self.method.recent_tokens)
-                self._shares.add(ranking.curve() if self._shares.needs_curves else None, pictures)
+                with self._compaction.beside(importance.device):
+                    ranking = rank(importance, self.method.sink_tokens, self.method.recent_tokens)
+                    self._shares.add(ranking.curve() if self._shares.needs_curves else None, pictures)
                 if self.method.window == "least":
                     layer.hold(importance, chunk_len, order=ranking.order)
                 else:
