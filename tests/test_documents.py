@@ -89,10 +89,12 @@ def test_hostile_curve_is_refused(curve: Any, tmp_path: Path) -> None:
         LayerProfile.load(tmp_path / "profile.json")
 
 
-@pytest.mark.parametrize("loss", ["0.1", True, -1, float("nan"), []])
-def test_hostile_rounding_loss_is_refused(loss: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "losses", [{"4": "0.1"}, {"4": True}, {"2": -1}, {"2": float("nan")}, {"3": 0.1}, [], 0.1, None]
+)
+def test_hostile_rounding_losses_are_refused(losses: Any, tmp_path: Path) -> None:
     content = a_profile().as_dict()
-    content["rounding_loss"] = loss
+    content["rounding_losses"] = losses
     (tmp_path / "profile.json").write_text(json.dumps(content), encoding="utf-8")
     with pytest.raises(PrefixKVError):
         LayerProfile.load(tmp_path / "profile.json")

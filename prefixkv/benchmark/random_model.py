@@ -14,6 +14,7 @@ from prefixkv.errors import DeviceMemoryError, OptionError, PrefixKVError
 from prefixkv.models.geometry import KVGeometry
 from prefixkv.models.loading import find_device
 from prefixkv.policy.look_ahead import QUERIES, LookAhead
+from prefixkv.policy.precision import COARSE_BITS
 from prefixkv.policy.rotary import Rotation
 
 _LLAVA = {"vocab_size": 32064, "max_position_embeddings": 65536, "rms_norm_eps": 1e-5}
@@ -94,6 +95,8 @@ def random_model(shape: str, device: torch.device, dtype: torch.dtype, layers: i
 def random_look_ahead(model: PreTrainedModel, geometry: KVGeometry) -> LookAhead | None:
     """Random queries, as many as a profile keeps: what they cost does not depend on what they ask.
 
+    Entries may be packed in 4 bits, as with the profile of a model that bears it.
+
     Args:
         model: on its device.
         geometry: shape of its cache.
@@ -110,7 +113,7 @@ def random_look_ahead(model: PreTrainedModel, geometry: KVGeometry) -> LookAhead
         return None
     dtype = getattr(torch, geometry.dtype)
     queries = [torch.randn(shape, generator=generator).to(model.device, dtype) for _ in range(geometry.layers)]
-    return LookAhead(queries, torch.arange(QUERIES, device=model.device), rotation)
+    return LookAhead(queries, torch.arange(QUERIES, device=model.device), rotation, COARSE_BITS)
 
 
 def build_shape(shape: str, device: str, dtype: str) -> tuple[PreTrainedModel, KVGeometry]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from prefixkv.models.geometry import KVGeometry
 from prefixkv.policy.budget import Budget
 from prefixkv.policy.methods import Method
-from prefixkv.policy.precision import COARSE_BITS, entry_bytes, packed_bits
+from prefixkv.policy.precision import FINE_BITS, entry_bytes, packed_bits
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Capacity:
     geometry: KVGeometry
     budget: Budget
     method: Method
-    fewest_bits: int = COARSE_BITS
+    fewest_bits: int = FINE_BITS
 
     def __post_init__(self) -> None:
         """Check that the floors fit."""

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 
 from prefixkv.errors import PrefixKVError
 from prefixkv.models.geometry import KVGeometry
-from prefixkv.policy.precision import COARSE_BITS
+from prefixkv.policy.precision import FINE_BITS
 from prefixkv.policy.rotary import Rotation
 
 QUERIES = 128
@@ -37,11 +37,11 @@ class LookAhead:
     queries: Sequence[torch.Tensor]
     offsets: torch.Tensor
     rotation: Rotation
-    fewest_bits: int = COARSE_BITS
+    fewest_bits: int = FINE_BITS
 
     @classmethod
     def read(
-        cls, payload: bytes, model: torch.nn.Module, geometry: KVGeometry, fewest_bits: int = COARSE_BITS
+        cls, payload: bytes, model: torch.nn.Module, geometry: KVGeometry, fewest_bits: int = FINE_BITS
     ) -> LookAhead:
         """Take them from a profile's safetensors.
 

@@ -87,7 +87,7 @@ def _read(model: Any, identity: ModelIdentity, notify: Notify) -> LookAhead | No
             missing = f"{path} holds no look-ahead queries"
     if missing is None and profile is not None and profile.look_ahead is not None:
         try:
-            fewest = fewest_bits(profile.rounding_loss)
+            fewest = fewest_bits(profile.rounding_losses)
             return LookAhead.read(profile.look_ahead.read(), model, identity.geometry, fewest)
         except PrefixKVError as error:
             missing = str(error)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 from pathlib import Path
 from statistics import fmean, pstdev
@@ -122,8 +122,8 @@ class LayerProfile:
         layers: a curve for each layer.
         created_by: program and version.
         look_ahead: queries that the model asked while it answered; None where they were not recorded.
-        rounding_loss: divergence of the model's predictions, in nats a token, where its prompt is stored in
-            2 bits; None where it was not measured.
+        rounding_losses: divergence of the model's predictions, in nats a token, where its prompt is stored in 4 and in
+            2 bits, as far as it was measured.
     """
 
     model: ModelIdentity
@@ -133,7 +133,7 @@ class LayerProfile:
     layers: tuple[LayerCurve, ...]
     created_by: str
     look_ahead: LookAheadFile | None = None
-    rounding_loss: float | None = None
+    rounding_losses: dict[int, float] = field(default_factory=dict)
 
     @classmethod
     def load(cls, path: Path) -> LayerProfile:
@@ -155,11 +155,9 @@ class LayerProfile:
             if not isinstance(content.get(name), str):
                 raise PrefixKVError(f"{path}: {name} is {content.get(name)!r}, which is no text")
         look_ahead = _read_look_ahead(content.get("look_ahead"), path)
-        loss = content.get("rounding_loss")
-        if loss is not None and (type(loss) not in (int, float) or not loss >= 0):
-            raise PrefixKVError(f"{path}: rounding_loss is {loss!r}, which is no number of nats")
+        losses = _read_losses(content.get("rounding_losses", {}), path)
         scorer, source, created_by = (content[name] for name in ("scorer", "source", "created_by"))
-        return cls(model, scorer, source, tuple(samples), curves, created_by, look_ahead, loss)
+        return cls(model, scorer, source, tuple(samples), curves, created_by, look_ahead, losses)
 
     @classmethod
     def measure(cls, loaded: Any, samples: Any, source: str, **options: Any) -> LayerProfile:
@@ -200,7 +198,7 @@ class LayerProfile:
             "look_ahead": None
             if self.look_ahead is None
             else {"sha256": self.look_ahead.sha256, "queries": self.look_ahead.queries},
-            "rounding_loss": self.rounding_loss,
+            "rounding_losses": {str(bits): loss for bits, loss in self.rounding_losses.items()},
             "created_by": self.created_by,
         }
 
@@ -250,6 +248,15 @@ def _read_look_ahead(content: Any, path: Path) -> LookAheadFile | None:
         raise PrefixKVError(f"{path}: look_ahead does not name a file beside it with its sha256")
     name, digest, queries = fields
     return LookAheadFile(digest, queries, path.with_name(name))
+
+
+def _read_losses(content: Any, path: Path) -> dict[int, float]:
+    if not isinstance(content, dict) or not set(content) <= {"4", "2"}:
+        raise PrefixKVError(f"{path}: rounding_losses is {content!r}, which does not say losses for 4 and 2 bits")
+    for loss in content.values():
+        if type(loss) not in (int, float) or not loss >= 0:
+            raise PrefixKVError(f"{path}: rounding_losses has {loss!r}, which is no number of nats")
+    return {int(bits): float(loss) for bits, loss in content.items()}
 
 
 def _read_curve(content: Any, index: int, path: Path) -> LayerCurve:

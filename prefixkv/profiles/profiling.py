@@ -21,7 +21,7 @@ from prefixkv.policy.rotary import PositionWatch, Rotation, watched
 from prefixkv.policy.selection import cumulative_importance
 from prefixkv.profiles.calibration import Sample
 from prefixkv.profiles.profile import LayerProfile, LookAheadFile, average_curve
-from prefixkv.profiles.rounding import rounding_loss
+from prefixkv.profiles.rounding import rounding_losses
 from prefixkv.workers import Launch, division_of
 
 SCORER = "accumulated"
@@ -126,8 +126,10 @@ def measure(
     created_by = f"prefixkv {__version__}"
     rounding = [sample.rounding for sample in measured if sample.rounding is not None]
     tokens = sum(count for _, count in rounding)
-    loss = round(sum(nats for nats, _ in rounding) / tokens, 6) if tokens else None
-    return LayerProfile(loaded.identity, SCORER, source, facts, layers, created_by, look_ahead, loss)
+    losses = {}
+    if tokens:
+        losses = {bits: round(sum(nats[bits] for nats, _ in rounding) / tokens, 6) for bits in rounding[0][0]}
+    return LayerProfile(loaded.identity, SCORER, source, facts, layers, created_by, look_ahead, losses)
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,7 @@ class _Measured:
     curves: list[list[float]]
     facts: dict[str, Any]
     queries: QueryParts | None
-    rounding: tuple[float, int] | None
+    rounding: tuple[dict[int, float], int] | None
 
 
 def _measure_sample(
@@ -163,9 +165,9 @@ def _measure_sample(
         "answer_tokens": out.shape[1] - prompt_tokens,
     }
     rounding = None
-    if index < ROUNDED_SAMPLES and loaded.geometry.head_dim % 4 == 0:
+    if index < ROUNDED_SAMPLES:
         with torch.no_grad():
-            rounding = rounding_loss(model, inputs, out[0, prompt_tokens:])
+            rounding = rounding_losses(model, inputs, out[0, prompt_tokens:], loaded.geometry.head_dim)
     return _Measured(index, recorder.curves, facts, None if queries is None else queries.parts, rounding)
 
 

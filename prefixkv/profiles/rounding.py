@@ -9,9 +9,9 @@ import torch
 from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList
 
 from prefixkv.kernels.packing import pack, unpack
-from prefixkv.policy.precision import FEWEST_BITS
+from prefixkv.policy.precision import COARSE_BITS, FEWEST_BITS
 
-ANSWER_TOKENS = 128
+ANSWER_TOKENS = 64
 """Tokens of an answer that are compared."""
 
 
@@ -51,28 +51,34 @@ class _Dictation(LogitsProcessor):
         return dictated
 
 
-def rounding_loss(model: Any, inputs: Mapping[str, torch.Tensor], answer: torch.Tensor) -> tuple[float, int]:
-    """Divergence of the predictions along an answer, whole cache against one rounded to `FEWEST_BITS`.
+def rounding_losses(
+    model: Any, inputs: Mapping[str, torch.Tensor], answer: torch.Tensor, head_dim: int
+) -> tuple[dict[int, float], int]:
+    """Divergence of the predictions along an answer, whole cache against one rounded to 4 and one to 2 bits.
 
     Args:
         model: of transformers.
         inputs: of one prompt, on the model's device.
         answer: (tokens,), int64: the model's own; its first `ANSWER_TOKENS` count.
+        head_dim: elements of a key or a value; a row of them must be whole bytes.
 
     Returns:
-        Sum of KL(whole || rounded) in nats, and over how many tokens: all but the first, which is predicted before
-        anything is rounded.
+        For each number of bits the sum of KL(whole || rounded) in nats, and over how many tokens: all but the first,
+        which is predicted before anything is rounded.
     """
     answer = answer[:ANSWER_TOKENS]
-    whole, rounded = (
-        _predictions(model, inputs, answer, cache)
-        for cache in (DynamicCache(config=model.config), _RoundedCache(model.config, FEWEST_BITS))
-    )
-    total = 0.0
-    for one, other in zip(whole[1:], rounded[1:], strict=True):
-        said = one > -torch.inf
-        total += float((one[said].exp() * (one[said] - other[said])).sum())
-    return total, max(0, len(whole) - 1)
+    whole = _predictions(model, inputs, answer, DynamicCache(config=model.config))
+    losses = {}
+    for bits in (COARSE_BITS, FEWEST_BITS):
+        if head_dim * bits % 8 == 0:
+            rounded = _predictions(model, inputs, answer, _RoundedCache(model.config, bits))
+            losses[bits] = sum(map(_divergence, whole[1:], rounded[1:]))
+    return losses, max(0, len(whole) - 1)
+
+
+def _divergence(whole: torch.Tensor, rounded: torch.Tensor) -> float:
+    said = whole > -torch.inf
+    return float((whole[said].exp() * (whole[said] - rounded[said])).sum())
 
 
 def _predictions(

@@ -118,7 +118,7 @@ def test_question_is_the_text_behind_the_picture() -> None:
 def test_bits_follow_from_what_the_budget_holds(dtype: str, budget: str, bits: int) -> None:
     geometry = KVGeometry(layers=32, kv_heads=8, head_dim=128, dtype=dtype)
     fitting = Budget.parse(budget).entries(geometry, 3000)
-    assert packed_bits(geometry, fitting, 32 * 3000, None) == bits
+    assert packed_bits(geometry, fitting, 32 * 3000, None, 4) == bits
     assert packed_bits(geometry, fitting, 32 * 3000, 4) == 4
     assert entry_bytes(geometry, 4) == 2 * 8 * (64 + 2)
 
