@@ -95,7 +95,7 @@ def random_model(shape: str, device: torch.device, dtype: torch.dtype, layers: i
 def random_look_ahead(model: PreTrainedModel, geometry: KVGeometry) -> LookAhead | None:
     """Random queries, as many as a profile keeps: what they cost does not depend on what they ask.
 
-    Entries may be packed in 4 bits, as with the profile of a model that bears it.
+    Entries may be packed in 4 bits, as with the profile of a model that loses nothing by it.
 
     Args:
         model: on its device.
@@ -113,7 +113,7 @@ def random_look_ahead(model: PreTrainedModel, geometry: KVGeometry) -> LookAhead
         return None
     dtype = getattr(torch, geometry.dtype)
     queries = [torch.randn(shape, generator=generator).to(model.device, dtype) for _ in range(geometry.layers)]
-    return LookAhead(queries, torch.arange(QUERIES, device=model.device), rotation, COARSE_BITS)
+    return LookAhead(queries, torch.arange(QUERIES, device=model.device), rotation, {COARSE_BITS: 0.0})
 
 
 def build_shape(shape: str, device: str, dtype: str) -> tuple[PreTrainedModel, KVGeometry]:

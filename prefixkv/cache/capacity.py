@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from prefixkv.models.geometry import KVGeometry
 from prefixkv.policy.budget import Budget
 from prefixkv.policy.methods import Method
-from prefixkv.policy.precision import FINE_BITS, entry_bytes, packed_bits
+from prefixkv.policy.precision import entry_bytes, packed_bits
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class Capacity:
         geometry: the model's KV shape.
         budget: what may be stored.
         method: says what every layer keeps at least, and whether anything is evicted at all.
-        fewest_bits: that an element may be packed in.
+        losses: by bits, what the model loses when it is packed in them, see `prefixkv.policy.precision`.
 
     Raises:
         BudgetTooSmallError: a hard limit cannot hold what the method keeps of every layer at least.
@@ -27,7 +28,7 @@ class Capacity:
     geometry: KVGeometry
     budget: Budget
     method: Method
-    fewest_bits: int = FINE_BITS
+    losses: Mapping[int, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check that the floors fit."""
@@ -58,7 +59,7 @@ class Capacity:
         if not self.method.packs or self.keeps_all or (self.holds_all(seen_tokens, batch) and not is_evicted):
             return None
         fitting = self.unpacked(seen_tokens, batch)
-        return packed_bits(self.geometry, fitting, self.geometry.layers * seen_tokens, before, self.fewest_bits)
+        return packed_bits(self.geometry, fitting, self.geometry.layers * seen_tokens, before, self.losses)
 
     def stored(self, seen_tokens: int, batch: int, bits: int | None) -> int:
         """The same in the precision in which they are stored; there may be fewer to store.

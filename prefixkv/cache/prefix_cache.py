@@ -25,7 +25,6 @@ from prefixkv.policy.budget import Budget
 from prefixkv.policy.importance import Evidence
 from prefixkv.policy.look_ahead import LookAhead, PlacedQueries
 from prefixkv.policy.methods import DEFAULT_METHOD, Method, get_method
-from prefixkv.policy.precision import FINE_BITS
 from prefixkv.policy.ranking import choose, rank
 from prefixkv.policy.shares import LayerShares
 from prefixkv.policy.text_marks import TextMarks
@@ -88,8 +87,8 @@ class PrefixKVCache(WindowedCache):
         self.geometry, self.budget, self.method = geometry, Budget.parse(budget), get_method(method)
         self.keep_fractions = keep_fractions
         self.look_ahead = look_ahead if self.method.is_guided else None
-        bits = FINE_BITS if self.look_ahead is None else self.look_ahead.fewest_bits
-        self._capacity = Capacity(geometry, self.budget, self.method, bits)
+        losses = {} if self.look_ahead is None else self.look_ahead.losses
+        self._capacity = Capacity(geometry, self.budget, self.method, losses)
         self.batch = 1
         self.bits: int | None = None
         self._placed: PlacedQueries | None = None

@@ -5,8 +5,8 @@ They are recorded while profiling, before RoPE, and placed behind a prompt when 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import safetensors.torch
 import torch
@@ -14,7 +14,6 @@ from safetensors import SafetensorError
 
 from prefixkv.errors import PrefixKVError
 from prefixkv.models.geometry import KVGeometry
-from prefixkv.policy.precision import FINE_BITS
 from prefixkv.policy.rotary import Rotation
 
 QUERIES = 128
@@ -31,17 +30,17 @@ class LookAhead:
         queries: for each compressed layer (query_heads, count, head_dim), before RoPE.
         offsets: (count,), int64: how far behind the prompt each was asked.
         rotation: of the model that asked them.
-        fewest_bits: in which the model bears its entries, as the profile says.
+        losses: by bits, what the model loses when entries are packed in them, as the profile says.
     """
 
     queries: Sequence[torch.Tensor]
     offsets: torch.Tensor
     rotation: Rotation
-    fewest_bits: int = FINE_BITS
+    losses: Mapping[int, float] = field(default_factory=dict)
 
     @classmethod
     def read(
-        cls, payload: bytes, model: torch.nn.Module, geometry: KVGeometry, fewest_bits: int = FINE_BITS
+        cls, payload: bytes, model: torch.nn.Module, geometry: KVGeometry, losses: Mapping[int, float]
     ) -> LookAhead:
         """Take them from a profile's safetensors.
 
@@ -49,7 +48,7 @@ class LookAhead:
             payload: the file's content.
             model: what they were recorded from.
             geometry: its KV shape.
-            fewest_bits: see the attribute.
+            losses: see the attribute.
 
         Raises:
             PrefixKVError: the content is broken or of another model, or the model's rotation is not known.
@@ -67,7 +66,7 @@ class LookAhead:
             raise PrefixKVError("the profile's look-ahead queries have the shape of another model")
         device, dtype = next(model.parameters()).device, getattr(torch, geometry.dtype)
         queries = [layer.to(device, dtype) for layer in queries]
-        return cls(queries, offsets.to(device, torch.int64), rotation, fewest_bits)
+        return cls(queries, offsets.to(device, torch.int64), rotation, losses)
 
 
 class PlacedQueries:

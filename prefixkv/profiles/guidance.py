@@ -13,7 +13,6 @@ from prefixkv.models.identity import ModelIdentity
 from prefixkv.policy.budget import Budget
 from prefixkv.policy.look_ahead import LookAhead
 from prefixkv.policy.methods import Method, get_method
-from prefixkv.policy.precision import fewest_bits
 from prefixkv.profiles.config import PrefixConfig
 from prefixkv.profiles.profile import LayerProfile
 from prefixkv.profiles.profile_path import profile_path
@@ -87,8 +86,7 @@ def _read(model: Any, identity: ModelIdentity, notify: Notify) -> LookAhead | No
             missing = f"{path} holds no look-ahead queries"
     if missing is None and profile is not None and profile.look_ahead is not None:
         try:
-            fewest = fewest_bits(profile.rounding_losses)
-            return LookAhead.read(profile.look_ahead.read(), model, identity.geometry, fewest)
+            return LookAhead.read(profile.look_ahead.read(), model, identity.geometry, profile.rounding_losses)
         except PrefixKVError as error:
             missing = str(error)
     notify(f"guided works without look-ahead: {missing}; measure one with `prefixkv profile --model {identity.id}`")

@@ -68,7 +68,7 @@ def test_queries_are_placed_where_the_model_would_ask_them() -> None:
             recorder.add(layer, queries[layer][None, :, token : token + 1], token, token - 17)
     payload, count = recorder.payload()
     geometry = ModelIdentity.of("tiny", model.config, "float32").geometry
-    look_ahead = LookAhead.read(payload, model, geometry)
+    look_ahead = LookAhead.read(payload, model, geometry, {})
     assert count == 3
     for layer in range(4):
         expected = queries[layer][:, [17, 23, 39]]
@@ -118,8 +118,8 @@ def test_question_is_the_text_behind_the_picture() -> None:
 def test_bits_follow_from_what_the_budget_holds(dtype: str, budget: str, bits: int) -> None:
     geometry = KVGeometry(layers=32, kv_heads=8, head_dim=128, dtype=dtype)
     fitting = Budget.parse(budget).entries(geometry, 3000)
-    assert packed_bits(geometry, fitting, 32 * 3000, None, 4) == bits
-    assert packed_bits(geometry, fitting, 32 * 3000, 4) == 4
+    assert packed_bits(geometry, fitting, 32 * 3000, None, {4: 0.0}) == bits
+    assert packed_bits(geometry, fitting, 32 * 3000, 4, {4: 0.0}) == 4
     assert entry_bytes(geometry, 4) == 2 * 8 * (64 + 2)
 
 
@@ -222,7 +222,7 @@ def test_a_changed_or_foreign_profile_is_refused(tmp_path: Path, demo: LoadedMod
     assert saved.look_ahead is not None
     content = saved.look_ahead.read()
     with pytest.raises(PrefixKVError, match="shape of another model"):
-        LookAhead.read(content, demo.model, ModelIdentity.of("x", tiny.llava().config, "float32").geometry)
+        LookAhead.read(content, demo.model, ModelIdentity.of("x", tiny.llava().config, "float32").geometry, {})
     queries.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     with pytest.raises(PrefixKVError, match="is not the file that was saved with the profile"):
         saved.look_ahead.read()
@@ -230,7 +230,7 @@ def test_a_changed_or_foreign_profile_is_refused(tmp_path: Path, demo: LoadedMod
     with pytest.raises(PrefixKVError, match="cannot be read"):
         saved.look_ahead.read()
     with pytest.raises(PrefixKVError, match="look-ahead queries are broken"):
-        LookAhead.read(b"nothing", demo.model, demo.geometry)
+        LookAhead.read(b"nothing", demo.model, demo.geometry, {})
 
 
 def test_the_demo_answers_at_a_tenth_of_the_cache(demo: LoadedModel) -> None:
