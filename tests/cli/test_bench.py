@@ -102,5 +102,7 @@ def test_guided_is_measured_with_random_look_ahead_and_without(run: Run) -> None
         ("20%", 128),
         ("20%", 0),
     ]
-    assert cells[1]["kv_bytes"] == cells[2]["kv_bytes"]
+    # With a profile entries are packed in 4 bits here, without in 8: less of the budget is left over.
+    whole = cells[0]["kv_bytes"]
+    assert all(0.12 * whole < cell["kv_bytes"] <= 0.2 * whole for cell in cells[1:])
     assert "20% no look-ahead" in done.stderr

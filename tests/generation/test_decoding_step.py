@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -9,10 +11,14 @@ import torch
 from transformers import MistralConfig, MistralForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 import prefixkv
+from prefixkv.benchmark.random_model import random_look_ahead
+from prefixkv.cache import attention
+from prefixkv.cache.prefix_cache import PrefixKVCache
 from prefixkv.generation.captured.architecture import DecoderWeights, NotCapturableError
 from prefixkv.generation.captured.entries import next_entries, obstacle, occupy
 from prefixkv.generation.captured.step import decoder_step
 from prefixkv.kernels.entry_table import EntryTable
+from prefixkv.models.geometry import KVGeometry
 from tests import tiny
 
 SIZES = {
@@ -42,20 +48,28 @@ def mistral() -> MistralForCausalLM:
 MODELS = {"llama": tiny.llama, "llava": tiny.llava, "qwen2": qwen2, "mistral": mistral}
 
 
+@contextlib.contextmanager
+def packing(model: Any, budget: str) -> Iterator[PrefixKVCache]:
+    """An empty cache that packs in 4 bits where 8 hold too little."""
+    geometry = KVGeometry.of(model.config, "float32")
+    with attention.installed(model):
+        yield PrefixKVCache(geometry, budget, "guided", look_ahead=random_look_ahead(model, geometry))
+
+
 @torch.no_grad()
-def run(model: Any, budget: str, method: str, own: bool, batch: int) -> tuple[torch.Tensor, list[torch.Tensor]]:
+def run(model: Any, opened: Any, own: bool) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """Logits of 60 steps behind a prompt, the tokens being given, and the kept positions of every layer."""
-    with prefixkv.compress(model, budget, method) as cache:
-        model(input_ids=tiny.text(40, batch=batch), past_key_values=cache)
+    with opened as cache:
+        model(input_ids=tiny.text(40), past_key_values=cache)
         weights, table = DecoderWeights.of(model), EntryTable(len(cache.layers), torch.device("cpu"))
         found = []
         for step in range(60):
-            tokens = tiny.text(1, seed=step, batch=batch)
+            tokens = tiny.text(1, seed=step)
             if own:
                 assert obstacle(cache) is None
                 bits = cache.layers[0].bits
                 table.upload(entries := next_entries(cache))
-                found.append(decoder_step(weights, table, tokens[:, 0], torch.zeros(batch, dtype=torch.int64), bits))
+                found.append(decoder_step(weights, table, tokens[:, 0], torch.zeros(1, dtype=torch.int64), bits))
                 occupy(cache, entries)
             else:
                 found.append(model(input_ids=tokens, past_key_values=cache).logits[:, -1])
@@ -68,8 +82,8 @@ def run(model: Any, budget: str, method: str, own: bool, batch: int) -> tuple[to
 )
 def test_own_step_gives_the_logits_and_slots_of_transformers(name: str, budget: str, method: str) -> None:
     model = MODELS[name]()
-    plain, plain_positions = run(model, budget, method, own=False, batch=1)
-    own, own_positions = run(model, budget, method, own=True, batch=1)
+    plain, plain_positions = run(model, prefixkv.compress(model, budget, method), own=False)
+    own, own_positions = run(model, prefixkv.compress(model, budget, method), own=True)
     assert float(plain.std()) > 0.1
     torch.testing.assert_close(own, plain, rtol=1e-4, atol=1e-4)
     assert all(map(torch.equal, own_positions, plain_positions))
@@ -78,11 +92,11 @@ def test_own_step_gives_the_logits_and_slots_of_transformers(name: str, budget: 
 @pytest.mark.parametrize(("budget", "bits"), [("40%", 8), ("15%", 4)])
 def test_own_step_on_packed_entries(budget: str, bits: int) -> None:
     model = mistral()
-    plain, plain_positions = run(model, budget, "guided", own=False, batch=1)
-    own, own_positions = run(model, budget, "guided", own=True, batch=1)
+    plain, plain_positions = run(model, packing(model, budget), own=False)
+    own, own_positions = run(model, packing(model, budget), own=True)
     torch.testing.assert_close(own, plain, rtol=1e-4, atol=1e-4)
     assert all(map(torch.equal, own_positions, plain_positions))
-    with prefixkv.compress(model, budget, "guided") as cache, torch.no_grad():
+    with packing(model, budget) as cache, torch.no_grad():
         model(input_ids=tiny.text(40), past_key_values=cache)
         assert cache.layers[0].bits == bits
         assert obstacle(cache) is None
