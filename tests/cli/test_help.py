@@ -51,7 +51,8 @@ def test_help_has_an_example_and_comes_at_once_without_torch(path: str, command:
         "sys.exit(code or ', '.join({'torch', 'transformers'} & set(sys.modules)) or 0)"
     )
     seconds = []
-    for _ in range(5):
+    # As often as a busy machine needs to let one run be what the program itself costs.
+    for _ in range(20):
         started = _child_seconds()
         done = subprocess.run(
             [sys.executable, "-c", check, *words], capture_output=True, text=True, env=ENVIRONMENT, check=False
