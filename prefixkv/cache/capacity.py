@@ -19,7 +19,7 @@ class Capacity:
         geometry: the model's KV shape.
         budget: what may be stored.
         method: says what every layer keeps at least, and whether anything is evicted at all.
-        losses: by bits, what the model loses when it is packed in them, see `prefixkv.policy.precision`.
+        losses: by bits, 4 and 2, what the model loses by them, in nats a token; see `packed_bits`.
 
     Raises:
         BudgetTooSmallError: a hard limit cannot hold what the method keeps of every layer at least.

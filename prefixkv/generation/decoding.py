@@ -21,7 +21,6 @@ from prefixkv.generation.sampling import Sampling
 FEW_TOKENS = 4
 """An answer of so few tokens is not worth capturing a step for."""
 
-
 _told: weakref.WeakKeyDictionary[Any, set[str]] = weakref.WeakKeyDictionary()
 
 

@@ -30,7 +30,8 @@ class LookAhead:
         queries: for each compressed layer (query_heads, count, head_dim), before RoPE.
         offsets: (count,), int64: how far behind the prompt each was asked.
         rotation: of the model that asked them.
-        losses: by bits, what the model loses when entries are packed in them, as the profile says.
+        losses: by bits, 4 and 2, what the model loses when entries are packed in them, in nats a token, as the
+            profile says.
     """
 
     queries: Sequence[torch.Tensor]

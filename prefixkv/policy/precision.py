@@ -10,8 +10,8 @@ from prefixkv.models.geometry import KVGeometry
 
 FINE_BITS, COARSE_BITS, FEWEST_BITS = 8, 4, 2
 SLIGHT_LOSS, BEARABLE_LOSS = 0.002, 0.05
-"""Nats a token by which a model may diverge where its prompt is rounded, for twice the entries: always, or
-where they are scarce. A few elements of great size, as Qwen2's biases make them, leave nothing of keys in 4 bits."""
+"""Nats a token by which a model may diverge where its prompt is rounded, for twice the entries: always, or where they
+are scarce. A few elements of great size, as Qwen2's biases make them, leave nothing of keys in 4 bits."""
 ENOUGH = {FINE_BITS: 0.75, COARSE_BITS: 0.6}
 """By bits: they are used where the budget then holds at least this share of the entries, whatever fewer bits lose."""
 SCARCE = 0.3
@@ -40,7 +40,8 @@ def packed_bits(
         fitting: entries that the budget holds in the model's own precision.
         entries: entries that there are.
         before: bits in which earlier entries are stored; precision never rises, since what is lost does not come back.
-        losses: by bits, 4 and 2, what the model was measured to lose; what was not measured is not used.
+        losses: by bits, 4 and 2, what the model was measured to lose, in nats a token; what was not measured is not
+            used.
     """
     room, bits = fitting * entry_bytes(geometry, None), FINE_BITS
     for narrower in (COARSE_BITS, FEWEST_BITS):
