@@ -20,6 +20,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from prefixkv.cache.capped_attention import capped_attention
+from prefixkv.cache.fused_layers import fused_layers
 from prefixkv.cache.passes import watched_passes
 from prefixkv.cache.positions import tracked
 from prefixkv.errors import PrefixKVError
@@ -222,7 +223,13 @@ def installed(model: PreTrainedModel) -> Iterator[None]:
     if config._attn_implementation != NAME:
         raise PrefixKVError(f"{type(model).__name__} does not let its attention be chosen: it cannot be compressed")
     try:
-        with tracked(model), marked(model), watched_passes(model), warnings.catch_warnings():
+        with (
+            tracked(model),
+            marked(model),
+            watched_passes(model),
+            fused_layers(model, attend),
+            warnings.catch_warnings(),
+        ):
             # Since 5.24 transformers calls the argument `cache`; until 5.40 it takes the name that all versions know.
             warnings.filterwarnings("ignore", "`past_key_values` is deprecated", FutureWarning)
             yield

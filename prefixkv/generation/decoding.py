@@ -12,8 +12,8 @@ import torch
 from transformers import PreTrainedModel
 
 from prefixkv.cache.prefix_cache import PrefixKVCache
-from prefixkv.generation.captured.architecture import NotCapturableError
 from prefixkv.generation.captured.graph import CapturedStep
+from prefixkv.generation.captured.refusal import NotCapturableError
 from prefixkv.generation.captured.steps import CapturedSteps
 from prefixkv.generation.choice import TokenChoice
 from prefixkv.generation.sampling import Sampling

@@ -107,6 +107,13 @@ def pack(vectors: torch.Tensor, bits: int) -> torch.Tensor:
     return _run("packing.pack", vectors, vectors, bits, name="torch" if bits in PLAIN_BITS else None)
 
 
+def rotary(
+    query: torch.Tensor, key: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """See `prefixkv.kernels.rotary`."""
+    return _run("rotary", query, query, key, cosine, sine)
+
+
 def decode_attention(
     query: torch.Tensor,
     key: torch.Tensor,

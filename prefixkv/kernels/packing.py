@@ -72,11 +72,12 @@ def unpack(packed: torch.Tensor, bits: int, dtype: torch.dtype) -> torch.Tensor:
     Returns:
         (..., head_dim).
     """
-    codes, step = packed[..., :-STEP_BYTES], packed[..., -STEP_BYTES:].contiguous().view(torch.float16).float()
+    exact = torch.promote_types(dtype, torch.float32)
+    codes, step = packed[..., :-STEP_BYTES], packed[..., -STEP_BYTES:].contiguous().view(torch.float16).to(exact)
     if bits != 8:
         shifts = range(0, 8, bits)
         codes = torch.cat([(codes >> shift) & ((1 << bits) - 1) for shift in shifts], dim=-1)
-    middles = codes.float() - ((1 << (bits - 1)) - 0.5)
+    middles = codes.to(exact) - ((1 << (bits - 1)) - 0.5)
     return _rotate(middles * step).to(dtype)
 
 
@@ -84,7 +85,7 @@ def _rotate(vectors: torch.Tensor) -> torch.Tensor:
     """Multiply by the (symmetric, orthogonal) Hadamard matrix; by blocks where head_dim is no power of two."""
     head_dim = vectors.shape[-1]
     block = head_dim & -head_dim
-    matrix = hadamard(block, vectors.device)
+    matrix = hadamard(block, vectors.device).to(vectors.dtype)
     return (vectors.unflatten(-1, (head_dim // block, block)) @ matrix).flatten(-2)
 
 

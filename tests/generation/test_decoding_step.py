@@ -14,10 +14,10 @@ import prefixkv
 from prefixkv.benchmark.random_model import random_look_ahead
 from prefixkv.cache import attention
 from prefixkv.cache.prefix_cache import PrefixKVCache
-from prefixkv.generation.captured.architecture import DecoderWeights, NotCapturableError
 from prefixkv.generation.captured.entries import next_entries, obstacle, occupy
 from prefixkv.generation.captured.step import decoder_step
 from prefixkv.kernels.entry_table import EntryTable
+from prefixkv.models.decoder_weights import DecoderWeights, UnknownDecoderError
 from prefixkv.models.geometry import KVGeometry
 from tests import tiny
 
@@ -105,16 +105,16 @@ def test_own_step_on_packed_entries(budget: str, bits: int) -> None:
 def test_a_hook_a_changed_layer_and_another_kind_of_decoder_are_told_apart() -> None:
     model = tiny.llama()
     handle = model.model.layers[0].mlp.register_forward_hook(lambda *_: None)
-    with pytest.raises(NotCapturableError, match="LlamaMLP has a hook"):
+    with pytest.raises(UnknownDecoderError, match="LlamaMLP has a hook"):
         DecoderWeights.of(model)
     handle.remove()
     DecoderWeights.of(model)
     model.model.layers[1].self_attn.q_proj = torch.nn.Sequential(model.model.layers[1].self_attn.q_proj)
-    with pytest.raises(NotCapturableError, match="Sequential"):
+    with pytest.raises(UnknownDecoderError, match="Sequential"):
         DecoderWeights.of(model)
-    with pytest.raises(NotCapturableError, match="Qwen3DecoderLayer"):
+    with pytest.raises(UnknownDecoderError, match="Qwen3DecoderLayer"):
         DecoderWeights.of(Qwen3ForCausalLM(Qwen3Config(**SIZES, head_dim=16)))
-    with pytest.raises(NotCapturableError, match="several dtypes"):
+    with pytest.raises(UnknownDecoderError, match="several dtypes"):
         mixed = tiny.llama()
         mixed.model.norm.half()
         DecoderWeights.of(mixed)

@@ -11,10 +11,11 @@ from typing import Any
 
 import torch
 
-from prefixkv.generation.captured.architecture import DecoderWeights
+from prefixkv.generation.captured.refusal import NotCapturableError
 from prefixkv.generation.captured.step import decoder_step
 from prefixkv.kernels.entry_table import EntryTable, LayerEntries
 from prefixkv.kernels.packing import pack
+from prefixkv.models.decoder_weights import DecoderWeights, UnknownDecoderError
 
 _captured: weakref.WeakKeyDictionary[Any, dict[tuple[int, int | None], CapturedStep]] = weakref.WeakKeyDictionary()
 
@@ -59,7 +60,10 @@ class CapturedStep:
             NotCapturableError: the model is of another kind.
         """
         steps, load = _captured.setdefault(model, {}), (batch, bits)
-        weights = DecoderWeights.of(model)
+        try:
+            weights = DecoderWeights.of(model)
+        except UnknownDecoderError as error:
+            raise NotCapturableError.because(error) from error
         if load not in steps or steps[load]._addresses != weights.addresses():
             steps.pop(load, None)
             steps[load] = cls(weights, batch, bits)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from prefixkv.generation.captured.architecture import DecoderWeights
 from prefixkv.kernels.dispatch import decode_attention, normed_linear, residual_linear, swiglu_linear
 from prefixkv.kernels.entry_table import COLUMNS, EntryTable
+from prefixkv.models.decoder_weights import DecoderWeights
 
 POSITION = COLUMNS.index("position")
 

@@ -8,9 +8,9 @@ import torch
 
 from prefixkv.cache.prefix_cache import PrefixKVCache
 from prefixkv.errors import BudgetTooSmallError
-from prefixkv.generation.captured.architecture import NotCapturableError
 from prefixkv.generation.captured.entries import next_entries, obstacle, occupy
 from prefixkv.generation.captured.graph import CapturedStep
+from prefixkv.generation.captured.refusal import NotCapturableError
 from prefixkv.generation.choice import TokenChoice
 from prefixkv.kernels.dispatch import triton_obstacle
 from prefixkv.kernels.entry_table import LayerEntries
@@ -36,7 +36,7 @@ class CapturedSteps:
         if missing := triton_obstacle():
             raise NotCapturableError(f"scoring and decoding take plain torch, which is slower: {missing}")
         if reason := obstacle(cache):
-            raise NotCapturableError(f"the step is not captured, decoding takes the plain path: {reason}")
+            raise NotCapturableError.because(reason)
         self._cache, self._device = cache, tokens.device
         with torch.cuda.device(self._device):
             self._begin(model, cache, choose, tokens)

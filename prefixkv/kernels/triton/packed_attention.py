@@ -138,10 +138,12 @@ def packed_attention(
     turned, out = (torch.empty(rows, head_dim, dtype=query.dtype, device=query.device) for _ in range(2))
     lines = triton.next_power_of_2(group + 2)
     together = max(16, lines)
+    # Products are rounded before they are added, which a fused multiplication would not do.
     _prepare_kernel[(triton.cdiv(kv_rows * lines, together),)](
         query, key, value, cosine, sine, matrix, place, turned,
         query.stride(0), key.stride(0), value.stride(0), cosine.stride(0), kv_heads, kv_rows, norm,
         D=head_dim, GROUP=group, LINES=lines, M=together, BITS=bits, STEP=NORMAL_STEP, ROW=row, num_warps=4,
+        enable_fp_fusion=False,
     )  # fmt: skip
     members = max(8, triton.next_power_of_2(group))
     entries, warps, registers = _tiles(words, members, query.dtype)

@@ -40,7 +40,6 @@ def rms_norm(hidden: torch.Tensor, gain: torch.Tensor, epsilon: float) -> torch.
 
 
 def swiglu(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
-    """`silu(gate) * up`, both contiguous and of one shape."""
-    out = torch.empty_like(gate)
-    _swiglu_kernel[(triton.cdiv(gate.numel(), 1024),)](gate, up, out, gate.numel(), K=1024, num_warps=4)
-    return out
+    """`silu(gate) * up`, both contiguous and of one shape; `gate` is overwritten."""
+    _swiglu_kernel[(triton.cdiv(gate.numel(), 1024),)](gate, up, gate, gate.numel(), K=1024, num_warps=4)
+    return gate

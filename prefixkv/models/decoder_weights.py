@@ -26,8 +26,8 @@ FIXED_ROTARY = {"default", "linear", "llama3", "yarn", "mrope"}
 """Rotary positions whose frequencies do not depend on the length."""
 
 
-class NotCapturableError(PrefixKVError):
-    """The step of a model on a cache cannot be captured; the message says why."""
+class UnknownDecoderError(PrefixKVError):
+    """A model's decoder is of another kind; the message says in which way, as what follows "because"."""
 
 
 @dataclass(frozen=True)
@@ -85,13 +85,14 @@ class DecoderWeights:
             model: a language or vision-language model of transformers.
 
         Raises:
-            NotCapturableError: something in it is different.
+            UnknownDecoderError: something in it is different.
         """
         decoder, head = model.get_decoder(), model.get_output_embeddings()
         _require(hasattr(decoder, "layers") and hasattr(decoder, "rotary_emb"), "its decoder has another structure")
         for module in decoder.modules():
             hooked = module._forward_hooks or module._forward_pre_hooks
-            patched = "forward" in vars(module) and not hasattr(module, "_hf_hook")
+            forward = vars(module).get("forward")
+            patched = forward is not None and not getattr(forward, "computes_the_same", hasattr(module, "_hf_hook"))
             _require(not hooked and not patched, f"its {type(module).__name__} has a hook")
         config = decoder.config
         _require(config.hidden_act == "silu", f"its activation is {config.hidden_act}")
@@ -145,7 +146,7 @@ class DecoderWeights:
 
 def _require(condition: bool, reason: str) -> None:
     if not condition:
-        raise NotCapturableError(f"the step is not captured, decoding takes the plain path: {reason}")
+        raise UnknownDecoderError(reason)
 
 
 def _linear(module: Any) -> Weight:
