@@ -59,7 +59,7 @@ def _take_in(
     value_step = _load(values + rows + WORDS, inside, MASKED).to(tl.float16, bitcast=True).to(tl.float32)
 
     k0, k1, k2, k3 = planes(key_words, DTYPE, ASSEMBLY)
-    if DTYPE == tl.float32:
+    if tl.float32 == DTYPE:
         # Four short sums lose less than one long one, where the numbers themselves have lost nothing.
         scores = tl.dot(k1, q1, input_precision="ieee") + tl.dot(k3, q3, input_precision="ieee")
         if BITS == 8:
