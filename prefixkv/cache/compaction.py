@@ -26,6 +26,8 @@ saves most of the copies of cutting earlier layers; after the last layer it is e
 AHEAD = 1
 """Layers that a GPU holds beside the slack. There the host runs ahead: what is cut follows from the curves that have
 come, so that it does not wait for the newest while the device has nothing to do, and the newest layers stay whole."""
+SMALL = 128
+"""A chunk whose layers take no more than one part in so many of a GPU's memory is cut once, when all have read it."""
 ROOM = 2
 """Layers for which room is made at once."""
 TOGETHER = 2
@@ -49,6 +51,7 @@ class Compaction:
         bits: int | None,
         text_tokens: Callable[[], int],
         ahead: int = 0,
+        small_bytes: int = 0,
     ) -> None:
         """Begin a chunk.
 
@@ -61,6 +64,7 @@ class Compaction:
             bits: in which an element is stored; None for the model's own precision.
             text_tokens: says how many of the tokens read are text; asked once at most.
             ahead: layers that may be held whole beside the slack; without any, the newest curve is waited for.
+            small_bytes: what all layers together may take for none of them to be cut before the last has read.
         """
         self._layers, self._shares, self._bits, self._ahead = layers, shares, bits, ahead
         self._side = SideStreams()
@@ -72,6 +76,9 @@ class Compaction:
         most = self._total * self._stored_bytes
         slack = most // SLACK + ahead * seen_tokens * self._stored_bytes
         self._most_bytes = most if self._is_hard_limit else most + slack
+        whole = len(layers) * seen_tokens * self._whole_bytes
+        if whole * batch <= small_bytes:
+            self._most_bytes = whole
         # So many layers may be whole when the others are cut to the total.
         self._behind = slack // (seen_tokens * self._whole_bytes)
 
@@ -162,6 +169,11 @@ class Compaction:
         later = [0] * (index + 1 - read) + stored[index + 1 :]
         text_tokens = self._text_tokens() if self._waits else self._seen_tokens
         return self._shares.counts(self._total, self._seen_tokens, stored[:read], later, text_tokens)
+
+
+def small_bytes(device: torch.device) -> int:
+    """Bytes that are little on a device: there are some only where cutting has a host to wait for."""
+    return torch.cuda.get_device_properties(device).total_memory // SMALL if device.type == "cuda" else 0
 
 
 def _move(cuts: Sequence[tuple[CompressedLayer, int]], bits: int | None) -> None:

@@ -12,7 +12,7 @@ import torch
 
 from prefixkv.cache import attention
 from prefixkv.cache.capacity import Capacity
-from prefixkv.cache.compaction import AHEAD, Compaction
+from prefixkv.cache.compaction import AHEAD, Compaction, small_bytes
 from prefixkv.cache.layer import CompressedLayer
 from prefixkv.cache.passes import after_pass
 from prefixkv.cache.scoring import entry_marks, score
@@ -206,9 +206,9 @@ class PrefixKVCache(WindowedCache):
     def _new_compaction(self, keys: torch.Tensor, seen_tokens: int) -> Compaction:
         # Later turns find layers that hold earlier entries, for which room is reserved: there nothing waits.
         is_first = keys.is_cuda and seen_tokens == keys.shape[2] and not self.budget.is_hard_limit
-        ahead = AHEAD if is_first else 0
+        ahead, small = (AHEAD, small_bytes(keys.device)) if is_first else (0, 0)
         parts = self.layers, self._shares, self._capacity
-        return Compaction(*parts, seen_tokens, self.batch, self.bits, self._text_tokens, ahead=ahead)
+        return Compaction(*parts, seen_tokens, self.batch, self.bits, self._text_tokens, ahead, small)
 
     def _compact(self, index: int, chunk_len: int, queries: torch.Tensor, scale: float) -> None:
         """Choose what stays of the layer that has just attended, and of the earlier ones."""

@@ -49,7 +49,7 @@ def test_lag_and_slack_do_not_change_what_is_kept(
     )
     monkeypatch.setattr(compaction, "SLACK", slack)
     begin: Any = compaction.Compaction
-    monkeypatch.setattr(prefix_cache, "Compaction", lambda *arguments, **options: begin(*arguments, ahead=ahead))
+    monkeypatch.setattr(prefix_cache, "Compaction", lambda *arguments: begin(*arguments[:-2], ahead))
     monkeypatch.setattr(CurveTransfer, "is_there", arrives)
     found = _read(method, budget, geometry, model)
     assert method == "tgv" or cuts
@@ -61,6 +61,28 @@ def test_lag_and_slack_do_not_change_what_is_kept(
         assert one.positions.equal(other.positions)
         assert one.keys.equal(other.keys)
         assert one.window == other.window
+
+
+@pytest.mark.parametrize(("spare", "is_cut_early"), [(0, False), (-1, True)])
+def test_a_small_chunk_is_cut_once(spare: int, is_cut_early: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny.llava(layers=LAYERS, seed=2)
+    geometry = KVGeometry.of(model.config.get_text_config(), "float32")
+    expected = _read("prefixkv", "20%", geometry, model)
+    cuts: list[int] = []
+    cut = compaction.Compaction._cut
+    monkeypatch.setattr(
+        compaction.Compaction, "_cut", lambda self, *arguments: (cuts.append(1), cut(self, *arguments))[1]
+    )
+    begin: Any = compaction.Compaction
+    small = TOKENS * geometry.token_bytes + spare
+    monkeypatch.setattr(prefix_cache, "Compaction", lambda *arguments: begin(*arguments[:-2], 1, small))
+    found = _read("prefixkv", "20%", geometry, model)
+    assert bool(cuts) == is_cut_early
+    assert [layer.kept_tokens for layer in found.layers] == [layer.kept_tokens for layer in expected.layers]
+    for one, other in zip(found.layers, expected.layers, strict=True):
+        assert one.keys is not None
+        assert other.keys is not None
+        assert one.keys.equal(other.keys)
 
 
 def test_guided_shares_are_half_even_and_half_by_one_threshold() -> None:
