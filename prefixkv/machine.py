@@ -22,7 +22,16 @@ PACKAGES = (
     "rich",
     "prompt_toolkit",
 )
-SETTINGS = ("CUDA_VISIBLE_DEVICES", "HF_HOME", "HF_HUB_OFFLINE", "NO_COLOR", "TERM", "LANG")
+SETTINGS = (
+    "CUDA_VISIBLE_DEVICES",
+    "PYTORCH_ALLOC_CONF",
+    "PYTORCH_CUDA_ALLOC_CONF",
+    "HF_HOME",
+    "HF_HUB_OFFLINE",
+    "NO_COLOR",
+    "TERM",
+    "LANG",
+)
 """Environment variables that change what happens; nothing secret is among them."""
 _UNTOLD = ("PROMPT", "SYSTEM")
 

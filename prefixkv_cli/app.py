@@ -12,6 +12,7 @@ from typer.completion import completion_init
 
 import prefixkv
 from prefixkv_cli import output
+from prefixkv_cli.allocator import prepare_allocator
 from prefixkv_cli.commands.batch import batch
 from prefixkv_cli.commands.bench import bench
 from prefixkv_cli.commands.chat import chat
@@ -98,6 +99,7 @@ def main(arguments: list[str] | None = None) -> None:
     Args:
         arguments: instead of the command line's.
     """
+    prepare_allocator()
     sys.exit(_run(sys.argv[1:] if arguments is None else arguments))
 
 
