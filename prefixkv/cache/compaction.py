@@ -5,9 +5,9 @@ Knows nothing of attention or of how importance is scored; the shares themselves
 
 from __future__ import annotations
 
-import contextlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from prefixkv.cache.side_stream import SideStreams
 from prefixkv.kernels.dispatch import first_ranked, gather
 from prefixkv.kernels.gathering import Move
 from prefixkv.policy.precision import entry_bytes
+from prefixkv.policy.ranking import rank
 from prefixkv.policy.shares import LayerShares
 
 SLACK = 2
@@ -69,6 +70,7 @@ class Compaction:
         self._layers, self._shares, self._bits, self._ahead = layers, shares, bits, ahead
         self._side = SideStreams()
         self._seen_tokens, self._text_tokens = seen_tokens, text_tokens
+        self._method = capacity.method
         self._is_hard_limit, self._waits = capacity.budget.is_hard_limit, capacity.method.waits
         self._whole_bytes = capacity.geometry.entry_bytes
         self._stored_bytes = entry_bytes(capacity.geometry, bits)
@@ -76,29 +78,42 @@ class Compaction:
         most = self._total * self._stored_bytes
         slack = most // SLACK + ahead * seen_tokens * self._stored_bytes
         self._most_bytes = most if self._is_hard_limit else most + slack
-        whole = len(layers) * seen_tokens * self._whole_bytes
-        if whole * batch <= small_bytes:
-            self._most_bytes = whole
+        self._is_small = len(layers) * seen_tokens * self._whole_bytes * batch <= small_bytes
         # So many layers may be whole when the others are cut to the total.
         self._behind = slack // (seen_tokens * self._whole_bytes)
 
-    def beside(self, device: torch.device) -> contextlib.AbstractContextManager[None]:
-        """Rank a layer while the device goes on with the model: ranks are not used before a layer is cut.
-
-        Args:
-            device: of the layer.
-        """
-        return self._side.beside(device)
-
-    def advance(self, index: int) -> None:
-        """Cut what must be cut now that a further layer, but the last, is held whole.
+    def take_in(self, index: int, pictures: torch.Tensor | None) -> None:
+        """Count a layer that is held as read; cut what must be cut now.
 
         Args:
             index: of the layer.
+            pictures: the importance of its picture entries together, one number; None without pictures.
         """
+        if pictures is not None:
+            self._shares.add_pictures(pictures)
+        if not self._is_small:
+            layer = self._layers[index]
+            # The device goes on with the model: ranks are not used before a layer is cut.
+            with self._side.beside(layer.device):
+                self._rank([layer])
+            if index < len(self._layers) - 1 and not self._waits:
+                self._advance(index)
+
+    def _rank(self, layers: Sequence[CompressedLayer]) -> None:
+        """Rank the entries of layers of one device, which have read as much, by one sort."""
+        scores = [layer.importance for layer in layers if layer.importance is not None]
+        importance = scores[0] if len(scores) == 1 else torch.cat(scores)
+        ranking = rank(importance, self._method.sink_tokens, self._method.recent_tokens)
+        if self._shares.needs_curves:
+            self._shares.add_curves(ranking.curves(len(layers)))
+        in_order = self._method.window == "least"
+        orders, ranks = ranking.order.chunk(len(layers)), ranking.ranks.chunk(len(layers))
+        for layer, order, places in zip(layers, orders, ranks, strict=True):
+            layer.rank(order if in_order else None, None if in_order else places)
+
+    def _advance(self, index: int) -> None:
+        """Cut what must be cut now that a further layer, but the last, is held whole."""
         last = len(self._layers) - 1
-        if index == last or self._waits:
-            return
         arrived = self._shares.fetch()
         whole = self._layers[index].kept_tokens * self._whole_bytes
         excess = sum(map(self._bytes, self._layers)) - self._most_bytes
@@ -114,6 +129,9 @@ class Compaction:
 
     def finish(self) -> None:
         """Cut every layer to what it keeps, now that all have read the chunk."""
+        if self._is_small:
+            for _, layers in groupby(self._layers, key=lambda layer: layer.device):
+                self._rank(list(layers))
         last = len(self._layers) - 1
         counts = self._counts(last + 1, last)
         cuts = [(layer, min(count, layer.kept_tokens)) for layer, count in zip(self._layers, counts, strict=True)]

@@ -93,25 +93,25 @@ class CompressedLayer(StoredEntries):
         move, bits = self._compacted(indices, self.kept_tokens if indices is None else indices.shape[-1], bits)
         self.fill(gather([move], bits)[0])
 
-    def hold(
-        self,
-        importance: torch.Tensor,
-        chunk_len: int,
-        order: torch.Tensor | None = None,
-        ranks: torch.Tensor | None = None,
-    ) -> None:
-        """Count the chunk as read and leave its entries as they are, until `shrink` says how many stay.
+    def hold(self, importance: torch.Tensor, chunk_len: int) -> None:
+        """Count the chunk as read and leave its entries as they are, until `shrunk` says how many stay.
 
         Args:
             importance: (batch, heads, entries), float32, of the entries that `arrive` returned.
             chunk_len: tokens of the chunk.
-            order: (batch, heads, entries), int64: those that stay longest first; they are stored in this order.
-            ranks: (batch, heads, entries), int32: each entry's place in such an order, where they are stored in the
-                order of the text. One of the two is given.
         """
         self._take_in(importance, chunk_len)
         assert self.arriving is not None
         self.arriving = _alone(self.arriving[0]), _alone(self.arriving[1])
+
+    def rank(self, order: torch.Tensor | None, ranks: torch.Tensor | None) -> None:
+        """Say in which order held entries are given up; one of the two is given.
+
+        Args:
+            order: (batch, heads, entries), int64: those that stay longest first; they are stored in this order.
+            ranks: (batch, heads, entries), int32: each entry's place in such an order, where they are stored in the
+                order of the text.
+        """
         self._order, self.ranks = order, ranks
 
     def _take_in(self, importance: torch.Tensor, chunk_len: int) -> None:

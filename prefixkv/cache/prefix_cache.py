@@ -25,7 +25,7 @@ from prefixkv.policy.budget import Budget
 from prefixkv.policy.importance import Evidence
 from prefixkv.policy.look_ahead import LookAhead, PlacedQueries
 from prefixkv.policy.methods import DEFAULT_METHOD, Method, get_method
-from prefixkv.policy.ranking import choose, rank
+from prefixkv.policy.ranking import choose
 from prefixkv.policy.shares import LayerShares
 from prefixkv.policy.text_marks import TextMarks
 
@@ -225,14 +225,8 @@ class PrefixKVCache(WindowedCache):
                 count = entries if self._fits else min(entries, self._shares.known(total, seen)[index])
                 layer.keep(choose(self.method, importance, count), importance, chunk_len, self.bits)
             else:
-                with self._compaction.beside(importance.device):
-                    ranking = rank(importance, self.method.sink_tokens, self.method.recent_tokens)
-                    self._shares.add(ranking.curve() if self._shares.needs_curves else None, pictures)
-                if self.method.window == "least":
-                    layer.hold(importance, chunk_len, order=ranking.order)
-                else:
-                    layer.hold(importance, chunk_len, ranks=ranking.ranks)
-                self._compaction.advance(index)
+                layer.hold(importance, chunk_len)
+                self._compaction.take_in(index, pictures)
         if index == last:
             after_pass(self._finish)
 

@@ -1,4 +1,4 @@
-"""The curve of a layer: what its most important entries bear together, in plain torch."""
+"""Curves of layers: what the most important entries of each bear together, in plain torch."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ def curve(values: torch.Tensor) -> torch.Tensor:
     """Importance of the 1, 2, ... most important entries together (the paper's prefix cumulative priority).
 
     Args:
-        values: (rows, seen_len), float32, not negative, each row from the highest to the lowest. Not written to.
+        values: (layers, rows, seen_len), float32, not negative, each row from the highest to the lowest.
 
     Returns:
-        (seen_len,), float64, ascending to 1: the mean over rows of their normalised and summed importance. An all-zero
-        row counts as flat.
+        (layers, seen_len), float64, ascending to 1: the mean over a layer's rows of their normalised and summed
+        importance. An all-zero row counts as flat.
     """
     exact = values.double()
     totals = exact.sum(dim=-1, keepdim=True)
     shares = torch.where(totals == 0, 1 / values.shape[-1], exact / totals)
-    return shares.mean(dim=0).cumsum(0)
+    return shares.mean(dim=-2).cumsum(-1)

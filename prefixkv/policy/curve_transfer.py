@@ -8,20 +8,31 @@ import torch
 
 
 class CurveTransfer:
-    """Copies a curve beside what the device does next."""
+    """A curve that is copied beside what the device does next."""
 
-    def __init__(self, curve: torch.Tensor) -> None:
-        """Begin.
+    def __init__(self, host: torch.Tensor, arrived: torch.cuda.Event | None) -> None:
+        """Wait for a copy that has begun.
 
         Args:
-            curve: (seen_len,), float64.
+            host: (seen_len,), float64, where it arrives.
+            arrived: recorded behind the copy; None where it is there.
         """
-        self._host, self._arrived = curve, None
-        if curve.is_cuda:
-            self._host = torch.empty(curve.shape, dtype=curve.dtype, pin_memory=True)
-            self._host.copy_(curve, non_blocking=True)
-            self._arrived = torch.cuda.Event()
-            self._arrived.record(torch.cuda.current_stream(curve.device))
+        self._host, self._arrived = host, arrived
+
+    @classmethod
+    def begin(cls, curves: torch.Tensor) -> list[CurveTransfer]:
+        """Copy the curves of layers, all at once.
+
+        Args:
+            curves: (layers, seen_len), float64.
+        """
+        host, arrived = curves, None
+        if curves.is_cuda:
+            host = torch.empty(curves.shape, dtype=curves.dtype, pin_memory=True)
+            host.copy_(curves, non_blocking=True)
+            arrived = torch.cuda.Event()
+            arrived.record(torch.cuda.current_stream(curves.device))
+        return [cls(curve, arrived) for curve in host]
 
     @property
     def is_there(self) -> bool:

@@ -13,21 +13,26 @@ from prefixkv.policy.selection import select
 
 @dataclass(frozen=True)
 class Ranking:
-    """One sort of a layer's importance, from which both its share and its choice follow.
+    """One sort of the importance of a layer, or of several, from which both shares and choices follow.
 
     Attributes:
         order: (batch, heads, seen_len), int64: the entries, first those that go last.
         ranks: same shape, int32: each entry's place in that order.
-        values: (batch * heads, seen_len), float32: the importance from the highest to the lowest.
+        values: (batch * heads, seen_len), float32: the importance from the highest to the lowest. Where layers are
+            ranked together, the batch is theirs, one layer after the other.
     """
 
     order: torch.Tensor
     ranks: torch.Tensor
     values: torch.Tensor
 
-    def curve(self) -> torch.Tensor:
-        """See `prefixkv.kernels.curve`."""
-        return curve(self.values)
+    def curves(self, layers: int = 1) -> torch.Tensor:
+        """See `prefixkv.kernels.curve`.
+
+        Args:
+            layers: that were ranked together.
+        """
+        return curve(self.values.unflatten(0, (layers, -1)))
 
 
 def rank(importance: torch.Tensor, sink_tokens: int, recent_tokens: int) -> Ranking:

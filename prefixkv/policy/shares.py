@@ -47,17 +47,21 @@ class LayerShares:
         """Whether a layer's share follows from its curve."""
         return not self.is_known and self._method.allocator != "text"
 
-    def add(self, curve: torch.Tensor | None, picture_mass: torch.Tensor | None) -> None:
-        """Take in the next layer, where shares are searched for.
+    def add_curves(self, curves: torch.Tensor) -> None:
+        """Take in the next layers, where shares follow from curves.
 
         Args:
-            curve: (entries,), float64, see `prefixkv.kernels.curve`; None where it is not needed.
-            picture_mass: the importance of its picture entries together, one number; None without pictures.
+            curves: (layers, entries), float64, see `prefixkv.kernels.curve`.
         """
-        if curve is not None:
-            self._curves.append(CurveTransfer(curve))
-        if picture_mass is not None:
-            self._masses.append(picture_mass)
+        self._curves += CurveTransfer.begin(curves)
+
+    def add_pictures(self, mass: torch.Tensor) -> None:
+        """Take in the next layer, where shares follow from what pictures bear.
+
+        Args:
+            mass: the importance of its picture entries together, one number.
+        """
+        self._masses.append(mass)
 
     def fetch(self) -> int:
         """Take over the curves that have come to the host, so that little is left to do when they are needed.

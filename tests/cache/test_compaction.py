@@ -63,11 +63,15 @@ def test_lag_and_slack_do_not_change_what_is_kept(
         assert one.window == other.window
 
 
+@pytest.mark.parametrize("method", ["prefixkv", "guided", "tgv", "prefixkv-release"])
 @pytest.mark.parametrize(("spare", "is_cut_early"), [(0, False), (-1, True)])
-def test_a_small_chunk_is_cut_once(spare: int, is_cut_early: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_small_chunk_is_cut_once(
+    method: str, spare: int, is_cut_early: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its layers are ranked together, and keep what they keep one by one."""
     model = tiny.llava(layers=LAYERS, seed=2)
     geometry = KVGeometry.of(model.config.get_text_config(), "float32")
-    expected = _read("prefixkv", "20%", geometry, model)
+    expected = _read(method, "20%", geometry, model)
     cuts: list[int] = []
     cut = compaction.Compaction._cut
     monkeypatch.setattr(
@@ -76,8 +80,8 @@ def test_a_small_chunk_is_cut_once(spare: int, is_cut_early: bool, monkeypatch: 
     begin: Any = compaction.Compaction
     small = TOKENS * geometry.token_bytes + spare
     monkeypatch.setattr(prefix_cache, "Compaction", lambda *arguments: begin(*arguments[:-2], 1, small))
-    found = _read("prefixkv", "20%", geometry, model)
-    assert bool(cuts) == is_cut_early
+    found = _read(method, "20%", geometry, model)
+    assert bool(cuts) == (is_cut_early and method in ("prefixkv", "guided"))
     assert [layer.kept_tokens for layer in found.layers] == [layer.kept_tokens for layer in expected.layers]
     for one, other in zip(found.layers, expected.layers, strict=True):
         assert one.keys is not None
@@ -99,7 +103,7 @@ def test_guided_shares_are_half_even_and_half_by_one_threshold() -> None:
     cache = Recorder(geometry, "4%", "guided")
     with attention.installed(model), torch.no_grad():
         model(**tiny.prompt(TOKENS, seed=5), past_key_values=cache)
-    curves = [rank(importance, 0, 1).curve().tolist() for importance in seen]
+    curves = [rank(importance, 0, 1).curves()[0].tolist() for importance in seen]
     total = cache._capacity.total(TOKENS, 1, cache.bits)
     expected = allocation.mean(allocation.uniform(total, LAYERS), allocation.prefix(curves, total, 1))
     assert [layer.kept_tokens for layer in cache.layers] == expected
@@ -109,14 +113,14 @@ def test_guided_shares_are_half_even_and_half_by_one_threshold() -> None:
 def test_no_more_is_held_than_the_slack_and_one_layer(monkeypatch: pytest.MonkeyPatch) -> None:
     model, most = tiny.llava(layers=LAYERS, seed=2), 0
     geometry = KVGeometry.of(model.config.get_text_config(), "float32")
-    advance = compaction.Compaction.advance
+    take_in = compaction.Compaction.take_in
 
-    def watched(self: compaction.Compaction, index: int) -> None:
+    def watched(self: compaction.Compaction, index: int, pictures: torch.Tensor | None) -> None:
         nonlocal most
-        advance(self, index)
+        take_in(self, index, pictures)
         most = max(most, sum(layer.kept_tokens for layer in self._layers))
 
-    monkeypatch.setattr(compaction.Compaction, "advance", watched)
+    monkeypatch.setattr(compaction.Compaction, "take_in", watched)
     cache = _read("prefixkv", "20%", geometry, model)
     total = sum(layer.kept_tokens for layer in cache.layers)
     assert total == LAYERS * TOKENS // 5
@@ -128,8 +132,7 @@ def test_held_entries_share_no_memory() -> None:
     layer = CompressedLayer(16, torch.float32)
     whole = torch.randn(1, 2, 10, 48)
     layer.arrive(*whole.split([16, 16, 16], dim=-1)[:2])
-    importance = torch.rand(1, 2, 10)
-    layer.hold(importance, 10, ranks=rank(importance, 1, 1).ranks)
+    layer.hold(torch.rand(1, 2, 10), 10)
     assert layer.arriving is not None
     assert all(part.untyped_storage().nbytes() == part.nbytes for part in layer.arriving)
     assert layer.arriving[0].equal(whole[..., :16])

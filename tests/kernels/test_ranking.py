@@ -60,13 +60,13 @@ def test_triton_takes_layers_of_different_lengths_together(triton_device: torch.
 @pytest.mark.parametrize("seen_len", LENGTHS)
 @pytest.mark.parametrize("rows", [1, 3, 40])
 def test_triton_curve_is_the_plain_one(rows: int, seen_len: int, triton_device: torch.device) -> None:
-    values = noise(rows, seen_len, dtype=torch.float32, device=triton_device, seed=rows).abs()
-    values[rows // 2] *= rows > 1
+    values = noise(2, rows, seen_len, dtype=torch.float32, device=triton_device, seed=rows).abs()
+    values[1, rows // 2] *= rows > 1
     values = values.sort(dim=-1, descending=True).values
     found = implementation("curve", values, "triton")(values)
     torch.testing.assert_close(found, implementation("curve", values, "torch")(values), rtol=1e-12, atol=1e-14)
-    values[0, 0] = float("nan")
-    assert bool(implementation("curve", values, "triton")(values).isnan().all())
+    values[0, 0, 0] = float("nan")
+    assert implementation("curve", values, "triton")(values).isnan().all(dim=-1).tolist() == [True, False]
 
 
 @pytest.mark.gpu

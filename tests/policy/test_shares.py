@@ -19,7 +19,7 @@ def test_shares_only_fall_with_further_layers(method: str, seed: int) -> None:
     shares = LayerShares(get_method(method), LAYERS, None)
     for layer in range(LAYERS):
         importance = torch.rand(ENTRIES, dtype=torch.float64).pow(1 + 40 * (layer % 2)).sort(descending=True).values
-        shares.add((importance / importance.sum()).cumsum(0), None)
+        shares.add_curves((importance / importance.sum()).cumsum(0)[None])
     total = 57 + seed
     bounds = [
         shares.counts(total, ENTRIES, [ENTRIES] * read, [0] * (LAYERS - read), ENTRIES) for read in range(1, LAYERS + 1)
@@ -32,8 +32,7 @@ def test_shares_only_fall_with_further_layers(method: str, seed: int) -> None:
 
 def test_curves_are_taken_over_as_they_come(monkeypatch: pytest.MonkeyPatch) -> None:
     shares = LayerShares(get_method("prefixkv"), LAYERS, None)
-    for _ in range(3):
-        shares.add(torch.linspace(0.1, 1, 10, dtype=torch.float64), None)
+    shares.add_curves(torch.linspace(0.1, 1, 10, dtype=torch.float64).expand(3, -1))
     for curve, there in zip(shares._curves, (True, False, True), strict=True):
         monkeypatch.setattr(type(curve), "is_there", property(lambda each: each.__dict__["there"]), raising=True)
         curve.__dict__["there"] = there

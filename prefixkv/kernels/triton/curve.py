@@ -1,4 +1,4 @@
-"""The curve of a layer in Triton; `prefixkv.kernels.curve` is its specification."""
+"""Curves of layers in Triton; `prefixkv.kernels.curve` is its specification."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import triton.language as tl
 
 @triton.jit
 def _share_kernel(values_ptr, totals_ptr, out_ptr, rows, seen_len, R: tl.constexpr, N: tl.constexpr):
-    """out[j]: mean over the rows of their share at rank j."""
-    columns = tl.program_id(0) * N + tl.arange(0, N)
+    """out[layer, j]: mean over the layer's rows of their share at rank j."""
+    layer, columns = tl.program_id(1), tl.program_id(0) * N + tl.arange(0, N)
+    values_ptr += layer.to(tl.int64) * rows * seen_len
+    totals_ptr += layer * rows
     shares = tl.zeros([N], tl.float64)
     for start in range(0, rows, R):
         members = start + tl.arange(0, R)
@@ -20,13 +22,14 @@ def _share_kernel(values_ptr, totals_ptr, out_ptr, rows, seen_len, R: tl.constex
         totals = tl.load(totals_ptr + members, members < rows, 1.0)[:, None]
         flat = (values * 0.0 + 1.0) / seen_len
         shares += tl.sum(tl.where(inside, tl.where(totals == 0.0, flat, values / totals), 0.0), axis=0)
-    tl.store(out_ptr + columns, shares / rows, columns < seen_len)
+    tl.store(out_ptr + layer * seen_len + columns, shares / rows, columns < seen_len)
 
 
 def curve(values: torch.Tensor) -> torch.Tensor:
     """As the plain twin."""
-    rows, seen_len = values.shape
+    layers, rows, seen_len = values.shape
+    values = values.contiguous()
     totals = values.sum(dim=-1, dtype=torch.float64)
-    shares = torch.empty(seen_len, dtype=torch.float64, device=values.device)
-    _share_kernel[(triton.cdiv(seen_len, 64),)](values, totals, shares, rows, seen_len, R=32, N=64, num_warps=4)
-    return shares.cumsum(0)
+    shares = torch.empty(layers, seen_len, dtype=torch.float64, device=values.device)
+    _share_kernel[(triton.cdiv(seen_len, 64), layers)](values, totals, shares, rows, seen_len, R=32, N=64, num_warps=4)
+    return shares.cumsum(-1)
