@@ -67,16 +67,17 @@ class FusedLayer:
         return residual_linear(inner, layer.down, rows).view(batch, tokens, size)
 
     def _covers(self, hidden: torch.Tensor, cache: Any, cosine: torch.Tensor, sine: torch.Tensor) -> bool:
-        """Whether this is a chunk that is compressed, and no gradient, precision or graph of someone else's."""
+        """Whether this is a chunk that is compressed, and no training, precision or graph of someone else's."""
         return (
-            hidden.shape[1] > 1
+            not torch.compiler.is_compiling()
+            and hidden.shape[1] > 1
             and not getattr(cache, "keeps_all", True)
             and cosine.ndim == sine.ndim == 3
             and hidden.dtype == cosine.dtype == self._weights.gate.dtype
             and hidden.device == self._weights.gate.device
             and not torch.is_grad_enabled()
+            and not self._attention.training
             and not torch.is_autocast_enabled(hidden.device.type)
-            and not torch.compiler.is_compiling()
         )
 
 

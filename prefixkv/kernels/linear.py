@@ -1,6 +1,7 @@
 """The linear layers of a decoder with what surrounds them: RMSNorm before, SwiGLU or the residual behind.
 
-For one token of each row. Rounding is transformers': the norm's result and each product have the weights' dtype.
+For one token of each row, or all tokens of a chunk. Rounding is transformers': the norm's result and each product have
+the weights' dtype; the Triton versions round a sum once that is added to a residual.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ def rms_norm(hidden: torch.Tensor, gain: torch.Tensor, epsilon: float) -> torch.
     """Root mean square normalisation (arXiv 1910.07467): `gain * x / sqrt(mean(x ** 2) + epsilon)`.
 
     Args:
-        hidden: (batch, inputs), float dtype; the mean is taken in float32.
+        hidden: (rows, inputs), float dtype; the mean is taken in float32.
         gain: (inputs,), same dtype.
         epsilon: added to the mean.
 
     Returns:
-        (batch, inputs), in the dtype of `hidden`.
+        (rows, inputs), in the dtype of `hidden`.
     """
     exact = hidden.float()
     scaled = exact * torch.rsqrt(exact.square().mean(-1, keepdim=True) + epsilon)
@@ -36,13 +37,13 @@ def normed_linear(
     """`linear(rms_norm(hidden))` for several weights.
 
     Args:
-        hidden: (batch, inputs).
+        hidden: (rows, inputs).
         gain: (inputs,), of the norm.
         epsilon: of the norm.
         weights: with the same inputs.
 
     Returns:
-        (batch, outputs) for each weight; rows may lie apart, their numbers are contiguous.
+        (rows, outputs) for each weight; rows may lie apart, their numbers are contiguous.
     """
     normed = rms_norm(hidden, gain, epsilon)
     return [linear(normed, weight, bias) for weight, bias in weights]
@@ -54,14 +55,14 @@ def swiglu_linear(
     """`silu(gate x) * (up x)` of the normed input (SwiGLU, arXiv 2002.05202).
 
     Args:
-        hidden: (batch, inputs).
+        hidden: (rows, inputs).
         gain: (inputs,), of the norm.
         epsilon: of the norm.
         gate: (outputs, inputs), contiguous.
         up: same shape.
 
     Returns:
-        (batch, outputs).
+        (rows, outputs).
     """
     normed = rms_norm(hidden, gain, epsilon)
     return silu(linear(normed, gate)) * linear(normed, up)
@@ -71,11 +72,11 @@ def residual_linear(hidden: torch.Tensor, weight: Weight, residual: torch.Tensor
     """`residual + linear(hidden)`.
 
     Args:
-        hidden: (batch, inputs).
+        hidden: (rows, inputs).
         weight: the layer.
-        residual: (batch, outputs); not written to.
+        residual: (rows, outputs); not written to.
 
     Returns:
-        (batch, outputs).
+        (rows, outputs).
     """
     return residual + linear(hidden, *weight)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from prefixkv.cache import attention
 from prefixkv.cache.fused_layers import FusedLayer, fused_layers
@@ -15,7 +16,7 @@ from prefixkv.cache.rows import RowsCache
 from prefixkv.models.decoder_weights import DecoderWeights
 from prefixkv.models.geometry import KVGeometry
 from tests import tiny
-from tests.generation.test_decoding_step import MODELS
+from tests.generation.test_decoding_step import MODELS, SIZES
 
 
 @pytest.fixture
@@ -68,6 +69,19 @@ def test_padded_rows_give_the_same_logits(calls: list[str]) -> None:
     )
     assert set(calls) == {"fused"}
     torch.testing.assert_close(fused, plain, rtol=1e-4, atol=1e-4)
+
+
+def test_window_layers_are_seen_through_their_mask(calls: list[str]) -> None:
+    torch.manual_seed(4)
+    windows = {"use_sliding_window": True, "sliding_window": 16, "max_window_layers": 2}
+    model = Qwen2ForCausalLM(Qwen2Config(**SIZES, **windows)).eval()
+    geometry, prompt = KVGeometry.of(model.config, "float32"), tiny.text(90)
+    assert geometry.window_layers == (2,)
+    with torch.no_grad():
+        expected = model(input_ids=prompt).logits
+    found = read(model, [prompt], True, PrefixKVCache(geometry, "30%", "h2o"))
+    assert calls == ["fused"] * 3
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_what_keeps_everything_single_tokens_and_gradients_are_transformers_own(calls: list[str]) -> None:
