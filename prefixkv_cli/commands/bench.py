@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from prefixkv.benchmark.plan import Plan
 
 MAX_BATCH = "max"
+ROWS_OF_MAX = 8
+"""Rows that are read in one pass where as many as the device holds are sought, unless the user says otherwise."""
 FEWEST_TOKENS = 4
 
 
@@ -51,7 +53,9 @@ def bench(
     rows_at_once: Annotated[
         int | None,
         typer.Option(
-            "--rows-at-once", help="Rows read in one pass, then joined; needs equal shares.", show_default="all"
+            "--rows-at-once",
+            help="Rows read in one pass, then joined, with equal shares.",
+            show_default=f"all; {ROWS_OF_MAX} with --batch {MAX_BATCH}",
         ),
     ] = None,
     repeats: Annotated[int, typer.Option("--repeats", help="Measured prefills of each cell.")] = 3,
@@ -83,6 +87,8 @@ def bench(
     check_dtype_name(dtype)
     contexts = _numbers("context", context)
     batches = (0,) if batch == MAX_BATCH else _numbers("batch", batch)
+    if batch == MAX_BATCH and rows_at_once is None:
+        rows_at_once = ROWS_OF_MAX
     check_model_name(model or "demo")
     from prefixkv.benchmark.plan import Plan
 
