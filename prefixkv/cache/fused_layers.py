@@ -1,6 +1,6 @@
 """Decoder layers in the project's own kernels while a prompt is compressed: the same sums in a third of the launches.
 
-Transformers' modules launch some thirty kernels for a layer, many of them small. Where a prompt is short, or the host
+Transformers' modules launch about forty kernels for a layer, most of them small. Where a prompt is short, or the host
 slow, launching takes longer than computing; where it is long, each small kernel reads and writes the whole chunk.
 A cache that keeps everything is left to transformers, bit for bit.
 """
@@ -8,13 +8,19 @@ A cache that keeps everything is left to transformers, bit for bit.
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 
-from prefixkv.kernels.dispatch import normed_linear, residual_linear, rotary, swiglu_linear, triton_obstacle
+from prefixkv.kernels.dispatch import (
+    normed_linear,
+    plain_path_is_wanted,
+    residual_linear,
+    rotary,
+    swiglu_linear,
+    triton_obstacle,
+)
 from prefixkv.models.decoder_weights import DecoderWeights, LayerWeights, UnknownDecoderError
 from prefixkv.models.forward_arguments import cache_in
 
@@ -93,7 +99,8 @@ def fused_layers(model: Any, attend: Attend, anywhere: bool = False) -> Iterator
         anywhere: also on a CPU, in plain torch.
     """
     with contextlib.ExitStack() as stack:
-        if anywhere or _is_worth_it(model):
+        is_fast = model.device.type == "cuda" and triton_obstacle() is None and not plain_path_is_wanted()
+        if anywhere or is_fast:
             with contextlib.suppress(UnknownDecoderError):
                 weights = DecoderWeights.of(model)
                 for module, layer in zip(model.get_decoder().layers, weights.layers, strict=True):
@@ -101,8 +108,3 @@ def fused_layers(model: Any, attend: Attend, anywhere: bool = False) -> Iterator
                         module.forward = FusedLayer(module, layer, attend)
                         stack.callback(delattr, module, "forward")
         yield
-
-
-def _is_worth_it(model: Any) -> bool:
-    on_gpu = model.device.type == "cuda" and triton_obstacle() is None
-    return on_gpu and os.environ.get("PREFIXKV_CAPTURE", "1") != "0"

@@ -24,7 +24,7 @@ class CompressedLayer(StoredEntries):
 
     A chunk of several tokens (a prompt, a later turn) arrives beside the buffer, is attended to whole, and is then
     compacted: `keep` copies the chosen entries into a new, exactly sized buffer. Where the layer's share is not known
-    yet, `hold` leaves them as they arrived until `shrink` says how many stay. A single token is written in place:
+    yet, `hold` leaves them as they arrived until `shrunk` says how many stay. A single token is written in place:
     behind the stored entries, or over the oldest entry of the decode window where the layer is at its limit. Keys are
     stored after RoPE, so the order in the buffer does not matter to a single query.
 

@@ -37,7 +37,8 @@ class PrefixKVCache(WindowedCache):
     and where its share is known it is copied to a buffer of its exact size. Else it is held as it arrived, the shares
     of the layers read so far are found, and layers are cut where their share fell (it never rises). Since the shares of
     `prefix` can only fall with every further layer, the result is that of a search over all layers at once, while one
-    layer is there whole; or a few (`prefixkv.cache.compaction`), where a share of the tokens is searched for.
+    layer is there whole; or a few (`prefixkv.cache.compaction`), where a share of the tokens is searched for,
+    or all of a chunk that is small beside a GPU's memory.
 
     A hard limit bounds the layers' buffers together; beside them one layer at a time exists as a working copy. Methods
     whose shares are known only when all layers have read (`Method.waits`) exceed it until then.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 import weakref
 from collections.abc import Callable, Collection, Generator, Mapping
@@ -17,6 +16,7 @@ from prefixkv.generation.captured.refusal import NotCapturableError
 from prefixkv.generation.captured.steps import CapturedSteps
 from prefixkv.generation.choice import TokenChoice
 from prefixkv.generation.sampling import Sampling
+from prefixkv.kernels.dispatch import plain_path_is_wanted
 
 FEW_TOKENS = 4
 """An answer of so few tokens is not worth capturing a step for."""
@@ -118,7 +118,7 @@ def _steps(
     captured: bool | None,
     notify: Callable[[str], None],
 ) -> Steps:
-    if captured is None and os.environ.get("PREFIXKV_CAPTURE", "1") == "0":
+    if captured is None and plain_path_is_wanted():
         captured = False
     if captured is None:
         ready = CapturedStep.is_ready(model, tokens.shape[0], cache.layers[0].bits)

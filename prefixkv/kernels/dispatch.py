@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -31,6 +32,11 @@ def triton_obstacle() -> str | None:
     if tuple(map(int, version.split(".")[:2])) < OLDEST_TRITON:
         return f"Triton is {version} and must be {OLDEST_TRITON[0]}.{OLDEST_TRITON[1]} or newer"
     return None
+
+
+def plain_path_is_wanted() -> bool:
+    """Whether the user leaves reading and decoding to transformers: PREFIXKV_CAPTURE=0 in the environment."""
+    return os.environ.get("PREFIXKV_CAPTURE", "1") == "0"
 
 
 def implementation(operation: str, like: torch.Tensor, name: str | None = None) -> Callable[..., Any]:

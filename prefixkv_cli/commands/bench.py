@@ -104,6 +104,8 @@ def bench(
         repeats,
     )
     record = _measure(plan, model, shape, device, dtype)
+    if plan.rows_at_once is not None:
+        output.notice(f"rows were read {plan.rows_at_once} at a time, and every layer kept as much")
     if out is not None:
         from prefixkv.documents import write_json
 
