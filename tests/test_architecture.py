@@ -44,6 +44,7 @@ USES_NO_TORCH = {
     "models/shapes",
     "inputs/download",
     "inputs/images",
+    "kernels/packed_row",
     "cache/usage",
     "generation/sampling",
     "profiles/calibration",
@@ -51,6 +52,7 @@ USES_NO_TORCH = {
     "profiles/profile",
     "profiles/profile_path",
     "chat/context_file",
+    "chat/context_layout",
     "chat/reading",
 }
 

@@ -100,6 +100,10 @@ class PrefixKVCache(WindowedCache):
         self._marks = TextMarks(None, 0)
         self.is_text: torch.Tensor | None = None
 
+    def emptied(self) -> PrefixKVCache:
+        """An empty cache of the same kind: same shape, budget, method, shares and look-ahead queries."""
+        return type(self)(self.geometry, self.budget, self.method, self.keep_fractions, look_ahead=self.look_ahead)
+
     @property
     def keeps_all(self) -> bool:
         """Whether nothing is ever evicted: method `full`, or a budget of 100 %."""

@@ -147,6 +147,18 @@ class CacheSnapshot:
         cache.next_positions = None if self.next_positions is None else self.next_positions.to(device, copy=True)
 
 
+def copy_of(cache: PrefixKVCache, device: torch.device) -> PrefixKVCache:
+    """A second cache that holds, on buffers of its own, what a cache holds between two forward passes.
+
+    Args:
+        cache: stays as it is; a profile's queries are shared, since they are only read.
+        device: where the model is, as for `CacheSnapshot.restore`.
+    """
+    second = cache.emptied()
+    CacheSnapshot.take(cache).restore(second, device)
+    return second
+
+
 def _host(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.to("cpu", copy=True).contiguous()
 

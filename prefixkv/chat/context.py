@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 import json
 from dataclasses import asdict
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,8 @@ from PIL import Image
 from prefixkv import __version__
 from prefixkv.cache.prefix_cache import PrefixKVCache
 from prefixkv.cache.snapshot import CacheSnapshot, LayerSnapshot, WindowSnapshot
-from prefixkv.chat.context_file import DIGEST_KEY, FORMAT, HEAD_KEY, UNSEALED, read_sealed, seal
+from prefixkv.chat.context_file import DIGEST_KEY, FORMAT, HEAD_KEY, UNSEALED, seal
+from prefixkv.chat.context_layout import budget_of, read_whole
 from prefixkv.chat.conversation import Conversation
 from prefixkv.chat.conversation_state import ConversationState
 from prefixkv.chat.reading import Reading
@@ -29,12 +29,10 @@ from prefixkv.generation.answer import Answer
 from prefixkv.generation.sampling import Sampling
 from prefixkv.inputs.images import picture_sha256
 from prefixkv.inputs.prompts import Turn
-from prefixkv.kernels.packing import packed_size
 from prefixkv.models.identity import ModelIdentity
 from prefixkv.models.loading import LoadedModel, Notify
 from prefixkv.models.weight_digest import tensor_digest, weight_digest
-from prefixkv.policy.budget import Budget
-from prefixkv.policy.methods import METHODS, get_method
+from prefixkv.policy.methods import METHODS
 
 _ENTRIES = ("keys", "values", "positions", "importance")
 _PARTS = (*_ENTRIES, "window")
@@ -42,7 +40,7 @@ _OPTIONAL = ("next_positions", "is_text")
 
 
 def save_context(conversation: Conversation, path: Path, name: str) -> None:
-    """Write a conversation, whole or not at all.
+    """Write a conversation, whole or not at all, and read back what was written.
 
     Args:
         conversation: between two answers.
@@ -50,7 +48,7 @@ def save_context(conversation: Conversation, path: Path, name: str) -> None:
         name: what the user calls it.
 
     Raises:
-        PrefixKVError: there is nothing to save, or the place cannot be written.
+        PrefixKVError: there is nothing to save, or the place cannot be written, or gives back something else.
     """
     state, cache = conversation.state(), conversation.cache
     if cache.method.name not in METHODS:
@@ -97,6 +95,7 @@ def save_context(conversation: Conversation, path: Path, name: str) -> None:
     }
     metadata = {HEAD_KEY: json.dumps(head, allow_nan=False), DIGEST_KEY: UNSEALED}
     write_whole(path, seal(safetensors.torch.save(_tensors(state, pictures), metadata)))
+    read_whole(path)
 
 
 def load_context(
@@ -113,18 +112,14 @@ def load_context(
     Raises:
         PrefixKVError: the file is missing, no context, changed, or of another model.
     """
-    head, data = read_sealed(path)
+    head, data = read_whole(path)
     _require_model(head, loaded, path)
     try:
-        tensors = safetensors.torch.load(data)
-        budget = Budget(head["budget"]["text"], head["budget"]["kind"], Fraction(head["budget"]["amount"]))
-        method, fractions = get_method(head["method"]), head["keep_fractions"]
-        state = _state(head, tensors)
-        _check_shapes(state.cache, loaded)
-    except (KeyError, TypeError, ValueError, ZeroDivisionError, safetensors.SafetensorError) as error:
+        state = _state(head, safetensors.torch.load(data))
+    except (KeyError, TypeError, ValueError) as error:
         raise PrefixKVError(f"context {path} is not whole ({error}): save it again with `prefixkv save`") from None
-    conversation = Conversation(loaded, budget, method, sampling, notify)
-    conversation.cache.keep_fractions = fractions
+    conversation = Conversation(loaded, budget_of(head), head["method"], sampling, notify)
+    conversation.cache.keep_fractions = head["keep_fractions"]
     if head.get("look_ahead_sha256") != _look_ahead_digest(conversation.cache):
         notify(f"the profile of {loaded.id!r} is not that with which the context was saved: later turns may differ")
     conversation.resume(state)
@@ -206,24 +201,3 @@ def _require_model(head: dict[str, Any], loaded: LoadedModel, path: Path) -> Non
             f"context {path} is of model {saved.id!r}, not of this {loaded.id!r}: it has {'; '.join(differences)}; "
             "give the model that it was saved from"
         )
-
-
-def _check_shapes(cache: CacheSnapshot, loaded: LoadedModel) -> None:
-    """Raise a ValueError for layers that no cache of this model can have."""
-    geometry = loaded.geometry
-    if len(cache.layers) != geometry.layers or len(cache.limits) not in (0, geometry.layers):
-        raise ValueError(f"{len(cache.layers)} layers")
-    for layer in cache.layers:
-        assert layer.keys is not None
-        assert layer.values is not None
-        assert layer.positions is not None
-        assert layer.importance is not None
-        kept, heads = layer.kept_tokens, layer.positions.shape[1]
-        sizes = {geometry.head_dim, *(packed_size(geometry.head_dim, bits) for bits in (8, 4))}
-        shapes_fit = layer.keys.shape[:3] == (1, geometry.kv_heads, kept) and layer.keys.shape[3] in sizes
-        shapes_fit = shapes_fit and layer.keys.shape == layer.values.shape
-        choices_fit = layer.positions.shape == layer.importance.shape == (1, heads, kept)
-        if not (shapes_fit and choices_fit and heads in (1, geometry.kv_heads)):
-            raise ValueError("a layer's tensors do not fit each other")
-        if not all(0 <= slot < kept for slot in layer.window) or layer.seen_tokens < kept:
-            raise ValueError("a layer's numbers do not fit its tensors")

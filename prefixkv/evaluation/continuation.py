@@ -6,7 +6,6 @@ copied. Every token is one step of the real decode path, eviction included.
 
 from __future__ import annotations
 
-import copy
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -15,6 +14,7 @@ import torch
 from transformers import PreTrainedModel
 
 from prefixkv.cache.prefix_cache import PrefixKVCache
+from prefixkv.cache.snapshot import copy_of
 from prefixkv.cache.usage import CacheUsage
 
 
@@ -45,9 +45,7 @@ class State:
 
     def copy(self) -> State:
         """The same state on buffers of its own."""
-        # A profile's queries are only read, and hold on to the model.
-        shared = self.cache.look_ahead
-        return State(self._model, copy.deepcopy(self.cache, {id(shared): shared}), self.logits)
+        return State(self._model, copy_of(self.cache, self.logits.device), self.logits)
 
 
 class Continuation(ABC):

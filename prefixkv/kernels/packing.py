@@ -12,22 +12,14 @@ import functools
 
 import torch
 
-STEP_BYTES = 2
-"""Of a packed row: its step, a float16, behind the codes."""
+from prefixkv.kernels.packed_row import STEP_BYTES, packed_size
+
+__all__ = ["NORMAL_STEP", "NORMAL_STEPS", "STEP_BYTES", "hadamard", "pack", "packed_size", "unpack"]
+
 NORMAL_STEP = 0.3352
 """Step, in standard deviations, with which 16 equal steps lose least of a normal distribution (Max, 1960)."""
 NORMAL_STEPS = {4: NORMAL_STEP, 2: 0.9957}
 """By bits: the same for 4 equal steps."""
-
-
-def packed_size(head_dim: int, bits: int) -> int:
-    """Bytes of one packed vector.
-
-    Args:
-        head_dim: elements of the vector, even; for 2 bits a multiple of 4.
-        bits: 8, 4 or 2.
-    """
-    return head_dim * bits // 8 + STEP_BYTES
 
 
 def pack(vectors: torch.Tensor, bits: int) -> torch.Tensor:

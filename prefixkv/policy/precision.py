@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from prefixkv.kernels.packing import packed_size
+from prefixkv.kernels.packed_row import PRECISIONS, packed_size
 from prefixkv.models.geometry import KVGeometry
 
-FINE_BITS, COARSE_BITS, FEWEST_BITS = 8, 4, 2
+FINE_BITS, COARSE_BITS, FEWEST_BITS = PRECISIONS
 SLIGHT_LOSS, BEARABLE_LOSS = 0.002, 0.05
 """Nats a token by which a model may diverge where its prompt is rounded, for twice the entries: always, or where they
 are scarce. A few elements of great size, as Qwen2's biases make them, leave nothing of keys in 4 bits."""

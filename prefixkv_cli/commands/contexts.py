@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from prefixkv.chat.context_file import read_head, read_sealed
+from prefixkv.chat.context_file import read_head
 from prefixkv.errors import PrefixKVError
 from prefixkv.home import find_file, named_file, names
 from prefixkv.policy.budget import format_bytes
@@ -43,8 +43,10 @@ def show(context: ContextArgument, json: options.JsonOption = False) -> None:
 
     Example: prefixkv contexts show desk
     """
+    from prefixkv.chat.context_layout import read_whole
+
     path = find_file("contexts", context)
-    head, _ = read_sealed(path)
+    head, _ = read_whole(path)
     if json:
         output.write_json({**head, "path": str(path), "file_bytes": path.stat().st_size})
         return

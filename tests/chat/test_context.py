@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,16 @@ import pytest
 import torch
 
 import prefixkv
+from prefixkv.chat import context
 from prefixkv.chat.context import load_context, save_context
-from prefixkv.chat.context_file import read_head
+from prefixkv.chat.context_file import DIGEST_KEY, HEAD_KEY, UNSEALED, read_head, seal
+from prefixkv.chat.context_layout import read_whole
 from prefixkv.chat.conversation import Conversation
 from prefixkv.demo.scenes import draw_scene
 from prefixkv.errors import PrefixKVError
 from prefixkv.generation.sampling import Sampling
 from prefixkv.inputs.images import picture_sha256
+from prefixkv.kernels.packed_row import PRECISIONS
 from prefixkv.models.loading import LoadedModel
 from prefixkv.policy.methods import METHODS
 from prefixkv.profiles.config import PrefixConfig
@@ -58,6 +62,82 @@ def test_loaded_context_goes_on_as_if_it_had_never_been_saved(
         assert layer.window == other.window
     for question in LATER:
         assert said(loaded, question) == said(conversation, question)
+
+
+ROUND_TRIPS = [
+    pytest.param(method, budget, marks=() if budget in often else pytest.mark.slow)
+    for method in METHODS
+    for often in [("20%", "10%", "5%", "3%") if METHODS[method].packs else ("5%",)]
+    for budget in ("100%", "50%", "20%", "10%", "5%", "3%")
+]
+
+
+@pytest.mark.parametrize(("method", "budget"), ROUND_TRIPS)
+def test_every_method_at_every_budget_is_saved_opened_and_asked_again(
+    demo: LoadedModel, tmp_path: Path, method: str, budget: str
+) -> None:
+    conversation = Conversation(demo, budget, method, Sampling(max_new_tokens=12))
+    conversation.attach(draw_scene(31).image)
+    said(conversation, "Describe the image.")
+    save_context(conversation, tmp_path / "a.safetensors", "a")
+    read_whole(tmp_path / "a.safetensors")
+    loaded = load_context(tmp_path / "a.safetensors", demo, conversation.sampling)
+    assert loaded.cache.bits == conversation.cache.bits
+    assert said(loaded, LATER[1]) == said(conversation, LATER[1])
+
+
+def test_guided_stores_fewest_bits_where_little_is_kept(demo: LoadedModel) -> None:
+    """What the round trips above go through: every precision there is, and the model's own."""
+    found = set()
+    for budget in ("100%", "50%", "20%", "10%", "5%", "3%"):
+        conversation = Conversation(demo, budget, "guided")
+        conversation.attach(draw_scene(31).image)
+        conversation.read()
+        found.add(conversation.cache.bits)
+    assert found == {None, *PRECISIONS}
+
+
+def changed_head(data: bytes, **changes: Any) -> bytes:
+    """The file with other things in its head, sealed again."""
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    metadata = header["__metadata__"]
+    metadata[HEAD_KEY] = json.dumps(json.loads(metadata[HEAD_KEY]) | changes)
+    metadata[DIGEST_KEY] = UNSEALED
+    text = json.dumps(header, separators=(",", ":")).encode()
+    return seal(len(text).to_bytes(8, "little") + text + data[8 + length :])
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"bits": 3}, "entries of 3 bits"),
+        ({"bits": 2}, "the tensors of layer 0 do not fit each other"),
+        ({"layers": []}, "0 layers"),
+        ({"layers": [{"seen_tokens": 1, "anchor_seen": 1, "anchor_kept": 1}] * 8}, "the numbers of layer 0"),
+        ({"windows": {"1": 5}}, "windows.1.keys"),
+        ({"budget": {"text": "20%", "kind": "fraction", "amount": "1/0"}}, "is not whole"),
+        ({"pictures": [{"name": "a"}, {"name": "b"}]}, "pictures.1"),
+    ],
+)
+def test_what_cannot_be_opened_is_not_shown_as_whole_either(
+    demo: LoadedModel, saved: Path, tmp_path: Path, changes: dict[str, Any], says: str
+) -> None:
+    (tmp_path / "a.safetensors").write_bytes(changed_head(saved.read_bytes(), **changes))
+    refusals = []
+    for opens in (read_whole, lambda path: load_context(path, demo)):
+        with pytest.raises(PrefixKVError, match="is not whole") as refusal:
+            opens(tmp_path / "a.safetensors")
+        refusals.append(str(refusal.value))
+    assert says in refusals[0]
+    assert refusals[0] == refusals[1]
+
+
+def test_what_was_written_is_read_back(demo: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that cannot be opened again is told at once, not when it is needed."""
+    monkeypatch.setattr(context, "_ENTRIES", ("keys", "values", "positions"))
+    with pytest.raises(PrefixKVError, match=r"is not whole \('layers.0.importance'\)"):
+        save_context(begun(demo), tmp_path / "a.safetensors", "a")
 
 
 def test_context_of_a_configuration_keeps_its_shares(demo: LoadedModel, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from prefixkv.generation.sampling import Sampling
 from prefixkv.inputs.prompts import Prompt, Turn
 from prefixkv.inputs.token_ids import stop_tokens
 from prefixkv.models.loading import LoadedModel
+from prefixkv.policy.curve_transfer import CurveTransfer
 from prefixkv.policy.methods import METHODS
 from tests import tiny
 
@@ -127,3 +128,31 @@ def test_text_side_by_side_is_text_alone(text_model: LoadedModel) -> None:
             for layer in range(3):
                 assert torch.equal(state.cache.kept_positions(layer), single.cache.kept_positions(layer))
     assert len({round(sum(joint.losses), 3) for joint in together}) > len(cells) // 2
+
+
+def test_a_cache_is_copied_though_what_its_last_chunk_waited_for_cannot_be(
+    demo: LoadedModel, inputs: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU a cache holds the events behind which its curves came; the stand-in for them cannot be copied either."""
+
+    class Arrived:
+        def __reduce__(self) -> Any:
+            raise TypeError("cannot pickle 'Event' object")
+
+        def query(self) -> bool:
+            return True
+
+        def synchronize(self) -> None:
+            pass
+
+    monkeypatch.setattr(CurveTransfer, "begin", lambda curves: [CurveTransfer(curve, Arrived()) for curve in curves])
+    with torch.inference_mode(), attention.installed(demo.model):
+        for cell in (*CELLS, Cell("guided", "10%")):
+            state = _state(demo, inputs, cell)
+            second = state.copy()
+            assert second.cache.usage().kept_bytes == state.cache.usage().kept_bytes
+            assert second.cache.look_ahead is state.cache.look_ahead
+            for token in range(12):
+                state.read([token])
+                second.read([token])
+                assert torch.equal(state.logits, second.logits)

@@ -11,26 +11,31 @@ import prefixkv
 from prefixkv.evaluation.engine import engine_digest
 
 
-@pytest.mark.parametrize(
-    ("changed", "matters"),
-    [
-        ("cache/layer.py", True),
-        ("policy/selection.py", True),
-        ("policy/allocation.py", True),
-        ("kernels/packing.py", True),
-        ("policy/methods.py", False),
-        ("chat/conversation.py", False),
-        ("evaluation/data.py", False),
-    ],
-)
-def test_digest_changes_with_what_decides(
-    changed: str, matters: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    package = Path(prefixkv.__file__).parent
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the package's source, which the digest is taken of."""
     copy = tmp_path / "prefixkv"
-    shutil.copytree(package, copy, ignore=shutil.ignore_patterns("demo", "__pycache__"))
+    ignored = shutil.ignore_patterns("weights", "__pycache__")
+    shutil.copytree(Path(prefixkv.__file__).parent, copy, ignore=ignored)
     monkeypatch.setattr(prefixkv, "__file__", str(copy / "__init__.py"))
+    return copy
+
+
+def test_digest_changes_with_every_source_file(package: Path) -> None:
+    """Those that are imported by name (kernels, scorers) and those of methods as much as the cache itself."""
+    files = sorted(package.rglob("*.py"))
+    names = {file.relative_to(package).as_posix() for file in files}
+    assert {"cache/layer.py", "policy/importance.py", "kernels/triton/curve.py", "policy/methods.py"} <= names
+    digests = [engine_digest()]
+    for file in files:
+        file.write_text(file.read_text(encoding="utf-8") + "\nCHANGED = True\n", encoding="utf-8")
+        digests.append(engine_digest())
+    assert len(set(digests)) == len(files) + 1
+
+
+def test_digest_changes_with_a_file_s_name_and_not_with_what_is_no_source(package: Path) -> None:
     before = engine_digest()
-    file = copy / changed
-    file.write_text(file.read_text() + "\nCHANGED = True\n")
-    assert (engine_digest() != before) is matters
+    (package / "notes.txt").write_text("mine", encoding="utf-8")
+    assert engine_digest() == before
+    (package / "cache" / "layer.py").rename(package / "cache" / "layers.py")
+    assert engine_digest() != before

@@ -1,0 +1,114 @@
+"""Whether a context's tensors are those that a cache of its model can hold: what `chat` and `contexts show` check.
+
+Follows from the file alone: its head names the model's shape, and the tensors are looked at as bytes. Knows nothing of
+torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+
+from prefixkv.chat.context_file import read_sealed
+from prefixkv.errors import PrefixKVError
+from prefixkv.kernels.packed_row import PRECISIONS, packed_size
+from prefixkv.models.geometry import KVGeometry
+from prefixkv.models.identity import ModelIdentity
+from prefixkv.policy.budget import Budget
+from prefixkv.policy.methods import get_method
+
+_DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
+"""What safetensors calls the dtypes of a cache."""
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """One tensor of the file.
+
+    Attributes:
+        dtype: as safetensors names it.
+        shape: its sizes.
+        data: its bytes.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    data: bytes
+
+
+def read_whole(path: Path) -> tuple[dict[str, Any], bytes]:
+    """Read a context that is unchanged since it was saved and that a model of its shape can go on with.
+
+    Returns:
+        Its head and the whole content.
+
+    Raises:
+        PrefixKVError: the file is missing, no context, changed, or its tensors fit no cache of its model.
+    """
+    head, data = read_sealed(path)
+    identity = ModelIdentity.read(head["model"], str(path))
+    try:
+        stored = {
+            name: _Stored(facts["dtype"], tuple(facts["shape"]), facts["data"])
+            for name, facts in safetensors.deserialize(data)
+        }
+        get_method(head["method"])
+        budget_of(head)
+        _check(head, stored, identity.geometry)
+    except (KeyError, TypeError, ValueError, ZeroDivisionError, safetensors.SafetensorError) as error:
+        raise PrefixKVError(f"context {path} is not whole ({error}): save it again with `prefixkv save`") from None
+    return head, data
+
+
+def budget_of(head: Mapping[str, Any]) -> Budget:
+    """The budget that a head names."""
+    budget = head["budget"]
+    return Budget(budget["text"], budget["kind"], Fraction(budget["amount"]))
+
+
+def _check(head: Mapping[str, Any], stored: Mapping[str, _Stored], geometry: KVGeometry) -> None:
+    """Raise a ValueError or KeyError for tensors that no cache of this shape can have."""
+    layers, bits = head["layers"], head["bits"]
+    if len(layers) != geometry.layers or len(head["limits"]) not in (0, geometry.layers):
+        raise ValueError(f"{len(layers)} layers")
+    if bits is not None and bits not in PRECISIONS:
+        raise ValueError(f"entries of {bits} bits")
+    width = geometry.head_dim if bits is None else packed_size(geometry.head_dim, bits)
+    dtype = _DTYPES[geometry.dtype] if bits is None else "U8"
+    for index, numbers in enumerate(layers):
+        _check_layer(index, numbers["seen_tokens"], stored, (dtype, geometry.kv_heads, width))
+    for place, seen_tokens in head["windows"].items():
+        keys, values = (stored[f"windows.{place}.{name}"] for name in ("keys", "values"))
+        entries = min(seen_tokens, geometry.window_tokens)
+        fits = int(place) in geometry.window_layers and keys.shape[:2] == (1, geometry.kv_heads)
+        fits = fits and keys.shape[2] <= entries and keys.shape[3:] == (geometry.head_dim,)
+        if not fits or values.shape != keys.shape or {keys.dtype, values.dtype} != {_DTYPES[geometry.dtype]}:
+            raise ValueError(f"window layer {place} does not fit its model")
+    tokens, kinds = stored["reading.tokens"], stored["reading.kinds"]
+    if tokens.shape != kinds.shape or (tokens.dtype, kinds.dtype) != ("I64", "U8"):
+        raise ValueError("what was read is not told token by token")
+    for index in range(len(head["pictures"])):
+        if stored[f"pictures.{index}"].dtype != "U8":
+            raise ValueError(f"picture {index} is none")
+
+
+def _check_layer(index: int, seen_tokens: int, stored: Mapping[str, _Stored], row: tuple[str, int, int]) -> None:
+    """Check one layer; its rows are of a dtype, for so many heads, so many elements wide."""
+    keys, values, positions, importance, window = (
+        stored[f"layers.{index}.{name}"] for name in ("keys", "values", "positions", "importance", "window")
+    )
+    dtype, kv_heads, width = row
+    kept, heads = keys.shape[2], positions.shape[1]
+    entries_fit = keys.shape == values.shape == (1, kv_heads, kept, width) and keys.dtype == values.dtype == dtype
+    choices_fit = positions.shape == importance.shape == (1, heads, kept) and heads in (1, kv_heads)
+    if not entries_fit or not choices_fit or (positions.dtype, importance.dtype) != ("I64", "F32"):
+        raise ValueError(f"the tensors of layer {index} do not fit each other")
+    slots = np.frombuffer(window.data, dtype="<i8")
+    if window.dtype != "I64" or not all(0 <= slot < kept for slot in slots) or seen_tokens < kept:
+        raise ValueError(f"the numbers of layer {index} do not fit its tensors")
