@@ -13,6 +13,7 @@ from typing import Any
 from prefixkv import __version__
 from prefixkv.documents import VERSION, read_document, read_json, write_json
 from prefixkv.errors import OptionError, PrefixKVError
+from prefixkv.home import find_file
 from prefixkv.models.identity import ModelIdentity
 from prefixkv.policy import allocation
 from prefixkv.policy.budget import Budget
@@ -163,12 +164,16 @@ class PrefixConfig:
         write_json(path, self.as_dict())
 
     @classmethod
-    def load(cls, path: Path) -> PrefixConfig:
+    def load(cls, name_or_path: str | Path) -> PrefixConfig:
         """Read a configuration.
+
+        Args:
+            name_or_path: a file, or the name under which a configuration was saved.
 
         Raises:
             PrefixKVError: the file is missing, broken or no configuration.
         """
+        path = find_file("configs", name_or_path) if isinstance(name_or_path, str) else name_or_path
         content = read_document(path, FORMAT)
         model = ModelIdentity.read(content.get("model"), str(path))
         fractions = _fractions(content.get("keep_fractions"), model.geometry.layers, path)

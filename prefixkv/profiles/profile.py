@@ -16,6 +16,7 @@ from typing import Any
 
 from prefixkv.documents import VERSION, read_document, write_json, write_whole
 from prefixkv.errors import PrefixKVError
+from prefixkv.home import find_file
 from prefixkv.models.identity import ModelIdentity
 
 FORMAT = "prefixkv-profile"
@@ -136,12 +137,16 @@ class LayerProfile:
     rounding_losses: dict[int, float] = field(default_factory=dict)
 
     @classmethod
-    def load(cls, path: Path) -> LayerProfile:
+    def load(cls, name_or_path: str | Path) -> LayerProfile:
         """Read a profile.
+
+        Args:
+            name_or_path: a file, or the name under which a profile was saved.
 
         Raises:
             PrefixKVError: the file is missing, broken or no profile.
         """
+        path = find_file("profiles", name_or_path) if isinstance(name_or_path, str) else name_or_path
         content = read_document(path, FORMAT)
         model = ModelIdentity.read(content.get("model"), str(path))
         layers, samples = content.get("layers"), content.get("samples")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -17,6 +17,7 @@ from prefixkv.models.shapes import SHAPES
 from prefixkv.profiles.config import PrefixConfig
 from prefixkv_cli import options, output
 from prefixkv_cli.tables.config_table import config_table
+from prefixkv_cli.tables.saved_table import age, readable, show_saved
 
 app = typer.Typer(
     help="List, show, import, export and remove saved configurations.\n\nExample: prefixkv configs list",
@@ -32,26 +33,14 @@ def list_configs(json: options.JsonOption = False) -> None:
 
     Example: prefixkv configs list
     """
-    rows = []
-    for name in names("configs"):
-        path = named_file("configs", name)
-        config = PrefixConfig.load(path)
-        rows.append(
-            {
-                "name": name,
-                "model": config.model.id,
-                "method": config.method,
-                "budget": config.budget["requested"],
-                "age_seconds": round(time.time() - path.stat().st_mtime),
-                "source": config.profile["source"] if config.profile else config.allocation,
-            }
-        )
+    rows = readable(names("configs"), _summary)
     if json:
         output.write_json(rows)
     elif not rows:
         output.notice("no configuration is saved: make one with `prefixkv search --budget 20% --name NAME`")
     else:
-        print("\n".join("\t".join(str(value) for value in row.values()) for row in rows))
+        columns = {field: lambda row, field=field: str(row[field]) for field in ("name", "model", "method", "budget")}
+        show_saved(rows, columns | {"saved": lambda row: age(row["age_seconds"]), "source": lambda row: row["source"]})
 
 
 @app.command()
@@ -123,3 +112,16 @@ def remove(name: Annotated[str, typer.Argument(metavar="NAME", help="Name of a c
         raise PrefixKVError(f"there is no config named {name!r}: there are {', '.join(names('configs')) or 'none yet'}")
     target.unlink()
     output.notice(f"removed {target}")
+
+
+def _summary(name: str) -> dict[str, Any]:
+    path = named_file("configs", name)
+    config = PrefixConfig.load(path)
+    return {
+        "name": name,
+        "model": config.model.id,
+        "method": config.method,
+        "budget": config.budget["requested"],
+        "age_seconds": round(time.time() - path.stat().st_mtime),
+        "source": config.profile["source"] if config.profile else config.allocation,
+    }

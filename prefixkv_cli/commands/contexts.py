@@ -13,6 +13,7 @@ from prefixkv.errors import PrefixKVError
 from prefixkv.home import find_file, named_file, names
 from prefixkv.policy.budget import format_bytes
 from prefixkv_cli import options, output
+from prefixkv_cli.tables.saved_table import age, count, readable, show_saved
 
 app = typer.Typer(help="List, show and remove saved contexts.\n\nExample: prefixkv contexts list", no_args_is_help=True)
 
@@ -25,16 +26,23 @@ def list_contexts(json: options.JsonOption = False) -> None:
 
     Example: prefixkv contexts list
     """
-    rows = [_summary(name, named_file("contexts", name)) for name in names("contexts")]
+    rows = readable(names("contexts"), lambda name: _summary(name, named_file("contexts", name)))
     if json:
         output.write_json(rows)
     elif not rows:
         output.notice("no context is saved: make one with `prefixkv save photo.jpg --name photo`")
     else:
-        for row in rows:
-            size = format_bytes(row["file_bytes"])
-            counts = f"{row['turns']} turns", f"{row['pictures']} pictures"
-            output.write_text("\t".join([row["name"], row["model"], row["budget"], *counts, size]) + "\n")
+        columns = {field: lambda row, field=field: row[field] for field in ("name", "model", "budget")}
+        show_saved(
+            rows,
+            columns
+            | {
+                "turns": lambda row: count(row["turns"], "turn"),
+                "pictures": lambda row: count(row["pictures"], "picture"),
+                "size": lambda row: format_bytes(row["file_bytes"]),
+                "saved": lambda row: age(row["age_seconds"]),
+            },
+        )
 
 
 @app.command()

@@ -12,38 +12,69 @@ GIB = 2**30
 
 
 def draw_benchmark(record: Mapping[str, Any], path: Path) -> None:
-    """Draw four panels: prefill time and peak memory over the context, and a step over the context and over the rows.
+    """Draw up to four panels: prefill time and peak memory over the context, a step over the context and the rows.
+
+    A panel for which nothing was measured is left out, such as the memory of a prefill on a CPU.
 
     Args:
-        record: as `run_benchmark` gives it; a line needs two points at least.
+        record: as `run_benchmark` gives it.
         path: a .png or .svg file.
 
     Raises:
-        PrefixKVError: the file cannot be written.
+        PrefixKVError: the file cannot be written, or there is nothing to draw.
     """
+    cells = [cell for cell in record["cells"] if not cell["failure"]]
+    single = [cell for cell in cells if cell["batch"] == 1]
+    several = _at_the_widest_context(cells)
+    drawn = [
+        (single, "context_tokens", _field("prefill_ms"), "prefill (ms), one row", False),
+        (single, "context_tokens", _peak_gib, "prefill's peak memory above the weights (GiB)", False),
+        (single, "context_tokens", _field("step_ms"), "decode step (ms), one row", True),
+        (several, "batch", _field("step_ms"), _step_label(several), True),
+    ]
+    if len({cell["batch"] for cell in several}) < 2:
+        drawn.pop()
+    drawn = [panel for panel in drawn if any(panel[2](cell) is not None for cell in panel[0])]
+    if not drawn:
+        raise PrefixKVError("there is nothing to draw: no cell of the benchmark has a figure")
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, panels = pyplot.subplots(2, 2, figsize=(11, 8), layout="constrained")
-    cells = [cell for cell in record["cells"] if not cell["failure"]]
-    single = [cell for cell in cells if cell["batch"] == 1]
-    several = _at_the_widest_context(cells)
-    context, rows = "context_tokens", "batch"
-    title = f"{record['model']} on {record['device']}"
-    _draw(panels[0][0], single, context, lambda cell: cell["prefill_ms"], "prefill (ms), one row")
-    _draw(panels[0][1], single, context, _peak_gib, "memory of the prefill above the weights (GiB)")
-    _draw(panels[1][0], single, context, lambda cell: cell["step_ms"], "decode step (ms), one row", log=True)
-    _draw(panels[1][1], several, rows, lambda cell: cell["step_ms"], "decode step (ms)", log=True)
-    panels[1][1].set_title(f"{several[0][context]} tokens" if several else "")
-    figure.suptitle(title)
+    columns = min(2, len(drawn))
+    rows = -(-len(drawn) // columns)
+    figure, grid = pyplot.subplots(
+        rows, columns, figsize=(5.5 * columns, 4 * rows), layout="constrained", squeeze=False
+    )
+    panels = list(grid.flat)
+    for panel, (chosen, axis, value, label, log) in zip(panels, drawn, strict=False):
+        _draw(panel, chosen, axis, value, label, log)
+    for panel in panels[len(drawn) :]:
+        panel.remove()
+    figure.suptitle(f"{record['model']} on {record['device']}")
+    handles = {label: line for panel in panels[: len(drawn)] for line, label in zip(*_entries(panel), strict=True)}
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, fontsize="small")
     try:
         figure.savefig(path)
     except OSError as error:
         raise PrefixKVError(f"{path} cannot be written: {error.strerror}") from None
     finally:
         pyplot.close(figure)
+
+
+def _entries(panel: Any) -> tuple[list[Any], list[str]]:
+    """What a panel has for the legend: its lines and their names."""
+    lines, names = panel.get_legend_handles_labels()
+    return lines, names
+
+
+def _field(name: str) -> Callable[[Mapping[str, Any]], float | None]:
+    return lambda cell: cell[name]
+
+
+def _step_label(cells: Sequence[Mapping[str, Any]]) -> str:
+    return f"decode step (ms), {cells[0]['context_tokens']:,} tokens a row" if cells else ""
 
 
 def _draw(
@@ -67,8 +98,12 @@ def _draw(
         style = "--" if name == "transformers" else "-"
         panel.plot(places, figures, style, marker="o", markersize=3, label=name)
     panel.set(xlabel="tokens of the prompt" if axis == "context_tokens" else "rows", ylabel=label)
+    # The numbers of tokens and rows that were measured; and no 1.1 x 10^1 where a line spans less than a decade.
+    panel.set_xticks(sorted({cell[axis] for cell in cells}))
     panel.set_yscale("log") if log else panel.set_ylim(bottom=0)
-    panel.legend(fontsize="small")
+    for formatter in (panel.yaxis.set_major_formatter, panel.yaxis.set_minor_formatter):
+        formatter("{x:g}")
+    panel.margins(x=0.1)
 
 
 def _peak_gib(cell: Mapping[str, Any]) -> float | None:

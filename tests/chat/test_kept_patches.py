@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -62,6 +63,27 @@ def test_pictures_of_one_question_are_told_apart(demo: LoadedModel, tmp_path: Pa
     draw_kept(conversation, tmp_path / "kept.png")
     with Image.open(tmp_path / "kept.png") as painted:
         assert painted.height > painted.width
+
+
+def test_nothing_of_the_painting_lies_outside_of_it(
+    demo: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from matplotlib.figure import Figure
+
+    outside: list[str] = []
+    save = Figure.savefig
+
+    def look(self: Figure, *args: Any, **kwargs: Any) -> None:
+        save(self, *args, **kwargs)
+        for axes in self.axes:
+            # In inches, labels and ticks included.
+            box = axes.get_tightbbox().transformed(self.dpi_scale_trans.inverted())
+            if box.x0 < 0 or box.y0 < 0 or box.x1 > self.get_figwidth() or box.y1 > self.get_figheight():
+                outside.append(axes.get_title() or axes.get_ylabel())
+
+    monkeypatch.setattr(Figure, "savefig", look)
+    draw_kept(asked(demo, "30%", "prefixkv", 31), tmp_path / "kept.png")
+    assert not outside
 
 
 def test_no_picture_cannot_be_painted(demo: LoadedModel) -> None:
