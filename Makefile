@@ -1,4 +1,5 @@
-# make demo: one question about a picture.  make test: the tests.  make lint: ruff and mypy.
+# make demo: one question about a picture.  make test: the tests, in minutes.  make test-all: the exhaustive ones, too.
+# make lint: ruff and mypy.
 # make docs: the reference page docs/cli.md.  make pictures: the terminal pictures docs/images/*.svg.
 # make test-lowest: the tests with the oldest torch and transformers that work.  make families: the README's table of them.
 # TORCH and TRANSFORMERS choose what is installed (make test TORCH=torch==2.13.0), PYTHON the interpreter of a new .venv.
@@ -12,16 +13,18 @@ BIN := $(VENV)/bin
 # One stamp for each pair of requirements: another TORCH or TRANSFORMERS, or a change of pyproject.toml, installs again.
 STAMP := $(VENV)/installed-$(shell printf '%s' '$(TORCH) $(TRANSFORMERS)' | cksum | cut -d ' ' -f 1)
 
-.PHONY: demo test test-lowest families lint format docs pictures clean
+.PHONY: demo test test-all test-lowest families lint format docs pictures clean
 .DEFAULT_GOAL := demo
 
 demo: $(STAMP)
 	@$(BIN)/prefixkv chat prefixkv/demo/scene.png --prompt "Which object is in row 3, column 3?" --model demo --budget 20% --stats
 
-# Two at a time, each with one thread; then, alone, those that measure time.
+# Two processes, each with one thread: the test models are small.
 test: $(STAMP)
-	@OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 -m "not timing"
-	@$(BIN)/pytest -q -m timing
+	@OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2
+
+test-all: $(STAMP)
+	@OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --all
 
 # The lowest versions that pyproject.toml allows; `make test` takes the newest.
 test-lowest:

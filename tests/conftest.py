@@ -1,17 +1,106 @@
-"""What all tests share."""
+"""What all tests share: which of them run, warnings that count as errors, and what is said at the end of a run."""
 
 from __future__ import annotations
 
+import json
+import os
+import platform
+from collections import Counter, defaultdict
+from importlib import metadata, util
+from pathlib import Path
+from typing import Any
+
 import pytest
+
+from tests.case_selection import spread
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+STRICT_WARNINGS = ("FutureWarning", "DeprecationWarning", "PendingDeprecationWarning")
+"""Errors in pytest's own process by pyproject.toml; in the processes that tests start by this variable."""
+os.environ["PYTHONWARNINGS"] = ",".join(f"error::{category}" for category in STRICT_WARNINGS)
+
+ONLY_GPU, ONLY_ALL = "need a CUDA device (make test-gpu)", "are exhaustive (make test-all)"
+_VERSIONS = ("torch", "triton", "transformers", "numpy", "pytest")
+left_out = pytest.StashKey[Counter]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Options beside pytest's own."""
+    group = parser.getgroup("prefixkv")
+    group.addoption("--all", action="store_true", help="also run the exhaustive tests and all their cases")
+    group.addoption("--summary-json", metavar="FILE", help="write versions, counts, failures and reasons of skips")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Prepare the count of tests that are left out."""
+    config.stash[left_out] = Counter()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect the tests that need a CUDA device where there is none."""
+    """Leave out what needs a CUDA device where there is none, and what is exhaustive unless it is asked for."""
+    out: dict[pytest.Item, str] = {}
     marked = [item for item in items if item.get_closest_marker("gpu")]
-    if not marked:
-        return
-    import torch
+    if marked:
+        import torch
 
-    if not torch.cuda.is_available():
-        config.hook.pytest_deselected(items=marked)
-        items[:] = [item for item in items if item not in marked]
+        if not torch.cuda.is_available():
+            out |= dict.fromkeys(marked, ONLY_GPU)
+    asked = config.option.all or config.option.markexpr or any("::" in argument for argument in config.args)
+    if not asked:
+        out |= dict.fromkeys(_exhaustive([item for item in items if item not in out]), ONLY_ALL)
+    config.stash[left_out].update(out.values())
+    if out:
+        config.hook.pytest_deselected(items=list(out))
+        items[:] = [item for item in items if item not in out]
+
+
+def _exhaustive(items: list[pytest.Item]) -> list[pytest.Item]:
+    """Tests that are marked as exhaustive, but of each as many cases as its marker keeps."""
+    families: dict[str, list[pytest.Item]] = defaultdict(list)
+    for item in items:
+        if item.get_closest_marker("exhaustive"):
+            families[item.nodeid.partition("[")[0]].append(item)
+    out = []
+    for cases in families.values():
+        marker = cases[0].get_closest_marker("exhaustive")
+        assert marker is not None
+        calls = [getattr(case, "callspec", None) for case in cases]
+        chosen = spread([call.indices if call else {} for call in calls], marker.kwargs.get("keep", 0))
+        out += [case for index, case in enumerate(cases) if index not in chosen]
+    return out
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: Any) -> None:
+    """Take over from a worker process what it has left out: every worker collects the same."""
+    node.config.stash[left_out] = Counter(getattr(node, "workeroutput", {}).get("left_out", {}))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Hand to the process that reports what this worker has left out."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["left_out"] = dict(session.config.stash[left_out])
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Say what ran here, and what did not and why."""
+    versions = {name: metadata.version(name) for name in _VERSIONS if util.find_spec(name)}
+    stats: dict[str, list[Any]] = terminalreporter.stats
+    counts = {kind: len(stats.get(kind, ())) for kind in ("passed", "failed", "error", "skipped")}
+    reasons = Counter(str(report.longrepr[2]).removeprefix("Skipped: ") for report in stats.get("skipped", ()))
+    shown = ", ".join(f"{name} {versions.get(name, 'missing')}" for name in _VERSIONS)
+    terminalreporter.write_line(f"with Python {platform.python_version()}, {shown}")
+    for reason, count in sorted(reasons.items()):
+        terminalreporter.write_line(f"skipped {count}: {reason}")
+    for reason, count in sorted(config.stash[left_out].items()):
+        terminalreporter.write_line(f"left out {count}, which {reason}")
+    if config.option.summary_json:
+        record = {
+            "python": platform.python_version(),
+            "versions": versions,
+            "counts": counts,
+            "failures": sorted(report.nodeid for kind in ("failed", "error") for report in stats.get(kind, ())),
+            "skipped": dict(reasons),
+            "left_out": dict(config.stash[left_out]),
+        }
+        Path(config.option.summary_json).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")

@@ -121,7 +121,7 @@ def test_sliding_layers_are_refused() -> None:
         pass
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_compiled_model_gives_the_same_tokens() -> None:
     """The engine's steps are left out of the graph; the rest of every layer is compiled."""
     if torch.__version__.startswith("2.6."):

@@ -12,7 +12,7 @@ import pytest
 PAGE = Path(__file__).parents[1] / "docs" / "library.md"
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_examples_run() -> None:
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     assert len(blocks) == 7

@@ -2,28 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image
 
-Run = Callable[..., "subprocess.CompletedProcess[str]"]
-
-PROGRAM = [sys.executable, "-m", "prefixkv_cli"]
-ENVIRONMENT = {
-    **{
-        name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES")
-    },
-    "PYTHONPATH": str(Path(__file__).parents[2]),
-    "HF_HUB_OFFLINE": "1",
-    "PROMPT_TOOLKIT_NO_CPR": "1",
-    "TERM": "xterm-256color",
-}
+from tests.cli.program import Run, run_here, run_in_new_process
 
 _TEMPLATE = (
     "{% for message in messages %}{{ message['role'] }} "
@@ -35,16 +19,14 @@ _TEMPLATE = (
 
 @pytest.fixture(scope="session")
 def run() -> Run:
-    """Run the program to its end; keyword arguments are those of `subprocess.run`."""
+    """Run the program to its end in this process."""
+    return run_here
 
-    def run(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
-        if "input" not in options:
-            options.setdefault("stdin", subprocess.DEVNULL)
-        home = {name: os.environ[name] for name in ("PREFIXKV_HOME",) if name in os.environ}
-        options.setdefault("env", ENVIRONMENT | home)
-        return subprocess.run([*PROGRAM, *arguments], capture_output=True, text=True, timeout=120, **options)
 
-    return run
+@pytest.fixture(scope="session")
+def run_process() -> Run:
+    """Run the program to its end in a process of its own: for what a process has of its own, and a few as users do."""
+    return run_in_new_process
 
 
 @pytest.fixture

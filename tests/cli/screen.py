@@ -8,7 +8,7 @@ from typing import Any
 import pexpect
 import pyte
 
-from tests.cli.conftest import ENVIRONMENT, PROGRAM
+from tests.cli.program import ENVIRONMENT, PROGRAM
 
 READY = ">>> "
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.cli.conftest import ENVIRONMENT, Run
+from tests.cli.program import ENVIRONMENT, Run
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="blocks that grow are for Linux")

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.cli.conftest import Run
-
-SECONDS = 1.0
-"""Where no model is needed."""
+from tests.cli.loaded_modules import Loaded, what_is_loaded
+from tests.cli.program import Run
 
 
 def _write_broken_pictures(folder: Path) -> None:
@@ -69,26 +66,22 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.timing
-@pytest.mark.parametrize(("arguments", "exit_code", "says"), BAD, ids=[" ".join(row[0]) for row in BAD])
-def test_chat_refuses_bad_input_in_one_line_at_once(
-    run: Run, folder: Path, arguments: list[str], exit_code: int, says: str
-) -> None:
-    prompt = [] if "--prompt" in arguments else ["--prompt", "hello"]
-    started = time.perf_counter()
-    done = run("chat", *arguments, *prompt, cwd=folder)
-    seconds = time.perf_counter() - started
-    assert (done.returncode, done.stdout) == (exit_code, "")
+@pytest.fixture(scope="module")
+def refused(folder: Path) -> list[Loaded]:
+    """What each of `BAD` prints, and what it loads before that."""
+    prompts = [[] if "--prompt" in arguments else ["--prompt", "hello"] for arguments, *_ in BAD]
+    return what_is_loaded([["chat", *row[0], *prompt] for row, prompt in zip(BAD, prompts, strict=True)], cwd=folder)
+
+
+@pytest.mark.parametrize("number", range(len(BAD)), ids=[" ".join(row[0]) for row in BAD])
+def test_chat_refuses_bad_input_in_one_line_before_it_loads_torch(refused: list[Loaded], number: int) -> None:
+    _, exit_code, says = BAD[number]
+    done = refused[number]
+    assert (done.exit_code, done.stdout) == (exit_code, "")
     assert says in done.stderr
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1
-    # The machine may be busy with something else: the best of three counts.
-    for _ in range(2):
-        if seconds > SECONDS:
-            started = time.perf_counter()
-            run("chat", *arguments, *prompt, cwd=folder)
-            seconds = time.perf_counter() - started
-    assert seconds < SECONDS
+    assert done.modules & {"torch", "transformers", "accelerate"} == set()
 
 
 def test_chat_without_prompt_and_without_terminal_says_what_is_needed(run: Run, folder: Path) -> None:

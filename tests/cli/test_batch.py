@@ -17,7 +17,7 @@ from PIL import Image
 from prefixkv.chat.conversation import Conversation
 from prefixkv.generation.sampling import Sampling
 from prefixkv.models.loading import load_model
-from tests.cli.conftest import ENVIRONMENT, PROGRAM, Run
+from tests.cli.program import ENVIRONMENT, PROGRAM, Run
 
 WORDS = ["ba", "ce", "di", "fo", "gu", "ha"]
 TOKENS = 6

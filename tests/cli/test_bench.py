@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import Run
+from tests.cli.program import Run
 
 QUICK = ("--new-tokens", "5", "--repeats", "1", "--device", "cpu", "--method", "h2o")
 

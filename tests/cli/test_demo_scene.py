@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from tests.cli.conftest import ENVIRONMENT, PROGRAM, Run
+from tests.cli.program import ENVIRONMENT, PROGRAM, Run
 
 
 def test_demo_scene_writes_a_picture_and_prints_questions(run: Run, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from prefixkv.demo.evaluate import answer_questions
 from prefixkv.demo.questions import question_set
-from tests.cli.conftest import ENVIRONMENT, PROGRAM, Run
+from tests.cli.program import ENVIRONMENT, PROGRAM, Run
 
 QUICK = ("eval", "--model", "demo", "--processes", "1", "--budgets", "100%,20%", "--methods", "full,local,h2o")
 ONE_METHOD = (*QUICK[:-1], "h2o", "--metrics", "accuracy")

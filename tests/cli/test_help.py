@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import re
-import resource
 import shlex
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,10 +14,11 @@ import typer
 
 from prefixkv_cli.app import ENVIRONMENT_PREFIX, app
 from prefixkv_cli.reference import reference
-from tests.cli.conftest import ENVIRONMENT, PROGRAM
+from tests.cli.loaded_modules import Loaded, what_is_loaded
+from tests.cli.program import ENVIRONMENT, PROGRAM
 
 ROOT = Path(__file__).parents[2]
-SECONDS = 0.4
+HEAVY = {"torch", "transformers", "accelerate", "numpy", "PIL", "matplotlib", "safetensors", "huggingface_hub"}
 
 
 def _commands() -> Iterator[tuple[str, Any, typer.Context]]:
@@ -36,33 +35,21 @@ COMMANDS = sorted(_commands(), key=lambda found: found[0])
 per_command = pytest.mark.parametrize(("path", "command", "context"), COMMANDS, ids=[path for path, *_ in COMMANDS])
 
 
-def _child_seconds() -> float:
-    """Processor time of all children so far: what the user waits for, whatever else the machine is doing."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+@pytest.fixture(scope="module")
+def helped() -> dict[str, Loaded]:
+    """What every command's help prints, and what it loads."""
+    paths = [path for path, *_ in COMMANDS]
+    return dict(zip(paths, what_is_loaded([[*path.split()[1:], "--help"] for path in paths]), strict=True))
 
 
-@pytest.mark.timing
 @per_command
-def test_help_has_an_example_and_comes_at_once_without_torch(path: str, command: Any, context: Any) -> None:
-    words = [*path.split()[1:], "--help"]
-    check = (
-        "import sys; from prefixkv_cli.app import _run; code = _run(sys.argv[1:]); "
-        "sys.exit(code or ', '.join({'torch', 'transformers'} & set(sys.modules)) or 0)"
-    )
-    seconds = []
-    # As often as a busy machine needs to let one run be what the program itself costs.
-    for _ in range(20):
-        started = _child_seconds()
-        done = subprocess.run(
-            [sys.executable, "-c", check, *words], capture_output=True, text=True, env=ENVIRONMENT, check=False
-        )
-        seconds.append(_child_seconds() - started)
-        assert (done.returncode, done.stderr) == (0, "")
-        if min(seconds) < SECONDS:
-            break
+def test_help_has_an_example_and_loads_nothing_heavy(
+    path: str, command: Any, context: Any, helped: dict[str, Loaded]
+) -> None:
+    done = helped[path]
+    assert (done.exit_code, done.stderr) == (0, "")
     assert f"Example: {path.split()[0]}" in done.stdout
-    assert min(seconds) < SECONDS
+    assert done.modules & HEAVY == set()
 
 
 @per_command
@@ -74,7 +61,8 @@ def test_every_option_has_an_environment_variable_of_its_own(path: str, command:
     ]
     assert all(re.fullmatch(r"PREFIXKV_[A-Z0-9_]+", variable) for variable in variables)
     assert len(set(variables)) == len(variables)
-    assert all(f"`{variable}`" in reference() for variable in variables)
+    page = reference()
+    assert all(f"`{variable}`" in page for variable in variables)
 
 
 def test_every_example_is_a_command_line_that_is_understood() -> None:

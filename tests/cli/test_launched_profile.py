@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.cli.conftest import ENVIRONMENT, Run
+from tests.cli.program import ENVIRONMENT, Run
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ import struct
 import sys
 import termios
 import threading
-import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,7 +23,7 @@ from prefixkv.chat.reading import GENERATED, PICTURE
 from prefixkv.demo.scenes import draw_scene
 from prefixkv.generation.sampling import Sampling
 from prefixkv.models.loading import LoadedModel
-from prefixkv_cli.dialogue import live_view
+from prefixkv_cli.dialogue import answer_view, live_view
 from prefixkv_cli.dialogue.answer_view import show_answer
 from prefixkv_cli.dialogue.live_view import GLYPHS, Pace, cache_view
 from prefixkv_cli.tables.cache_report import CacheReport
@@ -59,17 +59,39 @@ def test_bar_is_as_long_as_what_is_kept() -> None:
     assert lengths == [6, 2, 2, 30]
 
 
-@pytest.mark.timing
-def test_pace_draws_at_most_ten_times_a_second_and_seldom_when_drawing_is_slow() -> None:
-    def drawn_in(seconds: float, cost: float) -> int:
-        drawn: list[float] = []
-        pace, started = Pace(), time.perf_counter()
-        while time.perf_counter() < started + seconds:
-            pace.draw(lambda: (drawn.append(1), time.sleep(cost)))
-        return len(drawn)
+class Clock:
+    """Time that passes only where the test says so."""
 
-    assert 3 <= drawn_in(0.55, 0.0) <= 5
-    assert drawn_in(0.9, 0.02) == 1
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 100.0
+        monkeypatch.setattr(live_view, "time", SimpleNamespace(perf_counter=lambda: self.now))
+
+    def drawing(self, seconds: float, cost: float, step: float = 0.005) -> tuple[int, float]:
+        """How often a pace draws within some seconds, and the share of them that this takes."""
+        drawn = 0
+
+        def draw() -> None:
+            nonlocal drawn
+            drawn += 1
+            self.now += cost
+
+        pace, started = Pace(), self.now
+        while self.now < started + seconds:
+            pace.draw(draw)
+            self.now += step
+        return drawn, drawn * cost / (self.now - started)
+
+
+def test_pace_draws_at_most_ten_times_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn, _ = Clock(monkeypatch).drawing(5.0, cost=0.0)
+    assert 45 <= drawn <= 50
+
+
+@pytest.mark.parametrize("cost", [0.001, 0.0015, 0.005, 0.02, 0.3])
+def test_drawing_that_takes_longer_is_done_less_often(monkeypatch: pytest.MonkeyPatch, cost: float) -> None:
+    drawn, share = Clock(monkeypatch).drawing(100.0, cost)
+    assert drawn >= 4
+    assert share < 0.02
 
 
 @pytest.fixture(scope="module")
@@ -124,37 +146,32 @@ def on_terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     os.close(master)
 
 
-@pytest.mark.timing
-def test_live_view_takes_less_than_two_percent_of_the_time(
+def test_nothing_is_done_for_the_view_but_at_its_pace(
     demo: LoadedModel, monkeypatch: pytest.MonkeyPatch, capfd: Any
 ) -> None:
-    """All that is done for the view while the answer is made, over the time that the answer takes."""
-    spent, drawn = 0.0, 0
-    draw = live_view.Pace.draw
+    """Reports and bars are made where the pace draws, and once before the first token."""
+    made = {"report": 0, "view": 0, "paces": 0, "drawn": 0}
 
-    def timed(pace: Pace, drawing: Any) -> None:
-        nonlocal spent, drawn
+    def counted(name: str, function: Any) -> Any:
+        def count(*arguments: Any) -> Any:
+            made[name] += 1
+            return function(*arguments)
 
-        def counted() -> None:
-            nonlocal drawn
-            drawn += 1
+        return count
+
+    def every_third(pace: Pace, drawing: Any) -> None:
+        made["paces"] += 1
+        if made["paces"] % 3 == 0:
+            made["drawn"] += 1
             drawing()
 
-        started = time.perf_counter()
-        draw(pace, counted)
-        spent += time.perf_counter() - started
-
-    seconds = 0.0
-    conversation = Conversation(demo, "20%", sampling=Sampling(200, temperature=5.0, seed=3))
+    conversation = Conversation(demo, "20%", sampling=Sampling(60, temperature=5.0, seed=3))
     conversation.attach(draw_scene(31).image)
     with capfd.disabled(), on_terminal(monkeypatch):
-        monkeypatch.setattr(live_view.Pace, "draw", timed)
-        while seconds < 4:
-            show_answer(conversation, conversation.ask("Describe the image."))
-            assert conversation.last_answer is not None
-            seconds += conversation.last_answer.decode_seconds
-    with capfd.disabled():
-        print(f"live view: drawn {drawn} times in {seconds:.2f} s, {spent / seconds:.2%} of the time")
-    assert drawn >= 3
-    assert drawn <= 10 * seconds
-    assert spent < 0.02 * seconds
+        monkeypatch.setattr(answer_view, "cache_view", counted("view", answer_view.cache_view))
+        monkeypatch.setattr(answer_view.CacheReport, "of", counted("report", answer_view.CacheReport.of))
+        monkeypatch.setattr(live_view.Pace, "draw", every_third)
+        show_answer(conversation, conversation.ask("Describe the image."))
+    assert made["paces"] > 10
+    assert made["drawn"] >= 3
+    assert made["report"] == made["view"] == made["drawn"] + 1

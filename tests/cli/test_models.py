@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from prefixkv.models.families import FAMILIES, REFUSED_TYPES
-from tests.cli.conftest import Run
+from tests.cli.program import Run
 
 
 def test_models_lists_every_family_and_refusal(run: Run) -> None:

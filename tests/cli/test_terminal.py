@@ -11,7 +11,7 @@ from pathlib import Path
 import pexpect
 import pytest
 
-from tests.cli.conftest import ENVIRONMENT, PROGRAM
+from tests.cli.program import ENVIRONMENT, PROGRAM
 from tests.cli.screen import Terminal
 
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[=>]|\r")
