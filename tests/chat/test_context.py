@@ -65,7 +65,7 @@ def test_loaded_context_goes_on_as_if_it_had_never_been_saved(
 
 
 ROUND_TRIPS = [
-    pytest.param(method, budget, marks=() if budget in often else pytest.mark.slow)
+    pytest.param(method, budget, marks=() if budget in often else pytest.mark.exhaustive)
     for method in METHODS
     for often in [("20%", "10%", "5%", "3%") if METHODS[method].packs else ("5%",)]
     for budget in ("100%", "50%", "20%", "10%", "5%", "3%")
