@@ -9,11 +9,12 @@ def curve(values: torch.Tensor) -> torch.Tensor:
     """Importance of the 1, 2, ... most important entries together (the paper's prefix cumulative priority).
 
     Args:
-        values: (layers, rows, seen_len), float32, not negative, each row from the highest to the lowest.
+        values: (layers, rows, seen_len), or (rows, seen_len) for one layer; float32, not negative, each row from the
+            highest to the lowest.
 
     Returns:
-        (layers, seen_len), float64, ascending to 1: the mean over a layer's rows of their normalised and summed
-        importance. An all-zero row counts as flat.
+        (layers, seen_len), or (seen_len,); float64, ascending to 1: the mean over the rows of their normalised and
+        summed importance. An all-zero row counts as flat.
     """
     exact = values.double()
     totals = exact.sum(dim=-1, keepdim=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import triton
 import triton.language as tl
@@ -27,9 +29,9 @@ def _share_kernel(values_ptr, totals_ptr, out_ptr, rows, seen_len, R: tl.constex
 
 def curve(values: torch.Tensor) -> torch.Tensor:
     """As the plain twin."""
-    layers, rows, seen_len = values.shape
-    values = values.contiguous()
+    *leading, rows, seen_len = values.shape
+    values, layers = values.contiguous(), math.prod(leading)
     totals = values.sum(dim=-1, dtype=torch.float64)
     shares = torch.empty(layers, seen_len, dtype=torch.float64, device=values.device)
     _share_kernel[(triton.cdiv(seen_len, 64), layers)](values, totals, shares, rows, seen_len, R=32, N=64, num_warps=4)
-    return shares.cumsum(-1)
+    return shares.cumsum(-1).view(*leading, seen_len)
