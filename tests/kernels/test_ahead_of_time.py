@@ -25,7 +25,7 @@ CASES = [
 ]
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(("shape", "dtype", "capability"), CASES)
 def test_every_launch_compiles_and_fits_its_shared_memory(shape: str, dtype: str, capability: int) -> None:
     if missing := triton_obstacle():
