@@ -32,8 +32,9 @@ def compress(
             the profile that was saved for the model's hub id or folder, and warns where there is none.
 
     Yields:
-        An empty cache, to be passed as `past_key_values` to `generate` or to the model, for one conversation or one
-        batch of them, padded on the left.
+        An empty cache, to be passed to `generate` or to the model, for one conversation or one batch of them, padded on
+        the left. `**cache.argument` passes it under the name that the installed transformers has for it: `cache` since
+        5.24, `past_key_values` before.
 
     Raises:
         OptionError: unknown method or budget.
@@ -43,7 +44,7 @@ def compress(
     Example:
         ```python
         with prefixkv.compress(model, budget="20%") as cache:
-            tokens = model.generate(**inputs, past_key_values=cache, max_new_tokens=100)
+            tokens = model.generate(**inputs, **cache.argument, max_new_tokens=100)
         ```
     """
     dtype = str(model.dtype).removeprefix("torch.")

@@ -15,7 +15,7 @@ SOURCES = sorted(path for package in ("prefixkv", "prefixkv_cli") for path in (R
 MAX_LINES = 300
 
 LEVELS = (
-    {"errors", "documents", "home"},
+    {"errors", "documents", "home", "transformers_compat"},
     {"models", "kernels"},
     {"policy", "inputs", "machine", "workers"},
     {"cache"},
@@ -30,6 +30,7 @@ USES_NO_TORCH = {
     "errors",
     "documents",
     "home",
+    "transformers_compat",
     "policy/allocation",
     "policy/budget",
     "policy/methods",
@@ -37,7 +38,6 @@ USES_NO_TORCH = {
     "models/families",
     "models/files",
     "models/fitting",
-    "models/forward_arguments",
     "models/geometry",
     "models/identity",
     "models/names",

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import warnings
+from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
-from transformers import DynamicCache, TextStreamer
+from transformers import DynamicCache, StaticCache, TextStreamer
 
 import prefixkv
 from prefixkv.errors import PrefixKVError
 from prefixkv.policy.methods import METHODS
+from prefixkv.transformers_compat import cache_argument, cache_in
 from tests import tiny
 
 
@@ -21,7 +25,7 @@ class Turns:
         inputs = tiny.prompt(70)
         self.answers = []
         for turn in range(3):
-            out = model.generate(**inputs, past_key_values=cache, max_new_tokens=25, **options)
+            out = model.generate(**inputs, **cache_argument(cache), max_new_tokens=25, **options)
             self.answers.append(out[0, inputs["input_ids"].shape[1] :].tolist())
             inputs = {"input_ids": torch.cat([out, tiny.text(12, seed=turn)], dim=1)}
 
@@ -40,10 +44,10 @@ def test_whole_budget_logits_are_bit_equal() -> None:
     model, inputs = tiny.llava(), tiny.prompt(70)
     with torch.no_grad():
         stock = model(**inputs)
-        after = model(input_ids=tiny.text(9), past_key_values=stock.past_key_values).logits
+        after = model(input_ids=tiny.text(9), **cache_argument(cache_in(stock))).logits
         with prefixkv.compress(model, "100%") as cache:
-            assert model(**inputs, past_key_values=cache).logits.equal(stock.logits)
-            assert model(input_ids=tiny.text(9), past_key_values=cache).logits.equal(after)
+            assert model(**inputs, **cache_argument(cache)).logits.equal(stock.logits)
+            assert model(input_ids=tiny.text(9), **cache_argument(cache)).logits.equal(after)
 
 
 def test_sampling_equals_stock_from_the_same_seed() -> None:
@@ -53,7 +57,7 @@ def test_sampling_equals_stock_from_the_same_seed() -> None:
     stock = model.generate(**inputs, **options)
     torch.manual_seed(5)
     with prefixkv.compress(model, "100%") as cache:
-        assert model.generate(**inputs, **options, past_key_values=cache).equal(stock)
+        assert model.generate(**inputs, **options, **cache_argument(cache)).equal(stock)
 
 
 def test_streamer_sees_every_token() -> None:
@@ -71,7 +75,7 @@ def test_streamer_sees_every_token() -> None:
 
     model, inputs = tiny.llava(), tiny.prompt()
     with prefixkv.compress(model, "20%") as cache:
-        out = model.generate(**inputs, past_key_values=cache, max_new_tokens=20, streamer=Collector())
+        out = model.generate(**inputs, **cache_argument(cache), max_new_tokens=20, streamer=Collector())
     assert seen == [*out[0].tolist(), -1]
 
 
@@ -79,7 +83,7 @@ def test_model_is_restored_after_an_exception() -> None:
     model, inputs = tiny.llava(), tiny.prompt()
     before = model(**inputs).logits
     with pytest.raises(RuntimeError, match="on purpose"), prefixkv.compress(model) as cache:
-        model(**inputs, past_key_values=cache)
+        model(**inputs, **cache_argument(cache))
         raise RuntimeError("on purpose")
     assert model.config.text_config._attn_implementation == "sdpa"
     assert model.config.vision_config._attn_implementation == "sdpa"
@@ -89,8 +93,88 @@ def test_model_is_restored_after_an_exception() -> None:
 def test_forgotten_cache_is_warned_about_and_still_right() -> None:
     model, inputs = tiny.llava(), tiny.prompt()
     stock = model.generate(**inputs, max_new_tokens=5, do_sample=False)
-    with prefixkv.compress(model), pytest.warns(UserWarning, match="past_key_values=cache"):
+    with prefixkv.compress(model), pytest.warns(UserWarning, match="does not use the compressed cache"):
         assert model.generate(**inputs, max_new_tokens=5, do_sample=False).equal(stock)
+
+
+def _two_turns(model: Any, cache: Any, first: Any = nullcontext, second: Any = nullcontext) -> Any:
+    """Two turns on one cache, each inside a context of its own."""
+    options = {"max_new_tokens": 12, "do_sample": False, **cache_argument(cache)}
+    with first():
+        out = model.generate(**tiny.prompt(70), **options)
+    with second():
+        return model.generate(torch.cat([out, tiny.text(9)], dim=1), **options).tolist()
+
+
+@pytest.mark.parametrize("budget", ["100%", "20%"])
+def test_cache_that_was_read_in_one_with_goes_on_in_a_second_one(budget: str) -> None:
+    model = tiny.llava()
+    with prefixkv.compress(model, budget, "h2o") as cache:
+        expected = _two_turns(model, cache)
+    with prefixkv.compress(model, budget, "h2o") as cache:
+        pass
+    again = partial(prefixkv.compress, model, budget, "h2o")
+    assert _two_turns(model, cache, again, again) == expected
+
+
+def _stock_caches(model: Any) -> dict[str, Any]:
+    config = model.config.text_config
+    return {"dynamic": DynamicCache(config=config), "static": StaticCache(config=config, max_cache_len=128)}
+
+
+@pytest.mark.parametrize("kind", ["dynamic", "static"])
+@pytest.mark.filterwarnings("ignore:this forward pass does not use the compressed cache")
+def test_stock_cache_inside_the_with_is_right_whenever_it_was_filled(kind: str) -> None:
+    model = tiny.llava()
+    expected = _two_turns(model, _stock_caches(model)[kind])
+    inside = partial(prefixkv.compress, model, "20%", "h2o")
+    assert _two_turns(model, _stock_caches(model)[kind], second=inside) == expected
+    assert _two_turns(model, _stock_caches(model)[kind], inside, inside) == expected
+
+
+@pytest.mark.filterwarnings("ignore:this forward pass does not use the compressed cache")
+def test_padded_batch_on_a_static_cache_is_right_inside_the_with() -> None:
+    model, tokens, mask = tiny.llama(), tiny.text(30, batch=2), torch.ones(2, 30, dtype=torch.int64)
+    mask[1, :7] = 0
+    options = {"attention_mask": mask, "max_new_tokens": 8, "do_sample": False, "cache_implementation": "static"}
+    expected = model.generate(tokens, **options)
+    with prefixkv.compress(model, "20%", "h2o"):
+        assert model.generate(tokens, **options).equal(expected)
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_compressed_cache_outside_the_with_is_refused_and_unharmed(rows: int) -> None:
+    model, tokens = tiny.llama(), tiny.text(40, batch=rows)
+    options = {"max_new_tokens": 6, "do_sample": False}
+    with prefixkv.compress(model, "20%", "h2o") as cache:
+        pass
+    with pytest.raises(PrefixKVError, match="inside `with"):
+        model.generate(tokens, **cache.argument, **options)
+    with prefixkv.compress(model, "20%", "h2o") as fresh:
+        expected = model.generate(tokens, **fresh.argument, **options)
+        after = model.generate(torch.cat([expected, tokens[:, :5]], dim=1), **fresh.argument, **options)
+    with prefixkv.compress(model, "20%", "h2o"):
+        assert model.generate(tokens, **cache.argument, **options).equal(expected)
+    longer = torch.cat([expected, tokens[:, :5]], dim=1)
+    with pytest.raises(PrefixKVError, match="inside `with"):
+        model.generate(longer, **cache.argument, **options)
+    with prefixkv.compress(model, "20%", "h2o"):
+        assert model.generate(longer, **cache.argument, **options).equal(after)
+
+
+def test_other_peoples_warnings_are_shown_inside_the_with() -> None:
+    with prefixkv.compress(tiny.llama()), pytest.warns(FutureWarning, match="past_key_values"):
+        warnings.warn("`past_key_values` is deprecated, says somebody else", FutureWarning, stacklevel=1)
+
+
+@pytest.mark.filterwarnings("error::FutureWarning")
+@pytest.mark.filterwarnings("error::DeprecationWarning")
+def test_argument_of_the_cache_has_the_name_that_transformers_has() -> None:
+    model = tiny.llama()
+    with prefixkv.compress(model, "20%", "h2o") as cache:
+        model.generate(tiny.text(20), **cache.argument, max_new_tokens=3)
+        model(tiny.text(2), **cache.argument)
+    assert cache.seen_tokens == 24
 
 
 def test_padding_of_a_single_prompt_is_refused() -> None:
@@ -98,20 +182,20 @@ def test_padding_of_a_single_prompt_is_refused() -> None:
     mask = torch.ones(1, 20, dtype=torch.int64)
     mask[0, :4] = 0
     with prefixkv.compress(model) as cache, pytest.raises(PrefixKVError, match="padded"):
-        model.generate(tiny.text(20), attention_mask=mask, past_key_values=cache, max_new_tokens=2)
+        model.generate(tiny.text(20), attention_mask=mask, **cache_argument(cache), max_new_tokens=2)
 
 
 def test_beam_search_is_refused() -> None:
     model = tiny.llama()
     with prefixkv.compress(model) as cache, pytest.raises(PrefixKVError, match="num_beams=1"):
-        model.generate(tiny.text(20), past_key_values=cache, max_new_tokens=4, num_beams=2)
+        model.generate(tiny.text(20), **cache_argument(cache), max_new_tokens=4, num_beams=2)
 
 
 def test_assisted_decoding_is_refused() -> None:
     """By the cache, or before that by a transformers that asks it whether it can be rewound."""
     model = tiny.llama()
     with prefixkv.compress(model) as cache, pytest.raises((PrefixKVError, ValueError), match=r"(?i)assisted"):
-        model.generate(tiny.text(20), past_key_values=cache, max_new_tokens=9, prompt_lookup_num_tokens=3)
+        model.generate(tiny.text(20), **cache_argument(cache), max_new_tokens=9, prompt_lookup_num_tokens=3)
 
 
 def test_sliding_layers_are_refused() -> None:
@@ -130,7 +214,7 @@ def test_compiled_model_gives_the_same_tokens() -> None:
 
     def run() -> tuple[Any, list[Any]]:
         with prefixkv.compress(model, "30%") as cache:
-            out = model.generate(ids, past_key_values=cache, max_new_tokens=6, do_sample=False)
+            out = model.generate(ids, **cache_argument(cache), max_new_tokens=6, do_sample=False)
             return out.tolist(), [cache.kept_positions(layer).tolist() for layer in range(2)]
 
     plain = run()
@@ -151,6 +235,6 @@ def test_log_sum_exp_is_asked_for_only_where_all_queries_are_summed(
     )
     model = tiny.llava()
     with prefixkv.compress(model, budget, method) as cache, torch.no_grad():
-        model(**tiny.prompt(60), past_key_values=cache)
-        model(input_ids=tiny.text(1), past_key_values=cache)
+        model(**tiny.prompt(60), **cache_argument(cache))
+        model(input_ids=tiny.text(1), **cache_argument(cache))
     assert len(asked) == expected

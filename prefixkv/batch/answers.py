@@ -14,6 +14,7 @@ from prefixkv.inputs.padded_batch import padded_batch
 from prefixkv.inputs.prompts import Prompt
 from prefixkv.inputs.token_ids import stop_tokens
 from prefixkv.models.loading import LoadedModel
+from prefixkv.transformers_compat import cache_argument
 
 
 def answer_together(
@@ -47,7 +48,7 @@ def answer_together(
         no_repeat_ngram_size=0,
     )
     with attention.installed(model), torch.no_grad():
-        out = model.generate(**inputs, past_key_values=cache, generation_config=greedy)
+        out = model.generate(**inputs, **cache_argument(cache), generation_config=greedy)
     rows = out[:, inputs["input_ids"].shape[1] :].tolist()
     return [_record(loaded, prompt, tokens, stops) for prompt, tokens in zip(prompts, rows, strict=True)]
 

@@ -12,6 +12,7 @@ import torch
 from transformers import PreTrainedModel
 
 from prefixkv.cache.prefix_cache import PrefixKVCache
+from prefixkv.transformers_compat import cache_argument
 
 
 @torch.no_grad()
@@ -36,7 +37,7 @@ def read_rows(
     caches, logits = [], []
     for chunk in chunks:
         cache = new_cache()
-        output = model(input_ids=chunk, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        output = model(input_ids=chunk, **cache_argument(cache), use_cache=True, logits_to_keep=1)
         logits.append(output.logits[:, -1])
         caches.append(cache)
     first = caches[0]

@@ -25,6 +25,7 @@ from prefixkv.models.geometry import KVGeometry
 from prefixkv.policy.budget import Budget
 from prefixkv.policy.look_ahead import LookAhead
 from prefixkv.policy.methods import DEFAULT_METHOD, get_method
+from prefixkv.transformers_compat import cache_argument
 
 STOCK = "transformers"
 
@@ -186,7 +187,7 @@ def _measure_stock(load: Load, cell: Cell) -> Cell:
 
     def read() -> DynamicCache:
         cache = DynamicCache(config=model.config)
-        model(input_ids=prompt, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        model(input_ids=prompt, **cache_argument(cache), use_cache=True, logits_to_keep=1)
         return cache
 
     prefills = [_timed(load, read) for _ in range(load.repeats + 1)]

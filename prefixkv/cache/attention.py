@@ -1,4 +1,4 @@
-"""Everything that touches transformers' changing surface: our attention function, its mask, and how it is chosen.
+"""Attention on a compressed cache: the function and the mask that transformers calls while a cache is installed.
 
 Attention itself is transformers' own SDPA. Ours adds one step: when a chunk's attention is done, the queries are handed
 to whoever took in the chunk's keys, so that the layer is compacted before the next layer runs.
@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any, Protocol
 
 import torch
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
@@ -27,6 +27,7 @@ from prefixkv.errors import PrefixKVError
 from prefixkv.kernels import row_lse
 from prefixkv.kernels.scored_attention import scored_attention
 from prefixkv.policy.text_marks import marked
+from prefixkv.transformers_compat import chosen_attention
 
 NAME = "prefixkv"
 """The attention implementation's name in transformers."""
@@ -126,7 +127,7 @@ def attend(
     if not waiting:
         after = rows = None
         warnings.warn(
-            "this forward pass does not use the compressed cache: pass `past_key_values=cache` to generate",
+            "this forward pass does not use the compressed cache: pass `**cache.argument` to generate",
             stacklevel=2,
         )
     if rows is not None:
@@ -156,6 +157,9 @@ def attend(
 
 @torch.compiler.disable
 def make_mask(
+    q_length: int,
+    kv_length: int,
+    q_offset: int = 0,
     attention_mask: torch.Tensor | None = None,
     local_size: int | None = None,
     allow_is_causal_skip: bool = True,
@@ -163,15 +167,29 @@ def make_mask(
 ) -> torch.Tensor | None:
     """The mask over all tokens read, evicted ones included; as little of it as says everything.
 
+    Args:
+        q_length: tokens of the chunk.
+        kv_length: keys that the cache will return, were none evicted; more than the tokens read in a static cache.
+        q_offset: tokens read before the chunk.
+        attention_mask: (batch, tokens): 0 for padding.
+        local_size: tokens of the window, for a window layer.
+        allow_is_causal_skip: False where tokens see later ones.
+        **kwargs: of transformers' own masks, passed on.
+
     Returns:
         None for causal attention; (batch, 1, 1, tokens), bool, where the only other thing is padding; else
-        transformers' own (batch, 1, query_len, tokens): of a window layer, or of tokens that see later ones.
+        transformers' own (batch, 1, query_len, tokens): of a window layer, of tokens that see later ones, or of a
+        static cache, whose buffer has places that nobody has written.
     """
-    if local_size is not None or not allow_is_causal_skip:
+    is_static = kv_length > q_offset + q_length
+    if local_size is not None or not allow_is_causal_skip or is_static:
         return sdpa_mask(
+            q_length=q_length,
+            kv_length=kv_length,
+            q_offset=q_offset,
             attention_mask=attention_mask,
             local_size=local_size,
-            allow_is_causal_skip=allow_is_causal_skip,
+            allow_is_causal_skip=allow_is_causal_skip and not is_static,
             **kwargs,
         )
     if attention_mask is None or bool(attention_mask.all()):
@@ -204,6 +222,23 @@ def _visible(mask: torch.Tensor | None, query: torch.Tensor, key_len: int) -> to
     return causal.expand(query.shape[0], 1, -1, -1) if mask is None else causal & mask
 
 
+_installed: list[PreTrainedModel] = []
+"""Models that run through `attend` now, in all threads; a model is in it as often as it is installed."""
+
+
+def require_installed() -> None:
+    """Refuse to read into a compressed cache while no model runs through `attend`: nothing would be compacted.
+
+    Raises:
+        PrefixKVError: no model is installed.
+    """
+    if not _installed:
+        raise PrefixKVError(
+            "a compressed cache reads inside `with prefixkv.compress(model)` only, the first time and later: put the "
+            "call of generate, or of the model, into the `with`"
+        )
+
+
 @contextlib.contextmanager
 def installed(model: PreTrainedModel) -> Iterator[None]:
     """Run the model's language part through `attend`; what was set before comes back, also after an exception.
@@ -214,25 +249,11 @@ def installed(model: PreTrainedModel) -> Iterator[None]:
     Raises:
         PrefixKVError: when the model does not let its attention be chosen.
     """
-    AttentionInterface.register(NAME, attend)
-    AttentionMaskInterface.register(NAME, make_mask)
-    config = model.config.get_text_config(decoder=True)
-    before = config._attn_implementation
-    nested = config is not model.config
-    model.set_attn_implementation({"text_config": NAME} if nested else NAME)
-    if config._attn_implementation != NAME:
-        raise PrefixKVError(f"{type(model).__name__} does not let its attention be chosen: it cannot be compressed")
-    try:
-        with (
-            tracked(model),
-            marked(model),
-            watched_passes(model),
-            fused_layers(model, attend),
-            warnings.catch_warnings(),
-        ):
-            # Since 5.24 transformers calls the argument `cache`; until 5.40 it takes the name that all versions know.
-            warnings.filterwarnings("ignore", "`past_key_values` is deprecated", FutureWarning)
-            yield
-    finally:
-        _hand_off.keys = _hand_off.after = _hand_off.rows = None
-        model.set_attn_implementation({"text_config": before} if nested else before)
+    with chosen_attention(model, NAME, attend, make_mask):
+        _installed.append(model)
+        try:
+            with tracked(model), marked(model), watched_passes(model), fused_layers(model, attend):
+                yield
+        finally:
+            _installed.remove(model)
+            _hand_off.keys = _hand_off.after = _hand_off.rows = None

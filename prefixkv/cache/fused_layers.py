@@ -22,7 +22,7 @@ from prefixkv.kernels.dispatch import (
     triton_obstacle,
 )
 from prefixkv.models.decoder_weights import DecoderWeights, LayerWeights, UnknownDecoderError
-from prefixkv.models.forward_arguments import cache_in
+from prefixkv.transformers_compat import cache_in
 
 Attend = Callable[..., tuple[torch.Tensor, None]]
 OWN = {"attention_mask", "past_key_values", "cache", "position_embeddings"}

@@ -15,7 +15,7 @@ import torch
 from transformers import PreTrainedModel
 
 from prefixkv.cache.windows import WindowedCache
-from prefixkv.models.forward_arguments import cache_in
+from prefixkv.transformers_compat import cache_in
 
 AXES = 3
 

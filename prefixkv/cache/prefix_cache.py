@@ -109,6 +109,11 @@ class PrefixKVCache(WindowedCache):
         """Whether nothing is ever evicted: method `full`, or a budget of 100 %."""
         return self._capacity.keeps_all
 
+    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
+        """Length and offset of a decoder layer's mask, which a model asks for first; refused if none is installed."""
+        attention.require_installed()
+        return super().get_mask_sizes(query_length, layer_idx)
+
     @property
     def seen_tokens(self) -> int:
         """Tokens that the cache has read."""

@@ -6,6 +6,7 @@ import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from prefixkv.errors import PrefixKVError
+from prefixkv.transformers_compat import cache_argument
 
 CROP = "a compressed cache cannot be cropped: assisted decoding is not supported, turn it off"
 REORDER = "beam search on a compressed cache is not supported: set num_beams=1"
@@ -45,6 +46,11 @@ class RefusingLayer(CacheLayerMixin):
 
 class RefusingCache(Cache):
     """A cache that is read from the beginning to the end, each row by itself."""
+
+    @property
+    def argument(self) -> dict[str, Cache]:
+        """This cache as an argument of `generate` or of a model: `model.generate(**inputs, **cache.argument)`."""
+        return cache_argument(self)
 
     def crop(self, *args: object, **kwargs: object) -> None:
         """Refused: evicted entries cannot be brought back."""

@@ -214,6 +214,7 @@ class RowsCache(PrefixKVCache):
         """Length and offset of the mask of a decoder layer."""
         if not self.rows or layer_idx in self.windows:
             return super().get_mask_sizes(query_length, layer_idx)
+        attention.require_installed()
         return self._columns[self.number(layer_idx)] + query_length, 0
 
     @property

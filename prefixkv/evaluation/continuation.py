@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from prefixkv.cache.prefix_cache import PrefixKVCache
 from prefixkv.cache.snapshot import copy_of
 from prefixkv.cache.usage import CacheUsage
+from prefixkv.transformers_compat import cache_argument
 
 
 class State:
@@ -40,7 +41,7 @@ class State:
         """Feed tokens: one is a decode step, several are a chunk, which is compacted as a further turn's prompt is."""
         model: Any = self._model
         ids = torch.tensor([list(tokens)], device=self.logits.device)
-        output = model(input_ids=ids, past_key_values=self.cache, use_cache=True, logits_to_keep=1)
+        output = model(input_ids=ids, **cache_argument(self.cache), use_cache=True, logits_to_keep=1)
         self.logits = output.logits[:, -1].float()
 
     def copy(self) -> State:

@@ -15,6 +15,7 @@ from prefixkv.cache.prefix_cache import PrefixKVCache
 from prefixkv.inputs.prompts import Prompt, Turn
 from prefixkv.models.loading import LoadedModel
 from prefixkv.profiles.calibration import Sample
+from prefixkv.transformers_compat import cache_argument
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def own_answers(loaded: LoadedModel, samples: Sequence[Sample], answer_tokens: i
         inputs = loaded.on_device(Prompt(loaded.processor, [Turn(sample.prompt, images)]).inputs)
         cache = DynamicCache(config=model.config)
         with torch.no_grad():
-            out = model.generate(**inputs, past_key_values=cache, max_new_tokens=answer_tokens, do_sample=False)
+            out = model.generate(**inputs, **cache_argument(cache), max_new_tokens=answer_tokens, do_sample=False)
         references.append(Reference(inputs, out[0, inputs["input_ids"].shape[1] :].tolist()))
     return references
 
@@ -68,7 +69,7 @@ def perplexity(loaded: LoadedModel, references: Sequence[Reference], new_cache: 
         for reference in references:
             cache, inputs = new_cache(), reference.inputs
             for token in reference.tokens:
-                logits = model(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[0, -1]
+                logits = model(**inputs, **cache_argument(cache), use_cache=True, logits_to_keep=1).logits[0, -1]
                 total -= float(logits.float().log_softmax(dim=-1)[token])
                 count += 1
                 inputs = {"input_ids": torch.tensor([[token]], device=loaded.device)}

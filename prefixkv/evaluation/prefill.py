@@ -15,6 +15,7 @@ from prefixkv.kernels import row_lse
 from prefixkv.models.geometry import KVGeometry
 from prefixkv.models.loading import LoadedModel
 from prefixkv.policy.text_marks import TextMarks
+from prefixkv.transformers_compat import cache_argument
 
 
 @dataclass
@@ -77,7 +78,7 @@ class Prefill:
         """
         self._recorder = _Recorder(loaded.geometry)
         model: Any = loaded.model
-        output = model(**inputs, past_key_values=self._recorder, use_cache=True, logits_to_keep=1)
+        output = model(**inputs, **cache_argument(self._recorder), use_cache=True, logits_to_keep=1)
         self.logits: torch.Tensor = output.logits[:, -1].float()
 
     @property

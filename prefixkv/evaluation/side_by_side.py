@@ -17,6 +17,7 @@ from transformers.cache_utils import Cache
 from prefixkv.cache import attention
 from prefixkv.cache.prefix_cache import PrefixKVCache
 from prefixkv.evaluation.continuation import Continuation, State, part
+from prefixkv.transformers_compat import cache_argument
 
 ROWS = 32
 """So many rows are one batch."""
@@ -74,7 +75,7 @@ def follow_side_by_side(model: PreTrainedModel, begun: Sequence[tuple[State, Seq
             places = torch.tensor([cache.get_seq_length() for cache in caches], device=device)[:, None]
             ids = torch.tensor([token for _, token, _ in rows], device=device)[:, None]
             output = forward(
-                input_ids=ids, position_ids=places, past_key_values=_Rows(caches), use_cache=True, logits_to_keep=1
+                input_ids=ids, position_ids=places, **cache_argument(_Rows(caches)), use_cache=True, logits_to_keep=1
             )
             for row, (state, _, _) in enumerate(rows):
                 state.logits = output.logits[row : row + 1, -1].float()

@@ -17,6 +17,7 @@ from prefixkv.generation.captured.steps import CapturedSteps
 from prefixkv.generation.choice import TokenChoice
 from prefixkv.generation.sampling import Sampling
 from prefixkv.kernels.dispatch import plain_path_is_wanted
+from prefixkv.transformers_compat import cache_argument
 
 FEW_TOKENS = 4
 """An answer of so few tokens is not worth capturing a step for."""
@@ -153,4 +154,4 @@ class _PlainSteps:
 @torch.no_grad()
 def _forward(model: PreTrainedModel, cache: PrefixKVCache, **inputs: Any) -> torch.Tensor:
     """Logits of the last position, (batch, vocabulary), float32."""
-    return model(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1].float()
+    return model(**inputs, **cache_argument(cache), use_cache=True, logits_to_keep=1).logits[:, -1].float()

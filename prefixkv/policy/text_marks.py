@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from prefixkv.models.forward_arguments import cache_in
+from prefixkv.transformers_compat import cache_in
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from prefixkv.policy.selection import cumulative_importance
 from prefixkv.profiles.calibration import Sample
 from prefixkv.profiles.profile import LayerProfile, LookAheadFile, average_curve
 from prefixkv.profiles.rounding import rounding_losses
+from prefixkv.transformers_compat import cache_argument
 from prefixkv.workers import Launch, division_of
 
 SCORER = "accumulated"
@@ -158,7 +159,7 @@ def _measure_sample(
     queries = QueryRecorder(Rotation(model), loaded.geometry.layers) if records_queries else None
     with attention.installed(model), watched(model) as watch, torch.no_grad():
         recorder = _Recorder(model.config, queries, watch)
-        out = model.generate(**inputs, past_key_values=recorder, max_new_tokens=answer_tokens, do_sample=False)
+        out = model.generate(**inputs, **cache_argument(recorder), max_new_tokens=answer_tokens, do_sample=False)
     facts = {
         "image_sha256": sample.image_sha256,
         "prompt_tokens": prompt_tokens,

@@ -10,6 +10,7 @@ from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList
 
 from prefixkv.kernels.packing import pack, unpack
 from prefixkv.policy.precision import COARSE_BITS, FEWEST_BITS
+from prefixkv.transformers_compat import cache_argument
 
 ANSWER_TOKENS = 64
 """Tokens of an answer that are compared."""
@@ -87,7 +88,7 @@ def _predictions(
     dictation = _Dictation(answer, inputs["input_ids"].shape[1])
     model.generate(
         **inputs,
-        past_key_values=cache,
+        **cache_argument(cache),
         max_new_tokens=len(answer),
         do_sample=False,
         logits_processor=LogitsProcessorList([dictation]),

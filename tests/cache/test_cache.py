@@ -15,12 +15,13 @@ from prefixkv.errors import BudgetTooSmallError, PrefixKVError
 from prefixkv.models.geometry import KVGeometry
 from prefixkv.policy.allocation import prefix
 from prefixkv.policy.selection import cumulative_importance
+from prefixkv.transformers_compat import cache_argument, cache_in
 from tests import reference, tiny
 
 
 def prefill(model: Any, inputs: dict[str, torch.Tensor], cache: PrefixKVCache) -> None:
     with torch.no_grad():
-        model(**inputs, past_key_values=cache)
+        model(**inputs, **cache_argument(cache))
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -57,7 +58,7 @@ def test_kept_entries_are_the_models_own() -> None:
     """Every stored key and value is bit for bit the stock cache's at that position."""
     model, inputs = tiny.llava(), tiny.prompt(80)
     with torch.no_grad():
-        stock = model(**inputs).past_key_values
+        stock = cache_in(model(**inputs))
     with prefixkv.compress(model, "30%", "h2o") as cache:
         prefill(model, inputs, cache)
         for index, layer in enumerate(cache.layers):
@@ -101,7 +102,7 @@ def test_hard_limit_holds_at_every_layer_and_step(method: str, share: float, mon
                 return result
 
             monkeypatch.setattr(CompressedLayer, name, watched)
-        model.generate(**inputs, past_key_values=cache, max_new_tokens=200, min_new_tokens=200, do_sample=False)
+        model.generate(**inputs, **cache_argument(cache), max_new_tokens=200, min_new_tokens=200, do_sample=False)
         prefill(model, {"input_ids": tiny.text(40)}, cache)
         for _ in range(30):
             prefill(model, {"input_ids": tiny.text(1)}, cache)
@@ -183,12 +184,9 @@ def test_refusals_are_clear() -> None:
     ):
         prefill(model, inputs, cache)
     with prefixkv.compress(model) as cache, pytest.raises(PrefixKVError, match="num_beams=1"):
-        model.generate(**inputs, past_key_values=cache, num_beams=2, max_new_tokens=3)
-    cache = PrefixKVCache(geometry)
-    with torch.no_grad():
-        model(**inputs, past_key_values=cache)
-        with pytest.raises(PrefixKVError, match=r"with prefixkv\.compress"):
-            model(input_ids=tiny.text(3), past_key_values=cache)
+        model.generate(**inputs, **cache_argument(cache), num_beams=2, max_new_tokens=3)
+    with torch.no_grad(), pytest.raises(PrefixKVError, match=r"with prefixkv\.compress"):
+        model(**inputs, **cache_argument(PrefixKVCache(geometry)))
 
 
 def test_reset_frees_everything() -> None:
@@ -228,7 +226,7 @@ def test_rows_read_apart_decode_as_if_read_together() -> None:
         logits = []
         for cache in caches[:2]:
             with torch.no_grad():
-                logits.append(model(input_ids=tiny.text(1, batch=3), past_key_values=cache).logits)
+                logits.append(model(input_ids=tiny.text(1, batch=3), **cache_argument(cache)).logits)
         assert all(caches[0].kept_positions(layer).equal(caches[1].kept_positions(layer)) for layer in range(2))
     torch.testing.assert_close(logits[0], logits[1])
     with pytest.raises(PrefixKVError, match="rows can be joined only where"):

@@ -16,6 +16,7 @@ from prefixkv.models.geometry import KVGeometry
 from prefixkv.policy import allocation
 from prefixkv.policy.curve_transfer import CurveTransfer
 from prefixkv.policy.ranking import rank
+from prefixkv.transformers_compat import cache_argument
 from tests import reference, tiny
 
 LAYERS, TOKENS = 8, 150
@@ -24,7 +25,7 @@ LAYERS, TOKENS = 8, 150
 def _read(method: str, budget: str, geometry: KVGeometry, model: Any) -> PrefixKVCache:
     cache = PrefixKVCache(geometry, budget, method)
     with attention.installed(model), torch.no_grad():
-        model(**tiny.prompt(TOKENS, seed=5), past_key_values=cache)
+        model(**tiny.prompt(TOKENS, seed=5), **cache_argument(cache))
     return cache
 
 
@@ -102,7 +103,7 @@ def test_guided_shares_are_half_even_and_half_by_one_threshold() -> None:
 
     cache = Recorder(geometry, "4%", "guided")
     with attention.installed(model), torch.no_grad():
-        model(**tiny.prompt(TOKENS, seed=5), past_key_values=cache)
+        model(**tiny.prompt(TOKENS, seed=5), **cache_argument(cache))
     curves = [rank(importance, 0, 1).curves()[0].tolist() for importance in seen]
     total = cache._capacity.total(TOKENS, 1, cache.bits)
     expected = allocation.mean(allocation.uniform(total, LAYERS), allocation.prefix(curves, total, 1))
@@ -166,5 +167,5 @@ def test_a_share_cut_in_steps_is_that_of_the_whole_matrix() -> None:
     expected = reference.prefixkv_positions(reference.whole_matrices(model, inputs), 0.1)
     with prefixkv.compress(model, 0.1, "prefixkv") as cache:
         with torch.no_grad():
-            model(**inputs, past_key_values=cache)
+            model(**inputs, **cache_argument(cache))
         assert [cache.kept_positions(layer)[0, 0].tolist() for layer in range(LAYERS)] == expected

@@ -15,6 +15,7 @@ from prefixkv.cache.prefix_cache import PrefixKVCache
 from prefixkv.cache.rows import RowsCache
 from prefixkv.models.decoder_weights import DecoderWeights
 from prefixkv.models.geometry import KVGeometry
+from prefixkv.transformers_compat import cache_argument
 from tests import tiny
 from tests.generation.test_decoding_step import MODELS, SIZES
 
@@ -39,7 +40,7 @@ def read(model: Any, chunks: list[torch.Tensor], fused: bool, cache: PrefixKVCac
     """Logits behind the last of several chunks."""
     with attention.installed(model), fused_layers(model, attention.attend, anywhere=fused):
         for chunk in chunks:
-            output = model(input_ids=chunk, past_key_values=cache, **options)
+            output = model(input_ids=chunk, **cache_argument(cache), **options)
         return output.logits
 
 

@@ -12,6 +12,7 @@ from prefixkv.cache.prefix_cache import PrefixKVCache
 from prefixkv.cache.rows import RowsCache
 from prefixkv.errors import BudgetTooSmallError, PrefixKVError
 from prefixkv.policy.methods import METHODS
+from prefixkv.transformers_compat import cache_argument
 from tests import tiny
 
 LENGTHS = (40, 61, 17, 88)
@@ -37,7 +38,7 @@ def generate(
     model: Any, inputs: dict[str, torch.Tensor], cache: RowsCache, new_tokens: int = NEW_TOKENS
 ) -> torch.Tensor:
     options = {"max_new_tokens": new_tokens, "min_new_tokens": new_tokens, "do_sample": False, "pad_token_id": 7}
-    return model.generate(**inputs, past_key_values=cache, **options)[:, inputs["input_ids"].shape[1] :]
+    return model.generate(**inputs, **cache_argument(cache), **options)[:, inputs["input_ids"].shape[1] :]
 
 
 def kept(cache: PrefixKVCache, layer: int) -> torch.Tensor:
@@ -97,10 +98,10 @@ def test_right_padded_prompt_is_read_as_it_is_alone() -> None:
     for name, value in inputs.items():
         inputs[name] = torch.stack([row.roll(length) for row, length in zip(value, LENGTHS, strict=True)])
     with torch.no_grad(), prefixkv.compress(model, "30%") as together:
-        model(**inputs, past_key_values=together)
+        model(**inputs, **cache_argument(together))
     for index, row in enumerate(rows):
         with torch.no_grad(), prefixkv.compress(model, "30%") as alone:
-            model(input_ids=row, past_key_values=alone)
+            model(input_ids=row, **cache_argument(alone))
         assert all(kept(together.rows[index], layer).equal(kept(alone, layer)) for layer in range(4))
 
 
@@ -113,12 +114,12 @@ def test_hard_limit_of_a_batch_holds_at_every_step(method: str) -> None:
     measured = []
     with torch.no_grad(), prefixkv.compress(model, f"{limit}B", method) as cache:
         inputs = padded(rows_of())
-        model(**inputs, past_key_values=cache)
+        model(**inputs, **cache_argument(cache))
         mask = inputs["attention_mask"]
         for step in range(120):
             mask = torch.cat([mask, mask.new_ones(4, 1)], dim=1)
             positions = (mask.cumsum(1) - 1)[:, -1:]
-            model(input_ids=tiny.text(1, step, 4), attention_mask=mask, position_ids=positions, past_key_values=cache)
+            model(input_ids=tiny.text(1, step, 4), attention_mask=mask, position_ids=positions, **cache_argument(cache))
             measured.append(cache.usage().allocated_bytes)
     assert max(measured) <= limit
     assert measured[-1] > 0.7 * limit
@@ -145,13 +146,13 @@ def test_decoding_writes_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_other_number_of_rows_is_refused() -> None:
     model = tiny.llama()
     with torch.no_grad(), prefixkv.compress(model) as cache:
-        model(**padded(rows_of()), past_key_values=cache)
+        model(**padded(rows_of()), **cache_argument(cache))
         with pytest.raises(PrefixKVError, match="4 rows and cannot take 2"):
-            model(input_ids=tiny.text(5, batch=2), past_key_values=cache)
+            model(input_ids=tiny.text(5, batch=2), **cache_argument(cache))
         cache.reset()
-        model(input_ids=tiny.text(9), past_key_values=cache)
+        model(input_ids=tiny.text(9), **cache_argument(cache))
         with pytest.raises(PrefixKVError, match="read one row"):
-            model(input_ids=tiny.text(5, batch=2), past_key_values=cache)
+            model(input_ids=tiny.text(5, batch=2), **cache_argument(cache))
 
 
 def test_budget_in_bytes_names_the_smallest_that_works() -> None:
@@ -169,7 +170,7 @@ def test_several_answers_to_one_prompt() -> None:
     torch.manual_seed(3)
     with prefixkv.compress(model, "30%") as cache:
         out = model.generate(
-            tiny.text(50), past_key_values=cache, num_return_sequences=3, do_sample=True, max_new_tokens=20
+            tiny.text(50), **cache_argument(cache), num_return_sequences=3, do_sample=True, max_new_tokens=20
         )
     assert out.shape == (3, 70)
     assert len({tuple(row) for row in out.tolist()}) == 3

@@ -17,6 +17,7 @@ from prefixkv.errors import PrefixKVError
 from prefixkv.generation.sampling import Sampling
 from prefixkv.models.loading import LoadedModel
 from prefixkv.policy.methods import METHODS
+from prefixkv.transformers_compat import cache_argument
 
 THREE_TURNS = ("How many objects are there?", "Describe the image.", "How many red objects are there?")
 
@@ -40,7 +41,7 @@ def stock_answers(loaded: LoadedModel, image: Any, prompts: tuple[str, ...]) -> 
         inputs = loaded.processor(text=text, images=image, return_tensors="pt")
         if answers:
             inputs.pop("pixel_values")
-        out = loaded.model.generate(**inputs, past_key_values=cache, max_new_tokens=512, do_sample=False)
+        out = loaded.model.generate(**inputs, **cache_argument(cache), max_new_tokens=512, do_sample=False)
         new = out[0, inputs["input_ids"].shape[1] :]
         answers.append(loaded.processor.decode(new, skip_special_tokens=True).strip())
         messages.append({"role": "assistant", "content": [{"type": "text", "text": answers[-1]}]})
@@ -180,7 +181,7 @@ def test_batch_free_memory_of_scoring_is_linear() -> None:
     peaks = []
     for length in (4096, 8192):
         with torch.no_grad(), prefixkv.compress(model, "20%") as cache, LiveMemory() as memory:
-            model(tiny.text(length), past_key_values=cache, logits_to_keep=1)
+            model(tiny.text(length), **cache_argument(cache), logits_to_keep=1)
         peaks.append(memory.peak_bytes)
     assert peaks[1] <= 2.1 * peaks[0]
     assert peaks[1] < 32 * 8192 * 8192 * 4 / 8

@@ -22,6 +22,7 @@ from prefixkv.inputs.token_ids import stop_tokens
 from prefixkv.models.loading import LoadedModel
 from prefixkv.policy.curve_transfer import CurveTransfer
 from prefixkv.policy.methods import METHODS
+from prefixkv.transformers_compat import cache_argument
 from tests import tiny
 
 CELLS = [Cell("prefixkv", "20%"), Cell("h2o", "10%"), Cell("local", "300tok"), Cell("full", "100%")]
@@ -78,7 +79,7 @@ def test_divergence_and_usage_against_a_plain_loop(text_model: LoadedModel) -> N
     def plain(cell: Cell) -> tuple[list[torch.Tensor], list[int]]:
         cache, step, seen, kept = new_cache(text_model, cell), ids, [], []
         for token in text:
-            seen.append(model(input_ids=step, past_key_values=cache, use_cache=True).logits[0, -1].double())
+            seen.append(model(input_ids=step, **cache_argument(cache), use_cache=True).logits[0, -1].double())
             kept.append(cache.usage().kept_bytes)
             step = torch.tensor([[token]])
         return [logits.log_softmax(-1) for logits in seen], kept

@@ -15,6 +15,7 @@ from prefixkv.evaluation.exercise import Exercises
 from prefixkv.evaluation.prefill import Prefill
 from prefixkv.models.loading import LoadedModel
 from prefixkv.policy.methods import METHODS
+from prefixkv.transformers_compat import cache_argument
 
 BUDGETS = ("100%", "7%", "400KiB")
 
@@ -27,7 +28,7 @@ def inputs(demo: LoadedModel) -> dict[str, torch.Tensor]:
 def _own_pass(loaded: LoadedModel, inputs: dict[str, torch.Tensor], cell: Cell) -> tuple[PrefixKVCache, torch.Tensor]:
     cache, model = new_cache(loaded, cell), loaded.model
     forward: Any = model
-    return cache, forward(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1].float()
+    return cache, forward(**inputs, **cache_argument(cache), use_cache=True, logits_to_keep=1).logits[:, -1].float()
 
 
 def _assert_equal(one: PrefixKVCache, other: PrefixKVCache) -> None:
@@ -62,6 +63,6 @@ def test_decoding_on_one_cache_leaves_the_next_one_as_it_was(
             first, second = new_cache(demo, cell), new_cache(demo, cell)
             prefill.fill(first)
             for token in range(40):
-                model(input_ids=torch.tensor([[token]]), past_key_values=first, use_cache=True)
+                model(input_ids=torch.tensor([[token]]), **cache_argument(first), use_cache=True)
             prefill.fill(second)
             _assert_equal(second, _own_pass(demo, inputs, cell)[0])

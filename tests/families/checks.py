@@ -15,6 +15,7 @@ from prefixkv.inputs.padded_batch import padded_batch
 from prefixkv.inputs.prompts import Prompt, Turn
 from prefixkv.models.geometry import KVGeometry
 from prefixkv.models.loading import LoadedModel
+from prefixkv.transformers_compat import cache_argument
 from tests.families.tiny_models import Tiny
 
 QUESTIONS = ("ba ce di fo gu ha je ki lo mu " * 4, "na pe qu re si")
@@ -107,7 +108,7 @@ def whole_budget_equals_stock(tiny: Tiny) -> None:
     """
     inputs = Prompt(tiny.processor, turns(tiny)).inputs
     with torch.no_grad(), prefixkv.compress(tiny.model, "100%", METHOD) as cache:
-        compressed = tiny.model(**inputs, past_key_values=cache).logits
+        compressed = tiny.model(**inputs, **cache_argument(cache)).logits
     with torch.no_grad(), stock_attention(tiny.model):
         torch.testing.assert_close(compressed, tiny.model(**inputs).logits, rtol=1e-4, atol=1e-4)
     answers, _ = conversation(tiny, "100%")
@@ -162,10 +163,10 @@ def ragged_rows_equal_single_rows(tiny: Tiny) -> None:
     for budget in ("30%", "100%"):
         with prefixkv.compress(model, budget) as together:
             inputs = padded_batch(prompts, pad_token=0)
-            answers = model.generate(**inputs, past_key_values=together, **options)[:, -NEW_TOKENS:]
+            answers = model.generate(**inputs, **cache_argument(together), **options)[:, -NEW_TOKENS:]
         for index, prompt in enumerate(prompts):
             with prefixkv.compress(model, budget) as alone:
-                answer = model.generate(**prompt.inputs, past_key_values=alone, **options)[0, -NEW_TOKENS:]
+                answer = model.generate(**prompt.inputs, **cache_argument(alone), **options)[0, -NEW_TOKENS:]
             assert answer.equal(answers[index])
             for layer in range(together.geometry.layers):
                 kept = [cache.kept_positions(layer).sort(dim=-1).values for cache in (together.rows[index], alone)]

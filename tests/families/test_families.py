@@ -18,6 +18,7 @@ from prefixkv.models.geometry import KVGeometry
 from prefixkv.profiles.calibration import Sample
 from prefixkv.profiles.config import PrefixConfig
 from prefixkv.profiles.profile import LayerProfile
+from prefixkv.transformers_compat import cache_argument
 from tests.families import table
 from tests.families.checks import CHECKS, loaded
 from tests.families.tiny_models import FAMILIES, Tiny
@@ -57,7 +58,7 @@ def test_profile_and_configuration_know_the_windows(family: str, tmp_path: Path)
     assert again.model == model.identity
     with prefixkv.compress(tiny.model, again) as cache:
         inputs = Prompt(tiny.processor, [Turn("ba ce di fo gu", tiny.pictures[:1])]).inputs
-        tiny.model.generate(**inputs, past_key_values=cache, max_new_tokens=5, do_sample=False)
+        tiny.model.generate(**inputs, **cache_argument(cache), max_new_tokens=5, do_sample=False)
         assert len(cache.usage().layers) == model.geometry.layers
     other = dataclasses.replace(model.geometry, window_layers=(), window_tokens=0)
     if tiny.window_layers:

@@ -19,6 +19,7 @@ from prefixkv.generation.captured.step import decoder_step
 from prefixkv.kernels.entry_table import EntryTable
 from prefixkv.models.decoder_weights import DecoderWeights, UnknownDecoderError
 from prefixkv.models.geometry import KVGeometry
+from prefixkv.transformers_compat import cache_argument
 from tests import tiny
 
 SIZES = {
@@ -60,7 +61,7 @@ def packing(model: Any, budget: str) -> Iterator[PrefixKVCache]:
 def run(model: Any, opened: Any, own: bool) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """Logits of 60 steps behind a prompt, the tokens being given, and the kept positions of every layer."""
     with opened as cache:
-        model(input_ids=tiny.text(40), past_key_values=cache)
+        model(input_ids=tiny.text(40), **cache_argument(cache))
         weights, table = DecoderWeights.of(model), EntryTable(len(cache.layers), torch.device("cpu"))
         found = []
         for step in range(60):
@@ -72,7 +73,7 @@ def run(model: Any, opened: Any, own: bool) -> tuple[torch.Tensor, list[torch.Te
                 found.append(decoder_step(weights, table, tokens[:, 0], torch.zeros(1, dtype=torch.int64), bits))
                 occupy(cache, entries)
             else:
-                found.append(model(input_ids=tokens, past_key_values=cache).logits[:, -1])
+                found.append(model(input_ids=tokens, **cache_argument(cache)).logits[:, -1])
         return torch.stack(found), [cache.kept_positions(layer) for layer in range(len(cache.layers))]
 
 
@@ -97,7 +98,7 @@ def test_own_step_on_packed_entries(budget: str, bits: int) -> None:
     torch.testing.assert_close(own, plain, rtol=1e-4, atol=1e-4)
     assert all(map(torch.equal, own_positions, plain_positions))
     with packing(model, budget) as cache, torch.no_grad():
-        model(input_ids=tiny.text(40), past_key_values=cache)
+        model(input_ids=tiny.text(40), **cache_argument(cache))
         assert cache.layers[0].bits == bits
         assert obstacle(cache) is None
 

@@ -16,6 +16,7 @@ from prefixkv.generation.captured.step import decoder_step
 from prefixkv.kernels.entry_table import EntryTable
 from prefixkv.models.decoder_weights import DecoderWeights
 from prefixkv.models.geometry import KVGeometry
+from prefixkv.transformers_compat import cache_argument
 
 pytestmark = pytest.mark.gpu
 
@@ -51,7 +52,7 @@ def test_fused_layers_are_as_exact_as_transformers(dtype: torch.dtype, monkeypat
     @torch.no_grad()
     def logits() -> torch.Tensor:
         with attention.installed(model):
-            return model(input_ids=prompt, past_key_values=new_cache(model, "20%")).logits
+            return model(input_ids=prompt, **cache_argument(new_cache(model, "20%"))).logits
 
     fused = logits()
     assert len(calls) == 6
@@ -69,7 +70,7 @@ def step_logits(model: Any, prompt: torch.Tensor, given: torch.Tensor, own: bool
     """Logits behind each of the given tokens, at full cache: by the project's own decode step or transformers'."""
     with attention.installed(model):
         cache = new_cache(model, "100%")
-        model(input_ids=prompt, past_key_values=cache)
+        model(input_ids=prompt, **cache_argument(cache))
         weights, table, found = DecoderWeights.of(model), EntryTable(len(cache.layers), prompt.device), []
         for token in given.split(1, dim=1):
             if own:
@@ -78,7 +79,7 @@ def step_logits(model: Any, prompt: torch.Tensor, given: torch.Tensor, own: bool
                 found.append(decoder_step(weights, table, token[:, 0], torch.zeros_like(token[:, 0])))
                 occupy(cache, entries)
             else:
-                found.append(model(input_ids=token, past_key_values=cache).logits[:, -1])
+                found.append(model(input_ids=token, **cache_argument(cache)).logits[:, -1])
         return torch.stack(found).float()
 
 

@@ -15,6 +15,7 @@ from prefixkv.chat.conversation import Conversation
 from prefixkv.demo.questions import question_set
 from prefixkv.models.geometry import KVGeometry
 from prefixkv.models.loading import LoadedModel
+from prefixkv.transformers_compat import cache_argument
 from tests import tiny
 from tests.generation.test_decoding_step import qwen2
 
@@ -29,7 +30,7 @@ def kept(model: Any, budget: str, method: str, guided: bool) -> list[torch.Tenso
     with attention.installed(model):
         cache = PrefixKVCache(geometry, budget, method, None, look_ahead)
         for length, seed in ((400, 2), (60, 3)):
-            model(input_ids=tiny.text(length, seed).to(model.device), past_key_values=cache)
+            model(input_ids=tiny.text(length, seed).to(model.device), **cache_argument(cache))
         return [cache.kept_positions(layer).sort(dim=-1).values.cpu() for layer in range(geometry.layers)]
 
 

@@ -25,6 +25,7 @@ from prefixkv.policy.precision import entry_bytes, packed_bits
 from prefixkv.policy.rotary import Rotation
 from prefixkv.profiles.guidance import make_cache
 from prefixkv.profiles.profile import LayerProfile
+from prefixkv.transformers_compat import cache_argument, cache_in
 from tests import reference, tiny
 
 
@@ -35,7 +36,7 @@ def demo() -> LoadedModel:
 
 def _prefill(model: Any, inputs: dict[str, torch.Tensor], cache: prefixkv.PrefixKVCache) -> None:
     with torch.no_grad():
-        model(**inputs, past_key_values=cache)
+        model(**inputs, **cache_argument(cache))
 
 
 def _queries(model: Any, inputs: dict[str, torch.Tensor]) -> list[torch.Tensor]:
@@ -82,7 +83,7 @@ def test_importance_is_the_largest_attention_of_the_question_and_of_the_look_ahe
     identity = ModelIdentity.of("tiny", model.config, "float32")
     cache = prefixkv.PrefixKVCache(identity.geometry, 0.25, "guided", look_ahead=look_ahead)
     with torch.no_grad():
-        keys = [layer.keys[0] for layer in model(**inputs).past_key_values.layers]
+        keys = [layer.keys[0] for layer in cache_in(model(**inputs)).layers]
     with attention.installed(model):
         _prefill(model, inputs, cache)
     for layer in range(4):

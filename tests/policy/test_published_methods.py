@@ -12,12 +12,13 @@ from prefixkv.cache import attention
 from prefixkv.cache.prefix_cache import PrefixKVCache
 from prefixkv.models.geometry import KVGeometry
 from prefixkv.policy import allocation
+from prefixkv.transformers_compat import cache_argument
 from tests import reference, tiny
 
 
 def _prefill(model: Any, inputs: dict[str, torch.Tensor], cache: PrefixKVCache) -> None:
     with torch.no_grad():
-        model(**inputs, past_key_values=cache)
+        model(**inputs, **cache_argument(cache))
 
 
 @pytest.mark.parametrize("keep_fraction", [0.7, 0.2])

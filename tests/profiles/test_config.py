@@ -15,6 +15,7 @@ from prefixkv.models.geometry import KVGeometry
 from prefixkv.models.identity import ModelIdentity
 from prefixkv.profiles.config import PrefixConfig
 from prefixkv.profiles.profile import LayerProfile, average_curve
+from prefixkv.transformers_compat import cache_argument
 from tests import tiny
 
 LLAVA = ModelIdentity("llava-hf/llava-1.5-7b-hf", None, KVGeometry(32, 32, 128, "float16"), None)
@@ -61,7 +62,7 @@ def test_a_cache_keeps_the_configured_shares() -> None:
     identity = ModelIdentity.of("tiny", model.config, "float32")
     config = PrefixConfig.search("25%", identity, 200, method="prefixkv", profile=profile_of(identity, seed=3))
     with prefixkv.compress(model, config) as cache, torch.no_grad():
-        model(**inputs, past_key_values=cache)
+        model(**inputs, **cache_argument(cache))
         assert [layer.kept_tokens for layer in cache.layers] == config.kept_tokens()
     assert len(set(config.kept_tokens())) > 1
 

@@ -16,6 +16,7 @@ from prefixkv.policy.precision import BEARABLE_LOSS, SLIGHT_LOSS, packed_bits
 from prefixkv.profiles import rounding
 from prefixkv.profiles.calibration import drawn_samples
 from prefixkv.profiles.profile import LayerProfile
+from prefixkv.transformers_compat import cache_argument, cache_in
 from tests import tiny
 
 GEOMETRY = KVGeometry(32, 32, 128, "bfloat16")
@@ -38,12 +39,12 @@ def test_loss_is_that_of_the_rounded_prompt(bits: int, demo: LoadedModel) -> Non
         nats, tokens = rounding.rounding_losses(demo.model, inputs, answer, demo.geometry.head_dim)
         predictions = []
         for is_rounded in (False, True):
-            cache = demo.model(**inputs, use_cache=True).past_key_values
+            cache = cache_in(demo.model(**inputs, use_cache=True))
             for layer in cache.layers if is_rounded else ():
                 layer.keys, layer.values = (
                     rounding.unpack(rounding.pack(part, bits), bits, part.dtype) for part in (layer.keys, layer.values)
                 )
-            logits = demo.model(input_ids=answer[None, :-1], past_key_values=cache, use_cache=True).logits[0]
+            logits = demo.model(input_ids=answer[None, :-1], **cache_argument(cache), use_cache=True).logits[0]
             predictions.append(logits.float().log_softmax(dim=-1))
     assert tokens == len(answer) - 1
     whole, rounded = predictions
