@@ -19,6 +19,14 @@ STRICT_WARNINGS = ("FutureWarning", "DeprecationWarning", "PendingDeprecationWar
 """Errors in pytest's own process by pyproject.toml; in the processes that tests start by this variable."""
 os.environ["PYTHONWARNINGS"] = ",".join(f"error::{category}" for category in STRICT_WARNINGS)
 
+if util.find_spec("triton"):
+    import torch
+
+    # Triton's own functions, `tl.sum` and the like, are made for the device or for the interpreter when it is imported,
+    # which transformers does too: so this is said before any file of tests is read.
+    if not torch.cuda.is_available():
+        os.environ["TRITON_INTERPRET"] = "1"
+
 ONLY_GPU, ONLY_ALL = "need a CUDA device (make test-gpu)", "are exhaustive (make test-all)"
 _VERSIONS = ("torch", "triton", "transformers", "numpy", "pytest")
 left_out = pytest.StashKey[Counter]()

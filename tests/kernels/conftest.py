@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 import torch
 
 from prefixkv.kernels.dispatch import triton_obstacle
-
-if not torch.cuda.is_available():
-    # Read when a kernel is defined, so it must be there before the first one is imported.
-    os.environ["TRITON_INTERPRET"] = "1"
 
 
 @pytest.fixture
