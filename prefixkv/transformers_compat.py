@@ -40,6 +40,53 @@ def cache_in(arguments: Mapping[str, Any]) -> Any:
     return arguments["cache"] if "cache" in arguments else arguments.get("past_key_values")
 
 
+class LayersDifferError(PrefixKVError):
+    """A configuration has no single value of a name, because its layers differ in it."""
+
+
+def setting(config: Any, name: str, default: Any = None) -> Any:
+    """One value of a configuration, for all layers. Everything that is read off a text part is read here.
+
+    A heterogeneous configuration (Gemma 4: `per_layer_config`) raises a RuntimeError, not an AttributeError, for what
+    its layers differ in, so that a default of `getattr` is of no help.
+
+    Args:
+        config: of transformers, whole or the text part, or a `prefixkv.models.config_file.ConfigFile`.
+        name: of the value.
+        default: where there is none.
+
+    Raises:
+        LayersDifferError: not all layers have the same.
+    """
+    if not getattr(config, "is_heterogeneous", False):
+        return getattr(config, name, default)
+    values = [getattr(layer, name, default) for layer in config.per_layer_config]
+    if any(value != values[0] for value in values):
+        raise LayersDifferError(f"its layers differ in {name}")
+    return values[0] if values else default
+
+
+def shares_keys(text: Any) -> bool:
+    """Whether some layers read the keys and values of others, instead of having their own.
+
+    Args:
+        text: configuration of the text part: `kv_sharing_modes` since transformers 5.23, `num_kv_shared_layers` before.
+    """
+    modes = setting(text, "kv_sharing_modes") or ()
+    return any(str(mode).startswith("reuse") for mode in modes) or bool(setting(text, "num_kv_shared_layers"))
+
+
+def picture_token_ids(config: Any) -> list[int]:
+    """The ids that stand for a part of a picture or film in the text, the picture's first.
+
+    Args:
+        config: of the whole model; which name the id has depends on its family.
+    """
+    names = ("image_token_id", "image_token_index", "video_token_id")
+    found = [int(token) for name in names if (token := getattr(config, name, None)) is not None]
+    return list(dict.fromkeys(found))
+
+
 @contextlib.contextmanager
 def chosen_attention(
     model: Any, name: str, attend: Callable[..., Any], make_mask: Callable[..., Any]

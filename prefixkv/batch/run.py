@@ -23,6 +23,7 @@ from prefixkv.policy.budget import Budget, format_bytes
 from prefixkv.policy.methods import get_method
 from prefixkv.profiles.config import PrefixConfig
 from prefixkv.profiles.guidance import find_look_ahead
+from prefixkv.transformers_compat import setting
 
 LOOKAHEAD = 32
 """So many lines are opened, and put together by length, at a time. Lines are divided among processes by as many."""
@@ -140,7 +141,7 @@ class Batch:
         except Exception as error:
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise PrefixKVError(f"the model's processor cannot take this line: {reason}") from error
-        longest = getattr(loaded.model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+        longest = setting(loaded.model.config.get_text_config(decoder=True), "max_position_embeddings")
         if longest is not None and prompt.tokens > longest:
             raise PrefixKVError(f"the prompt has {prompt.tokens:,} tokens, and the model reads {longest:,}: shorten it")
         needed = room.batch_bytes(prompt.tokens, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from prefixkv.models.loading import LoadedModel
+from prefixkv.transformers_compat import picture_token_ids
 
 
 def stop_tokens(loaded: LoadedModel) -> set[int]:
@@ -14,5 +15,4 @@ def stop_tokens(loaded: LoadedModel) -> set[int]:
 
 def picture_token(loaded: LoadedModel) -> int | None:
     """The id that stands for a part of a picture; None for a model without pictures."""
-    config = loaded.model.config
-    return getattr(config, "image_token_id", getattr(config, "image_token_index", None))
+    return next(iter(picture_token_ids(loaded.model.config)), None)

@@ -7,13 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from prefixkv.errors import PrefixKVError
+from prefixkv.models.config_file import ConfigFile, commit_of, config_path, download_config, published_dtype
 from prefixkv.models.families import FAMILIES, Family
-from prefixkv.models.files import identity_of, read_config, weight_bytes
+from prefixkv.models.files import read_config, weight_bytes
 from prefixkv.models.geometry import KVGeometry
 from prefixkv.models.identity import ModelIdentity
 from prefixkv.models.loading import Notify
-from prefixkv.models.names import ALIASES, source_of
+from prefixkv.models.names import ALIASES, check_model_name
+from prefixkv.models.picture_tokens import counted_picture_tokens, fixed_picture_tokens, reads_pictures
 from prefixkv.models.shapes import SHAPES
+from prefixkv.transformers_compat import setting
 
 PICTURES = ((336, 336), (640, 480), (1920, 1080))
 """Sizes for which the tokens of a picture are counted, width and height in pixels."""
@@ -31,7 +34,7 @@ class ModelFacts:
         context_tokens: longest text that it was trained for; None where the configuration does not say.
         weight_bytes: size of the weights as published; None where it is not known.
         picture_tokens: for each size, width and height in pixels, the tokens that hold a picture; empty for a model
-            that reads none, or whose processor cannot be had.
+            that reads none, and where the processor would have to count and was not asked or cannot be had.
     """
 
     identity: ModelIdentity
@@ -64,36 +67,42 @@ class ModelFacts:
         }
 
 
-def model_facts(
-    name: str, pictures: Sequence[tuple[int, int]] = PICTURES, notify: Notify = lambda text: None
-) -> ModelFacts:
-    """Read a model's configuration and processor; no weights.
+def model_facts(name: str, pictures: Sequence[tuple[int, int]] = (), notify: Notify = lambda text: None) -> ModelFacts:
+    """Read a model's configuration; no weights, and as little of transformers as it takes.
+
+    For the families that `prefixkv models` lists, and for files that name every size, config.json alone is read. For
+    others transformers' own configuration class is needed, which takes seconds to import.
 
     Args:
         name: an alias, a hub id or a folder.
-        pictures: sizes in pixels, width and height.
-        notify: called with one line for each thing that cannot be had.
+        pictures: sizes in pixels, width and height, for which tokens are wanted even where only the model's processor
+            can count them; else those of `PICTURES` are said where the configuration says them.
+        notify: called with one line for each thing that cannot be had, and before what takes long.
 
     Raises:
         PrefixKVError: the configuration cannot be had, or the model cannot be compressed.
     """
+    check_model_name(name)
     wanted = ALIASES.get(name, name)
-    try:
-        config = read_config(wanted)
-    except PrefixKVError as error:
-        if wanted not in SHAPES:
-            raise
-        notify(f"{error}; these are the built-in figures")
+    path = config_path(wanted)
+    if path is None and wanted in SHAPES:
+        notify(f"the configuration of {wanted!r} is not on this machine; these are the built-in figures")
         shape = SHAPES[wanted]
         identity = ModelIdentity(wanted, None, shape.geometry, None)
         return ModelFacts(identity, None, None, None, shape.context_tokens, weight_bytes(wanted), {})
-    identity, text = identity_of(wanted, config), config.get_text_config(decoder=True)
+    path = path or download_config(wanted)
+    config: Any = ConfigFile.read(path)
+    if config is None:
+        notify(f"{wanted!r} needs transformers' own configuration class, which takes seconds to load")
+        config = read_config(wanted)
+    text = config.get_text_config(decoder=True)
+    identity = ModelIdentity(wanted, commit_of(path), KVGeometry.of(config, published_dtype(config)), None)
     return ModelFacts(
         identity,
         config.model_type,
         _family(wanted, config.model_type),
-        text.num_attention_heads,
-        getattr(text, "max_position_embeddings", None),
+        setting(text, "num_attention_heads"),
+        setting(text, "max_position_embeddings"),
         _weight_bytes(wanted, notify),
         _picture_tokens(wanted, config, pictures, notify),
     )
@@ -114,25 +123,15 @@ def _weight_bytes(name: str, notify: Notify) -> int | None:
 
 
 def _picture_tokens(
-    name: str, config: Any, pictures: Sequence[tuple[int, int]], notify: Notify
+    name: str, config: Any, sizes: Sequence[tuple[int, int]], notify: Notify
 ) -> dict[tuple[int, int], int]:
-    """Tokens that a picture of each size adds to a prompt, counted on the processor's own output."""
-    import transformers
-    from PIL import Image
-    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
-
-    from prefixkv.inputs.prompts import Prompt, Turn
-
-    if config.model_type not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+    """Tokens that a picture of each size adds to a prompt."""
+    if not reads_pictures(config):
         return {}
-    token = getattr(config, "image_token_id", getattr(config, "image_token_index", None))
-    try:
-        processor = transformers.AutoProcessor.from_pretrained(source_of(name))
-        counts = {}
-        for size in pictures:
-            prompt = Prompt(processor, [Turn("What is this?", (Image.new("RGB", size, "grey"),))])
-            counts[size] = prompt.inputs["input_ids"].flatten().tolist().count(token)
-    except (OSError, ValueError, KeyError, ImportError, AttributeError) as error:
-        notify(f"tokens of a picture are not known: {' '.join(str(error).split())[:200]}")
+    if (fixed := fixed_picture_tokens(config)) is not None:
+        return dict.fromkeys(sizes or PICTURES, fixed)
+    if not sizes:
+        notify("how many tokens a picture takes depends on its size: give --picture 640x480, and the processor counts")
         return {}
-    return counts
+    notify(f"the processor of {name!r} counts the tokens, which takes seconds to load")
+    return counted_picture_tokens(name, config, sizes, notify)

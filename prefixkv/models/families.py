@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from prefixkv.errors import PrefixKVError
+from prefixkv.transformers_compat import LayersDifferError, setting, shares_keys
 
 
 @dataclass(frozen=True)
@@ -125,19 +126,12 @@ def layer_kinds(config: Any) -> tuple[str, ...]:
     for model_type in (config.model_type, text.model_type):
         if model_type in REFUSED_TYPES:
             raise _refusal(config, REFUSED_TYPES[model_type])
-    if getattr(config, "is_encoder_decoder", False):
+    if setting(config, "is_encoder_decoder", False):
         raise _refusal(config, CROSS_ATTENTION)
-    if not getattr(text, "num_attention_heads", None):
-        raise _refusal(config, STATE)
-    if getattr(text, "kv_lora_rank", None):
-        raise _refusal(config, LATENT)
-    if getattr(text, "num_kv_shared_layers", None):
-        raise _refusal(config, "some of its layers read another layer's cache, so no layer has a share of its own")
-    if getattr(text, "global_head_dim", None) not in (None, getattr(text, "head_dim", None)):
-        raise _refusal(config, "its layers store keys of different sizes")
-    window = getattr(text, "sliding_window", None) if getattr(text, "use_sliding_window", True) else None
-    declared = getattr(text, "layer_types", None) or getattr(text, "layers_block_type", None)
-    kinds = tuple(declared or [WINDOW_LAYER if window else FULL_LAYER] * text.num_hidden_layers)
+    try:
+        kinds = _declared_kinds(config, text)
+    except LayersDifferError as error:
+        raise _refusal(config, f"{error}, and every layer has to store entries of one size") from None
     for kind in kinds:
         if kind in REFUSED_LAYERS:
             raise _refusal(config, REFUSED_LAYERS[kind])
@@ -146,6 +140,22 @@ def layer_kinds(config: Any) -> tuple[str, ...]:
     if FULL_LAYER not in kinds:
         raise _refusal(config, "all its layers attend to a sliding window, whose cache is already bounded")
     return kinds
+
+
+def _declared_kinds(config: Any, text: Any) -> tuple[str, ...]:
+    """The kinds of layers as the text part's configuration has them, where all store keys and values of one size."""
+    if not setting(text, "num_attention_heads"):
+        raise _refusal(config, STATE)
+    if setting(text, "kv_lora_rank"):
+        raise _refusal(config, LATENT)
+    if shares_keys(text):
+        raise _refusal(config, "some of its layers read another layer's cache, so no layer has a share of its own")
+    if setting(text, "global_head_dim") not in (None, setting(text, "head_dim")):
+        raise _refusal(config, "its layers store keys of different sizes")
+    setting(text, "num_key_value_heads")
+    window = setting(text, "sliding_window") if setting(text, "use_sliding_window", True) else None
+    declared = setting(text, "layer_types") or setting(text, "layers_block_type")
+    return tuple(declared or [WINDOW_LAYER if window else FULL_LAYER] * setting(text, "num_hidden_layers"))
 
 
 def _refusal(config: Any, reason: str) -> PrefixKVError:

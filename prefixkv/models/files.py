@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from prefixkv.errors import PrefixKVError
+from prefixkv.models.config_file import published_dtype
 from prefixkv.models.geometry import DTYPE_BYTES
 from prefixkv.models.identity import ModelIdentity
 from prefixkv.models.names import ALIASES, check_model_name, source_of
@@ -47,8 +48,7 @@ def read_identity(name: str) -> ModelIdentity:
 
 def identity_of(name: str, config: Any) -> ModelIdentity:
     """The same from a configuration that was read; its dtype is the published one."""
-    dtype = str(config.dtype or config.get_text_config(decoder=True).dtype or "float32").removeprefix("torch.")
-    return ModelIdentity.of(ALIASES.get(name, name), config, dtype)
+    return ModelIdentity.of(ALIASES.get(name, name), config, published_dtype(config))
 
 
 def weight_bytes(name: str) -> int:

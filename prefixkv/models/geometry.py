@@ -7,6 +7,7 @@ from typing import Any
 
 from prefixkv.errors import PrefixKVError
 from prefixkv.models.families import WINDOW_LAYER, layer_kinds
+from prefixkv.transformers_compat import setting
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 """Bytes of one number for each dtype in which keys and values can be stored."""
@@ -48,15 +49,15 @@ class KVGeometry:
         if dtype not in DTYPE_BYTES:
             raise PrefixKVError(f"a KV cache in {dtype} is not supported: use {', '.join(DTYPE_BYTES)}")
         text = config.get_text_config(decoder=True)
-        heads = text.num_attention_heads
+        heads = setting(text, "num_attention_heads")
         windows = tuple(place for place, kind in enumerate(kinds) if kind == WINDOW_LAYER)
         return cls(
             layers=len(kinds) - len(windows),
-            kv_heads=getattr(text, "num_key_value_heads", None) or heads,
-            head_dim=getattr(text, "head_dim", None) or text.hidden_size // heads,
+            kv_heads=setting(text, "num_key_value_heads") or heads,
+            head_dim=setting(text, "head_dim") or setting(text, "hidden_size") // heads,
             dtype=dtype,
             window_layers=windows,
-            window_tokens=text.sliding_window if windows else 0,
+            window_tokens=setting(text, "sliding_window") if windows else 0,
         )
 
     @property

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from prefixkv.errors import PrefixKVError
+from prefixkv.transformers_compat import setting
 
 AXES = 3
 TOLERANCE = 1e-3
@@ -36,11 +37,10 @@ class Rotation:
         self._angles = getattr(decoder, "rotary_emb", None)
         self._apply = getattr(sys.modules[type(decoder).__module__], "apply_rotary_pos_emb", _rotate_halves)
         config = model.config.get_text_config(decoder=True)
-        skipped = getattr(config, "no_rope_layers", None) or ()
+        skipped = setting(config, "no_rope_layers") or ()
         if self._angles is None or not all(skipped):
             raise PrefixKVError(f"{type(model).__name__} does not rotate its queries in every layer")
-        heads = config.num_attention_heads
-        size = getattr(config, "head_dim", None) or config.hidden_size // heads
+        size = setting(config, "head_dim") or setting(config, "hidden_size") // setting(config, "num_attention_heads")
         trial = torch.linspace(-1, 1, 2 * size, device=model.device).view(1, 2, size)
         positions = torch.tensor([3, 700], device=model.device)
         try:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from prefixkv.transformers_compat import cache_in
+from prefixkv.transformers_compat import cache_in, picture_token_ids
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,7 @@ def marked(model: Any) -> Iterator[None]:
     Args:
         model: a language or vision-language model of transformers.
     """
-    names = ("image_token_id", "image_token_index", "video_token_id")
-    pictures = [int(token) for name in names if (token := getattr(model.config, name, None)) is not None]
+    pictures = picture_token_ids(model.config)
     if not pictures:
         yield
         return

@@ -20,7 +20,13 @@ if TYPE_CHECKING:
 def info(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="demo, an alias, a Hugging Face id, or a folder.")],
     picture: Annotated[
-        list[str] | None, typer.Option("--picture", metavar="WxH", help="A picture's size in pixels. May be repeated.")
+        list[str] | None,
+        typer.Option(
+            "--picture",
+            metavar="WxH",
+            help="A picture's size in pixels. May be repeated. "
+            "Where only the model's processor knows how many tokens it takes, the processor is loaded.",
+        ),
     ] = None,
     json: options.JsonOption = False,
 ) -> None:
@@ -30,9 +36,9 @@ def info(
     """
     sizes = [_size(text) for text in picture or []]
     check_model_name(model)
-    from prefixkv.models.facts import PICTURES, model_facts
+    from prefixkv.models.facts import model_facts
 
-    facts = model_facts("demo" if model == "auto" else model, sizes or PICTURES, output.notice)
+    facts = model_facts("demo" if model == "auto" else model, sizes, output.notice)
     if json:
         output.write_json(facts.as_dict())
     else:
