@@ -1,19 +1,22 @@
 # make demo: one question about a picture.  make test: the tests, in minutes.  make test-all: the exhaustive ones, too.
 # make lint: ruff and mypy.
 # make docs: the reference page docs/cli.md.  make pictures: the terminal pictures docs/images/*.svg.
-# make test-lowest: the tests with the oldest torch and transformers that work.  make families: the README's table of them.
-# TORCH and TRANSFORMERS choose what is installed (make test TORCH=torch==2.13.0), PYTHON the interpreter of a new .venv.
+# make families: the README's table of them.  make bench-cpu: what is measured without a GPU, as ratios within one run.
+# TORCH and TRANSFORMERS choose what is installed (make test TORCH=torch==2.13.0), PYTHON the interpreter of a new .venv,
+# ARGS what pytest is told beside (make test ARGS="tests/cli -x").
 
 TORCH ?= torch
 TRANSFORMERS ?= transformers
 PYTHON ?= python3
+ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
 # One stamp for each pair of requirements: another TORCH or TRANSFORMERS, or a change of pyproject.toml, installs again.
+REQUIREMENTS := $(foreach requirement,$(TORCH) $(TRANSFORMERS),'$(requirement)')
 STAMP := $(VENV)/installed-$(shell printf '%s' '$(TORCH) $(TRANSFORMERS)' | cksum | cut -d ' ' -f 1)
 
-.PHONY: demo test test-all test-lowest families lint format docs pictures clean
+.PHONY: demo test test-all bench-cpu install compile families lint format docs pictures clean
 .DEFAULT_GOAL := demo
 
 demo: $(STAMP)
@@ -21,14 +24,15 @@ demo: $(STAMP)
 
 # Two processes, each with one thread: the test models are small.
 test: $(STAMP)
-	@OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 $(ARGS)
 
 test-all: $(STAMP)
-	@OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --all
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --all $(ARGS)
 
-# The lowest versions that pyproject.toml allows; `make test` takes the newest.
-test-lowest:
-	@$(MAKE) --no-print-directory test VENV=.venv-lowest TORCH=torch==2.6.0 TRANSFORMERS=transformers==5.17.0
+bench-cpu: $(STAMP)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.cpu docs/results/bench-cpu.json
+
+install: $(STAMP)
 
 families: $(STAMP)
 	@$(BIN)/python -m tests.families.table
@@ -38,6 +42,11 @@ lint: $(STAMP)
 	@$(BIN)/ruff format --check --quiet
 	@$(BIN)/mypy --no-error-summary
 	@echo "lint: ruff and mypy are content"
+
+# Whether the sources are Python for each of PYTHONS.
+compile:
+	@for python in $(PYTHONS); do \
+	  $$python -m compileall -q -f prefixkv prefixkv_cli tests && echo "$$($$python --version): compiles" || exit 1; done
 
 format: $(STAMP)
 	@$(BIN)/ruff check --fix --quiet
@@ -50,7 +59,7 @@ pictures: $(STAMP)
 	@$(BIN)/python docs/terminal_pictures.py docs/images
 
 clean:
-	@rm -rf $(VENV) .venv-lowest build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@rm -rf $(VENV) .venv-ci build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 # One pip call with all requirements, so that no dependency can replace what was asked for.
 $(STAMP): pyproject.toml
@@ -58,5 +67,5 @@ $(STAMP): pyproject.toml
 	  { echo "prefixkv needs Python 3.10 or newer: make PYTHON=python3.12"; exit 1; }
 	@test -x $(BIN)/pip || $(PYTHON) -m venv --clear $(VENV)
 	@echo "installing prefixkv, $(TORCH) and $(TRANSFORMERS) into $(VENV)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check '$(TORCH)' '$(TRANSFORMERS)' --editable '.[dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(REQUIREMENTS) --editable '.[dev]'
 	@rm -f $(VENV)/installed-* && touch $@

@@ -27,7 +27,9 @@ if util.find_spec("triton"):
     if not torch.cuda.is_available():
         os.environ["TRITON_INTERPRET"] = "1"
 
-ONLY_GPU, ONLY_ALL = "need a CUDA device (make test-gpu)", "are exhaustive (make test-all)"
+ONLY_GPU = "need a CUDA device (make test-gpu)"
+ONLY_ALL = "are exhaustive (make test-all)"
+USUAL = "make test runs"
 _VERSIONS = ("torch", "triton", "transformers", "numpy", "pytest")
 left_out = pytest.StashKey[Counter]()
 
@@ -36,6 +38,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Options beside pytest's own."""
     group = parser.getgroup("prefixkv")
     group.addoption("--all", action="store_true", help="also run the exhaustive tests and all their cases")
+    group.addoption("--rest", action="store_true", help="run only what --all adds")
     group.addoption("--summary-json", metavar="FILE", help="write versions, counts, failures and reasons of skips")
 
 
@@ -53,9 +56,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
         if not torch.cuda.is_available():
             out |= dict.fromkeys(marked, ONLY_GPU)
-    asked = config.option.all or config.option.markexpr or any("::" in argument for argument in config.args)
-    if not asked:
-        out |= dict.fromkeys(_exhaustive([item for item in items if item not in out]), ONLY_ALL)
+    exhaustive = set(_exhaustive([item for item in items if item not in out]))
+    if config.option.rest:
+        out |= dict.fromkeys((item for item in items if item not in exhaustive | out.keys()), USUAL)
+    elif not (config.option.all or config.option.markexpr or any("::" in argument for argument in config.args)):
+        out |= dict.fromkeys(exhaustive, ONLY_ALL)
     config.stash[left_out].update(out.values())
     if out:
         config.hook.pytest_deselected(items=list(out))

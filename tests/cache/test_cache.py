@@ -78,6 +78,7 @@ def test_layer_by_layer_search_equals_global_search() -> None:
             assert [layer.kept_tokens for layer in cache.layers] == prefix(curves, total, 2)
 
 
+@pytest.mark.exhaustive(keep=4)
 @pytest.mark.parametrize("method", ["local", "h2o", "prefixkv"])
 @pytest.mark.parametrize("share", [1.5, 0.4, 0.1])
 def test_hard_limit_holds_at_every_layer_and_step(method: str, share: float, monkeypatch: pytest.MonkeyPatch) -> None:

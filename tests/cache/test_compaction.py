@@ -29,6 +29,7 @@ def _read(method: str, budget: str, geometry: KVGeometry, model: Any) -> PrefixK
     return cache
 
 
+@pytest.mark.exhaustive(keep=12)
 @pytest.mark.parametrize(("ahead", "arrives"), [(0, True), (1, True), (1, False), (3, False)])
 @pytest.mark.parametrize("slack", [1, 2, 20])
 @pytest.mark.parametrize(

@@ -46,6 +46,7 @@ def kept(cache: PrefixKVCache, layer: int) -> torch.Tensor:
     return cache.kept_positions(layer).sort(dim=-1).values
 
 
+@pytest.mark.exhaustive(keep=9)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("budget", ["20%", "9tok", "18KiB a row", "100%"])
 def test_ragged_rows_equal_single_rows(method: str, budget: str) -> None:
@@ -105,6 +106,7 @@ def test_right_padded_prompt_is_read_as_it_is_alone() -> None:
         assert all(kept(together.rows[index], layer).equal(kept(alone, layer)) for layer in range(4))
 
 
+@pytest.mark.exhaustive(keep=4)
 @pytest.mark.parametrize("method", METHODS)
 def test_hard_limit_of_a_batch_holds_at_every_step(method: str) -> None:
     """The buffers of all rows and layers together, padding that joins rows included, never exceed the bytes given."""

@@ -64,6 +64,7 @@ def test_scenes_are_judged_and_weighed(run: Run, tmp_path: Path) -> None:
     assert "<svg" in plot.read_text(encoding="utf-8")
 
 
+@pytest.mark.exhaustive
 def test_full_answers_are_those_of_stock_generate(run: Run, tmp_path: Path) -> None:
     import prefixkv
 
@@ -87,6 +88,7 @@ def test_table_is_on_stdout_and_fits_what_was_asked(run: Run) -> None:
     assert "the full cache, measured once, stands for local, h2o too" in done.stdout
 
 
+@pytest.mark.exhaustive
 def test_killed_run_goes_on_where_it_was(run: Run, tmp_path: Path) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     arguments = (*ONE_METHOD, "--data", "scenes:8:3", "--json", "--out")
@@ -142,6 +144,7 @@ def test_interrupt_keeps_what_was_measured(tmp_path: Path) -> None:
     assert len(_whole_lines(out)) >= 3
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     "launcher",
     [
@@ -171,6 +174,7 @@ def _records_of(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
+@pytest.mark.exhaustive
 def test_second_questions(run: Run) -> None:
     done = run(*QUICK, "--data", "followups:12:2", "--metrics", "accuracy", "--json")
     assert done.returncode == 0, done.stderr

@@ -12,6 +12,7 @@ from PIL import Image
 from tests.cli.program import ENVIRONMENT, Run
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     "launcher",
     [

@@ -190,6 +190,7 @@ def test_reader_that_leaves_is_no_error(scene: Path, model_folder: Path) -> None
     assert json.loads(done.stdout)["event"] == "start"
 
 
+@pytest.mark.exhaustive
 def test_terminated_answer_leaves_no_half_line(scene: Path, model_folder: Path) -> None:
     """Killed at any moment, all lines but the last parse."""
     words = [*PROGRAM, "chat", str(scene), "--model", str(model_folder), "-p", "ba", "--json-lines"]

@@ -24,6 +24,7 @@ from tests.families.checks import CHECKS, loaded
 from tests.families.tiny_models import FAMILIES, Tiny
 
 
+@pytest.mark.exhaustive(keep=24)
 @pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_family(family: str, check: Callable[[Tiny], None]) -> None:

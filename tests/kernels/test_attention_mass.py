@@ -9,6 +9,8 @@ import prefixkv.kernels.attention_mass as module
 from prefixkv.kernels.attention_mass import attention_mass
 from tests.live_memory import LiveMemory
 
+pytestmark = pytest.mark.exhaustive(keep=8)
+
 
 def full_matrix(queries: torch.Tensor, keys: torch.Tensor, scale: float) -> torch.Tensor:
     batch, query_heads, query_len, _ = queries.shape

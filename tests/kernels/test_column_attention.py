@@ -9,6 +9,8 @@ from prefixkv.kernels import row_lse
 from prefixkv.kernels.dispatch import implementation
 from tests.kernels.precision import assert_precise, noise
 
+pytestmark = pytest.mark.exhaustive(keep=8)
+
 ON_GPU = torch.cuda.is_available()
 
 

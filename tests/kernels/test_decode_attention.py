@@ -12,6 +12,8 @@ from prefixkv.kernels.entry_table import EntryTable, LayerEntries
 from prefixkv.kernels.packing import STEP_BYTES, pack, unpack
 from tests.kernels.precision import assert_precise, noise
 
+pytestmark = pytest.mark.exhaustive(keep=8)
+
 CPU = torch.device("cpu")
 
 

@@ -12,6 +12,8 @@ from prefixkv.kernels.gathering import Move
 from prefixkv.kernels.packing import unpack
 from tests.kernels.precision import noise
 
+pytestmark = pytest.mark.exhaustive(keep=8)
+
 ENTRIES = 70
 
 

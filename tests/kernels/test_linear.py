@@ -10,6 +10,8 @@ import torch
 from prefixkv.kernels.dispatch import implementation
 from tests.kernels.precision import assert_precise, noise
 
+pytestmark = pytest.mark.exhaustive(keep=8)
+
 Layer = tuple[torch.Tensor, torch.Tensor | None]
 
 

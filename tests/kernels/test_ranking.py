@@ -9,6 +9,8 @@ from prefixkv.kernels.dispatch import implementation
 from prefixkv.kernels.ranking import first_ranked, ranking
 from tests.kernels.precision import noise
 
+pytestmark = pytest.mark.exhaustive(keep=8)
+
 LENGTHS = [1, 2, 31, 64, 65, 1000, 1025]
 
 

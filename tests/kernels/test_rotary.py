@@ -9,6 +9,8 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 from prefixkv.kernels.dispatch import implementation
 from tests.kernels.precision import noise
 
+pytestmark = pytest.mark.exhaustive(keep=8)
+
 
 def chunk(
     dtype: torch.dtype, device: torch.device, batch: int, tokens: int, group: int, head_dim: int, batches: int

@@ -8,6 +8,8 @@ import torch
 from prefixkv.kernels.dispatch import implementation
 from tests.kernels.precision import noise
 
+pytestmark = pytest.mark.exhaustive(keep=8)
+
 
 @pytest.mark.parametrize("seen_len", [1, 2, 31, 64, 65, 1000, 1025])
 @pytest.mark.parametrize("protected", [(0, 0), (1, 1), (4, 9)])

@@ -9,6 +9,8 @@ from prefixkv.kernels.dispatch import implementation
 from prefixkv.kernels.packing import unpack
 from tests.kernels.precision import noise
 
+pytestmark = pytest.mark.exhaustive(keep=8)
+
 
 @pytest.mark.parametrize("bits", [8, 4])
 @pytest.mark.parametrize("head_dim", [32, 64, 128, 80])
