@@ -11,8 +11,6 @@ import torch
 from prefixkv.kernels import dispatch
 from tests.kernels.calls import TINY, Call, Numbers, calls
 
-pytestmark = pytest.mark.exhaustive(keep=8)
-
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 TOLERANCES = {torch.float32: 2e-5, torch.bfloat16: 4e-2, torch.float16: 5e-3}
 """Of the largest number of a result: matrices are multiplied in another order, and rounded in between."""
