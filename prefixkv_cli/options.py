@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -108,6 +109,15 @@ EightBitOption = Annotated[
 FourBitOption = Annotated[
     bool, typer.Option("--load-in-4bit", envvar="PREFIXKV_LOAD_IN_4BIT", help="Weights in 4 bits (bitsandbytes).")
 ]
+ImagesOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--images",
+        metavar="FOLDER",
+        help="Folder of a data file's pictures.",
+        show_default="beside the file",
+    ),
+]
 JsonOption = Annotated[
     bool, typer.Option("--json", envvar="PREFIXKV_JSON", help="Print one JSON object instead of text.")
 ]
@@ -119,6 +129,17 @@ QuietOption = Annotated[
 ]
 
 DEFAULT_BUDGET = "20%"
+PLOT_SUFFIXES = (".png", ".svg", ".pdf")
+
+
+def check_plot(path: Path | None) -> None:
+    """Refuse a file that cannot be drawn to.
+
+    Raises:
+        OptionError: its name ends in nothing of `PLOT_SUFFIXES`.
+    """
+    if path is not None and path.suffix.lower() not in PLOT_SUFFIXES:
+        raise OptionError(f"plot {str(path)!r} is no picture that can be drawn: end it in {', '.join(PLOT_SUFFIXES)}")
 
 
 def placement(device: str, device_map: str | None, in_8bit: bool, in_4bit: bool) -> Placement:

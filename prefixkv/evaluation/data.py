@@ -15,10 +15,10 @@ from PIL import Image
 from prefixkv.documents import read_json
 from prefixkv.errors import OptionError, PrefixKVError
 from prefixkv.inputs.images import open_image
+from prefixkv.profiles.calibration import TEXT_SUFFIXES
 
 DATA_HELP = "scenes[:N[:SEED]], followups[:N[:SEED]], text:FILE, or a JSON file shaped as LLaVA-Description or MM-Vet"
 DEFAULT_COUNT, DEFAULT_SEED = 200, 1
-TEXT_SUFFIXES = (".txt", ".md", ".rst")
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,8 @@ class DataSource:
         if limit is not None and limit < 1:
             raise OptionError(f"limit {limit} is too small: give 1 or more")
         kind, _, rest = text.partition(":")
+        if images is not None and kind in ("scenes", "followups", "text"):
+            raise OptionError(f"--images is the folder of a JSON file's pictures: data {text!r} has no such")
         if kind in ("scenes", "followups"):
             count, seed = _numbers(text, rest)
             follow_up = follow_up or kind == "followups"

@@ -17,6 +17,8 @@ from prefixkv.inputs.images import open_image
 DEFAULT_PROMPT = "Describe the image."
 TEXT_CHARACTERS = 4000
 """Length of a piece of text: about a thousand tokens."""
+TEXT_SUFFIXES = (".txt", ".md", ".rst")
+"""What a folder of texts is read of."""
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 
 
@@ -71,14 +73,17 @@ def text_samples(path: Path, count: int) -> list[Sample]:
     """Pieces of a text, spread evenly over it, which the model is to go on with.
 
     Args:
-        path: a text file.
+        path: a text file, or a folder of such, read one behind the other in the order of their names.
         count: how many; fewer where the text has no room for so many that do not overlap.
 
     Raises:
         PrefixKVError: the file cannot be read, or is too short for one piece.
     """
+    files = [path]
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if file.suffix.lower() in TEXT_SUFFIXES)
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
+        text = "\n".join(file.read_text(encoding="utf-8", errors="replace") for file in files)
     except OSError as error:
         raise PrefixKVError(f"{path} cannot be read: {error.strerror}") from None
     room = len(text) // TEXT_CHARACTERS

@@ -36,7 +36,7 @@ def bench(
         ),
     ] = None,
     context: Annotated[
-        str, typer.Option("--context", metavar="N", help="Tokens of a prompt; several: 640,2944.")
+        str, typer.Option("--context-tokens", "--context", metavar="N", help="Tokens of a prompt; several: 640,2944.")
     ] = "640",
     batch: Annotated[
         str, typer.Option("--batch", metavar="N", help="Rows; several: 1,16. max: as many as the device holds.")
@@ -68,7 +68,7 @@ def bench(
 ) -> None:
     """Measure time and memory of prefill and decoding, in fresh cells, against stock transformers.
 
-    Example: prefixkv bench --shape llava-1.5-7b --context 2944 --batch 16 --budgets 100%,20%
+    Example: prefixkv bench --shape llava-1.5-7b --context-tokens 2944 --batch 16 --budgets 100%,20%
     """
     if model is not None and shape is not None:
         raise OptionError("give either --model or --shape")
@@ -77,8 +77,7 @@ def bench(
     if new_tokens < FEWEST_TOKENS or repeats < 1 or (rows_at_once is not None and rows_at_once < 1):
         given = f"new-tokens {new_tokens}, repeats {repeats}, rows-at-once {rows_at_once}"
         raise OptionError(f"{given}: give at least {FEWEST_TOKENS}, 1 and 1")
-    if plot is not None and plot.suffix not in (".png", ".svg"):
-        raise OptionError(f"plot {str(plot)!r} is no picture that can be drawn: give a .png or .svg file")
+    options.check_plot(plot)
     names = tuple(Budget.parse(text).text for text in budgets.split(",") if text.strip())
     if not names:
         raise OptionError(f"budgets {budgets!r} is empty: give one or several, such as 100%,20%")

@@ -70,7 +70,7 @@ def import_release(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="confs/prefixkv_*.json of the paper's release.")],
     model: options.ModelOption,
     name: Annotated[str | None, typer.Option("--name", help="Save it under this name; else the file's.")] = None,
-    context: Annotated[int, typer.Option("--context", help="Tokens for the table.")] = 1024,
+    context: Annotated[int, typer.Option("--context-tokens", "--context", help="Tokens for the table.")] = 1024,
 ) -> None:
     """Import a list of forgotten fractions, one a layer, of the paper's release.
 

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from prefixkv.evaluation.run import Evaluation
 
 METRICS = ("ppl", "rouge", "accuracy", "kl")
-PLOT_SUFFIXES = (".png", ".svg", ".pdf")
 
 
 def evaluate(
@@ -47,9 +46,7 @@ def evaluate(
     follow_up: Annotated[
         bool, typer.Option("--follow-up", help="Ask the second question after the first one was compressed.")
     ] = False,
-    images: Annotated[
-        Path | None, typer.Option("--images", help="Folder of a data file's pictures.", show_default="beside the file")
-    ] = None,
+    images: options.ImagesOption = None,
     limit: Annotated[int | None, typer.Option("--limit", help="Take so many samples.", show_default="all")] = None,
     max_new_tokens: options.MaxNewTokensOption = 320,
     context_tokens: Annotated[int, typer.Option("--context-tokens", help="Of a text: tokens to compress.")] = 1024,
@@ -89,8 +86,7 @@ def evaluate(
     from prefixkv.evaluation.cells import cells_of
     from prefixkv.evaluation.data import DataSource
 
-    if plot is not None and plot.suffix.lower() not in PLOT_SUFFIXES:
-        raise OptionError(f"plot {str(plot)!r} must end in {', '.join(PLOT_SUFFIXES)}")
+    options.check_plot(plot)
     if plot is not None and not plot.parent.is_dir():
         raise PrefixKVError(f"there is no folder {plot.parent} for the plot: make it first")
     if context_tokens < 2 or continuation_tokens < 1:

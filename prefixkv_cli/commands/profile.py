@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from prefixkv.profiles.calibration import Sample
     from prefixkv.workers import Launch
 
+DEFAULT_SAMPLES = 10
+
 app = typer.Typer(
     help="Measure a model's layers, once.\n\nExample: prefixkv profile --model llava --images photos/",
     invoke_without_command=True,
@@ -38,14 +40,33 @@ app = typer.Typer(
 def profile(
     context: typer.Context,
     model: options.ModelOption = "auto",
-    images: Annotated[Path | None, typer.Option("--images", help="Folder of pictures.")] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            "--images",
+            metavar="FOLDER",
+            help="Folder of a data file's pictures; without --data, of pictures that are samples themselves.",
+            show_default="beside the file",
+        ),
+    ] = None,
     data: Annotated[
         str | None,
-        typer.Option("--data", help="JSON list like LLaVA-Description or MM-Vet; text:FILE: pieces of a text."),
+        typer.Option(
+            "--data",
+            help="As for eval: scenes[:N[:SEED]] (drawn), text:FILE (or a folder; pieces of it), or a JSON file shaped "
+            "as LLaVA-Description or MM-Vet.",
+        ),
     ] = None,
-    prompts: Annotated[Path | None, typer.Option("--prompts", help="Text file, one prompt a line.")] = None,
-    samples: Annotated[int, typer.Option("--samples", help="How many samples.")] = 10,
-    seed: Annotated[int, typer.Option("--seed", help="First seed of drawn scenes.")] = 0,
+    prompts: Annotated[
+        Path | None, typer.Option("--prompts", help="Text file, one prompt a line, for the pictures of a folder.")
+    ] = None,
+    samples: Annotated[
+        int | None, typer.Option("--samples", help="How many samples.", show_default="10, or the N of scenes:N")
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option("--seed", help="First seed of drawn scenes, where --data names none.", show_default="0"),
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="File to write; else by the model's name.")] = None,
     plot: Annotated[Path | None, typer.Option("--plot", help="Draw the layers' curves to a .png or .svg.")] = None,
     device: options.DeviceOption = "auto",
@@ -63,12 +84,13 @@ def profile(
     """
     if context.invoked_subcommand is not None:
         return
-    if samples < 1:
+    if samples is not None and samples < 1:
         raise OptionError(f"samples {samples} is too small: give 1 or more")
-    if images is not None and data is not None:
-        raise OptionError("give either --images or --data")
-    if plot is not None and plot.suffix not in (".png", ".svg"):
-        raise OptionError(f"plot {str(plot)!r} must end in .png or .svg")
+    if prompts is not None and (images is None or data is not None):
+        raise OptionError("--prompts are for the pictures of a folder: give --images FOLDER, and no --data")
+    if seed is not None and (images is not None or data is not None):
+        raise OptionError("--seed is of the scenes that are drawn without --data and --images: give scenes:N:SEED")
+    options.check_plot(plot)
     check_device_name(device)
     check_dtype_name(dtype)
     check_model_name(model)
@@ -133,7 +155,7 @@ def measure_to(
         launch: the processes that share the samples, of which the first saves; this one alone where None.
     """
     if samples is None:
-        samples, source = _samples(None, None, None, 10, 0, output.notice)
+        samples, source = _samples(None, None, None, None, None, output.notice)
     is_main = launch is None or launch.is_main
     notify = output.notice if is_main else _silent
     placed = launch.device if launch and (placement is None or placement.device_map is None) else device
@@ -163,18 +185,34 @@ def _silent(text: str) -> None:
 
 
 def _samples(
-    images: Path | None, data: str | None, prompts: Path | None, count: int, seed: int, notify: Notify
+    images: Path | None, data: str | None, prompts: Path | None, count: int | None, seed: int | None, notify: Notify
 ) -> tuple[list[Sample], str]:
-    """The samples and where they come from."""
+    """The samples and where they come from; `--data` is read as `eval` reads it."""
+    from prefixkv.evaluation.data import DataSource
     from prefixkv.profiles import calibration
 
-    texts = calibration.read_prompts(prompts) if prompts else [calibration.DEFAULT_PROMPT]
-    if images is not None:
-        return calibration.folder_samples(images, count, texts), f"pictures of {images.name}"
-    if data is not None and data.startswith("text:"):
-        text = Path(data.removeprefix("text:"))
-        return calibration.text_samples(text, count), f"pieces of {text.name}"
     if data is not None:
-        return calibration.data_samples(Path(data), count), Path(data).name
+        limit = count if count is not None or data.startswith("scenes:") else DEFAULT_SAMPLES
+        source = DataSource.parse(data, limit, images)
+        if source.kind == "followups":
+            raise OptionError("followups are for eval: measure on scenes[:N[:SEED]]")
+        if source.kind == "scenes":
+            assert source.count is not None
+            return _drawn(source.count, source.seed)
+        assert source.path is not None
+        wanted = limit or DEFAULT_SAMPLES
+        if source.kind == "text":
+            return calibration.text_samples(source.path, wanted), f"pieces of {source.path.name}"
+        return calibration.data_samples(source.path, wanted, images), source.path.name
+    wanted = count or DEFAULT_SAMPLES
+    if images is not None:
+        texts = calibration.read_prompts(prompts) if prompts else [calibration.DEFAULT_PROMPT]
+        return calibration.folder_samples(images, wanted, texts), f"pictures of {images.name}"
     notify("no --images and no --data: the samples are drawn scenes of coloured shapes")
+    return _drawn(wanted, seed or 0)
+
+
+def _drawn(count: int, seed: int) -> tuple[list[Sample], str]:
+    from prefixkv.profiles import calibration
+
     return calibration.drawn_samples(count, seed), f"drawn scenes {seed} to {seed + count - 1}"

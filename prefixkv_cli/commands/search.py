@@ -39,7 +39,10 @@ def search(
         str | None, typer.Option("--profile", help="Name or file of a profile; the model's newest where not given.")
     ] = None,
     context: Annotated[
-        int | None, typer.Option("--context", help="Tokens of one row, prompt and answer.", show_default="1024")
+        int | None,
+        typer.Option(
+            "--context-tokens", "--context", help="Tokens of one row, prompt and answer.", show_default="1024"
+        ),
     ] = None,
     batch: Annotated[int, typer.Option("--batch", help="Rows that share a budget in bytes.")] = 1,
     allocation: Annotated[
@@ -63,7 +66,7 @@ def search(
 ) -> None:
     """Find every layer's share of a budget and save it as a configuration.
 
-    Example: prefixkv search --model llava --budget 4GB --context 4096 --batch 32 --allocation uniform
+    Example: prefixkv search --model llava --budget 4GB --context-tokens 4096 --batch 32 --allocation uniform
     """
     if (budget is None) == (target_batch is None):
         raise OptionError("give either --budget or --target-batch")
