@@ -88,15 +88,17 @@ def write_whole(path: Path, data: bytes) -> None:
     refuse_link(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("wb", dir=path.parent, prefix=f".{path.name}.", delete=False) as temporary:
-            try:
+        temporary = tempfile.NamedTemporaryFile("wb", dir=path.parent, prefix=f".{path.name}.", delete=False)  # noqa: SIM115
+        try:
+            with temporary:
                 temporary.write(data)
                 temporary.flush()
                 os.fsync(temporary.fileno())
-                os.replace(temporary.name, path)
-            except BaseException:
-                Path(temporary.name).unlink(missing_ok=True)
-                raise
+            # Closed by now: Windows moves no open file.
+            os.replace(temporary.name, path)
+        except BaseException:
+            Path(temporary.name).unlink(missing_ok=True)
+            raise
     except OSError as error:
         raise PrefixKVError(f"{path} cannot be written: {error.strerror}") from None
 

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+import psutil
+
 from prefixkv.errors import PrefixKVError
 
 if TYPE_CHECKING:
@@ -88,8 +90,7 @@ def division_of(model: torch.nn.Module) -> tuple[int, int]:
     if next(model.parameters()).device.type != "cpu":
         return 1, cores
     weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    processes = max(1, min(cores, MOST_PROCESSES, memory // (MEMORY_SHARE * weights)))
+    processes = max(1, min(cores, MOST_PROCESSES, psutil.virtual_memory().total // (MEMORY_SHARE * weights)))
     return processes, max(1, cores // processes)
 
 

@@ -15,7 +15,7 @@ SOURCES = sorted(path for package in ("prefixkv", "prefixkv_cli") for path in (R
 MAX_LINES = 300
 
 LEVELS = (
-    {"errors", "documents", "home", "transformers_compat"},
+    {"errors", "documents", "home", "platforms", "transformers_compat"},
     {"models", "kernels"},
     {"policy", "inputs", "machine", "workers"},
     {"cache"},
@@ -25,11 +25,12 @@ LEVELS = (
 )
 """From the bottom up: a part may import from its own level and from those below, and no two parts import each other."""
 
-USES_NO_TRANSFORMERS = {"errors", "documents", "home", "kernels", "policy", "inputs", "machine", "workers"}
+USES_NO_TRANSFORMERS = {"errors", "documents", "home", "platforms", "kernels", "policy", "inputs", "machine", "workers"}
 USES_NO_TORCH = {
     "errors",
     "documents",
     "home",
+    "platforms",
     "transformers_compat",
     "policy/allocation",
     "policy/budget",

@@ -25,6 +25,8 @@ OLDEST_TRITON = (3, 6)
 @functools.cache
 def triton_obstacle() -> str | None:
     """Why the Triton kernels cannot run, in a few words; None where they can."""
+    if torch.version.hip:
+        return "this torch is for AMD's GPUs, and the kernels are for NVIDIA's"
     try:
         version: str = importlib.import_module("triton").__version__
     except ImportError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from prefixkv.models.names import (
     source_of,
 )
 from prefixkv.models.placement import Placement
+from prefixkv.platforms import platform_notice
 
 if TYPE_CHECKING:
     import torch
@@ -122,6 +124,8 @@ def load_model(
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
     where = find_device(device)
+    if untested := platform_notice(sys.platform, where.type, torch.version.hip):
+        notify(untested)
     chosen = _choose(name, where, notify)
     source = source_of(chosen)
     if dtype == "auto":
