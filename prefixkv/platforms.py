@@ -21,6 +21,7 @@ def platform_notice(system: str, device: str, hip: str | None) -> str | None:
         return "Apple's GPUs (MPS) take plain torch and are not tested; if something fails there, try --device cpu"
     if device == "cuda" and hip:
         return f"AMD's GPUs (ROCm {hip}) take plain torch, which is slower, and are not tested"
-    if system in ("win32", "cygwin"):
-        return "Windows is not tested: if something fails, report it with what `prefixkv env` prints"
+    if system != "linux":
+        name = {"darwin": "macOS", "win32": "Windows"}.get(system, system)
+        return f"{name} is not tested: if something fails, report it with what `prefixkv env` prints"
     return None

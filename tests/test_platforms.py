@@ -23,10 +23,11 @@ ROOT = Path(__file__).parents[1]
         ("linux", "cuda", None, None),
         ("linux", "cpu", "6.4", None),
         ("linux", "cuda", "6.4", "ROCm 6.4"),
-        ("darwin", "cpu", None, None),
+        ("darwin", "cpu", None, "macOS"),
         ("darwin", "mps", None, "--device cpu"),
-        ("win32", "cpu", None, "prefixkv env"),
+        ("win32", "cpu", None, "Windows"),
         ("win32", "cuda", None, "prefixkv env"),
+        ("freebsd14", "cpu", None, "freebsd14"),
     ],
 )
 def test_untested_machines_are_told_in_one_line(system: str, device: str, hip: str | None, says: str | None) -> None:

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 
 def test_python_example_runs() -> None:
     readme = Path(__file__).parents[1] / "README.md"
@@ -17,6 +19,16 @@ def test_python_example_runs() -> None:
     assert answer.isdigit()
     numbers = [int(number.replace(",", "")) for number in re.findall(r"[\d,]+", kept)]
     assert 0.15 < numbers[0] / numbers[1] <= 0.2
+
+
+@pytest.mark.parametrize("page", ["README.md"])
+def test_make_targets_exist(page: str) -> None:
+    root = Path(__file__).parents[1]
+    text = (root / page).read_text(encoding="utf-8")
+    named = set(re.findall(r"(?:`|\$ )make ([a-z-]+)", text))
+    targets = re.findall(r"^([a-z-]+):", (root / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert {"demo", "test"} <= named
+    assert named <= set(targets)
 
 
 def test_file_map_names_files_that_exist() -> None:

@@ -7,8 +7,11 @@ from typing import Any
 
 import pexpect
 import pyte
+import pytest
 
 from tests.cli.program import ENVIRONMENT, PROGRAM
+
+pytest.importorskip("termios", reason="there is no pseudo-terminal on this platform")
 
 READY = ">>> "
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import struct
 import sys
-import termios
 import threading
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -27,6 +25,9 @@ from prefixkv_cli.dialogue import answer_view, live_view
 from prefixkv_cli.dialogue.answer_view import show_answer
 from prefixkv_cli.dialogue.live_view import GLYPHS, Pace, cache_view
 from prefixkv_cli.tables.cache_report import CacheReport
+
+fcntl = pytest.importorskip("fcntl", reason="there is no pseudo-terminal on this platform")
+termios = pytest.importorskip("termios", reason="there is no pseudo-terminal on this platform")
 
 
 def report(layers: int, budget: str = "20%") -> CacheReport:
