@@ -100,6 +100,8 @@ def main(arguments: list[str] | None = None) -> None:
         arguments: instead of the command line's.
     """
     prepare_allocator()
+    # What transformers logs is about its own defaults; what concerns the user is said by us, in one line.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     sys.exit(_run(sys.argv[1:] if arguments is None else arguments))
 
 

@@ -118,6 +118,16 @@ ImagesOption = Annotated[
         show_default="beside the file",
     ),
 ]
+TrustOption = Annotated[
+    bool,
+    # No environment variable: whoever lets foreign code run says so each time.
+    typer.Option(
+        "--trust-remote-code",
+        help="Let Python that comes with the model's files run.",
+        show_envvar=False,
+        allow_from_autoenv=False,
+    ),
+]
 JsonOption = Annotated[
     bool, typer.Option("--json", envvar="PREFIXKV_JSON", help="Print one JSON object instead of text.")
 ]
@@ -142,8 +152,10 @@ def check_plot(path: Path | None) -> None:
         raise OptionError(f"plot {str(path)!r} is no picture that can be drawn: end it in {', '.join(PLOT_SUFFIXES)}")
 
 
-def placement(device: str, device_map: str | None, in_8bit: bool, in_4bit: bool) -> Placement:
-    """How the weights are laid out, checked.
+def placement(
+    device: str, device_map: str | None, in_8bit: bool, in_4bit: bool, trust_remote_code: bool = False
+) -> Placement:
+    """How the weights are laid out, and whether code that comes with them may run, checked.
 
     Raises:
         OptionError: two options that exclude each other.
@@ -151,7 +163,7 @@ def placement(device: str, device_map: str | None, in_8bit: bool, in_4bit: bool)
     """
     if in_8bit and in_4bit:
         raise OptionError("give either --load-in-8bit or --load-in-4bit")
-    chosen = Placement(device_map, 8 if in_8bit else 4 if in_4bit else None)
+    chosen = Placement(device_map, 8 if in_8bit else 4 if in_4bit else None, trust_remote_code)
     chosen.check(device)
     return chosen
 

@@ -20,6 +20,7 @@ from prefixkv.errors import DeviceMemoryError, PrefixKVError
 from prefixkv.generation.answer import Answer, AnswerWriter
 from prefixkv.generation.decoding import decode
 from prefixkv.generation.sampling import Sampling
+from prefixkv.inputs.positions import answer_room
 from prefixkv.inputs.prompts import Prompt, Turn
 from prefixkv.inputs.token_ids import picture_token, stop_tokens
 from prefixkv.models.loading import LoadedModel, Notify
@@ -198,6 +199,7 @@ class Conversation:
         end = prompt.end_of_pictures(picture_token(self.loaded))
         if end <= len(self.reading.tokens):
             return
+        answer_room(self.loaded.model.config, end)
         inputs = self._unread(prompt, until=end)
         with attention.installed(self.loaded.model):
             steps = decode(self.loaded.model, inputs, self.cache, Sampling(max_new_tokens=1), (), notify=self._notify)
@@ -246,9 +248,10 @@ class Conversation:
         stops = stop_tokens(self.loaded)
         writer = AnswerWriter(self.loaded.tokenizer, stops)
         prompt = Prompt(self.loaded.processor, self._turns, self.system)
+        sampling = self.sampling.within(answer_room(self.loaded.model.config, prompt.tokens), self._notify)
         inputs = self._unread(prompt)
         with attention.installed(self.loaded.model):
-            steps = decode(self.loaded.model, inputs, self.cache, self.sampling, stops, notify=self._notify)
+            steps = decode(self.loaded.model, inputs, self.cache, sampling, stops, notify=self._notify)
             try:
                 for token in steps:
                     if writer.tokens == 0:

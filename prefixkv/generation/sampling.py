@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from prefixkv.errors import OptionError
 
@@ -36,3 +37,15 @@ class Sampling:
             raise OptionError(f"top-p {self.top_p} is outside (0, 1]: 1 draws from all tokens")
         if self.seed is not None and not 0 <= self.seed < 2**63:
             raise OptionError(f"seed {self.seed} is outside 0 .. 2^63 - 1")
+
+    def within(self, room: int | None, notify: Callable[[str], None]) -> Sampling:
+        """The same, its answer no longer than the model's positions allow.
+
+        Args:
+            room: tokens that are left for the answer; None where there is no limit.
+            notify: told where that is less than was asked for.
+        """
+        if room is None or room >= self.max_new_tokens:
+            return self
+        notify(f"the answer has room for {room:,} tokens: then the model's positions are used up")
+        return replace(self, max_new_tokens=room)

@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from PIL import Image
 
+from prefixkv.errors import PrefixKVError
 from prefixkv.inputs.picture_inputs import unread_pictures
+from prefixkv.models.pretrained import chat_template
 
 
 @dataclass(eq=False)
@@ -38,19 +40,64 @@ class Prompt:
     inputs: dict[str, torch.Tensor] = field(init=False)
 
     def __post_init__(self) -> None:
-        """Render and tokenize."""
+        """Render and tokenize.
+
+        Raises:
+            PrefixKVError: the template, the tokenizer or the processor does not take this conversation.
+        """
+        self._check_texts()
         text = self._render()
         tokenizer = getattr(self.processor, "tokenizer", self.processor)
         options: dict[str, Any] = {"return_tensors": "pt"}
-        if tokenizer.bos_token and text.startswith(tokenizer.bos_token):
+        before, behind = self._added_marks(tokenizer)
+        if before and text.startswith(tokenizer.decode(before)):
             options["add_special_tokens"] = False
+            behind = []
         images = [image for turn in self.turns for image in turn.images]
         if images:
             options["images"] = images
-        self.inputs = dict(self.processor(text=[text], **options))
+        try:
+            self.inputs = dict(self.processor(text=[text], **options))
+        # A processor raises errors of many kinds for a text or a picture that it cannot take.
+        except Exception as error:
+            raise PrefixKVError(f"the model's processor does not take this question: {_reason(error)}") from error
         # One text has no padding; and labels, which one processor adds, would mean training.
         for name in ("attention_mask", "labels"):
             self.inputs.pop(name, None)
+        self._cut_marks(behind)
+
+    def _check_texts(self) -> None:
+        """Refuse what would be read as something else.
+
+        A text that has the model's own mark of a picture would be taken for one more picture; and bytes that are no
+        UTF-8, which an argument or a file name may have, are no text for a tokenizer.
+        """
+        texts = [self.system, *(text for turn in self.turns for text in (turn.prompt, turn.answer) if text)]
+        mark = getattr(self.processor, "image_token", None)
+        for text in texts:
+            if isinstance(mark, str) and mark and mark in text:
+                raise PrefixKVError(
+                    f"the text holds {mark!r}, which is this model's mark of a picture: write it otherwise"
+                )
+            if any("\ud800" <= character <= "\udfff" for character in text):
+                raise PrefixKVError("the text holds bytes that are no UTF-8: give it in UTF-8")
+
+    def _added_marks(self, tokenizer: Any) -> tuple[list[int], list[int]]:
+        """The ids that the tokenizer adds before and behind a text by itself."""
+        plain = tokenizer("a", add_special_tokens=False)["input_ids"]
+        marked = tokenizer("a")["input_ids"]
+        start = next((i for i in range(len(marked)) if marked[i : i + len(plain)] == plain), None)
+        return ([], []) if start is None else (marked[:start], marked[start + len(plain) :])
+
+    def _cut_marks(self, behind: list[int]) -> None:
+        """Take away what the tokenizer has added behind a prompt that a template has rendered: an answer follows it."""
+        ids = self.inputs["input_ids"]
+        if not behind or chat_template(self.processor) is None or ids[0, -len(behind) :].tolist() != behind:
+            return
+        end = ids.shape[1] - len(behind)
+        for name, value in self.inputs.items():
+            if value.shape == ids.shape:
+                self.inputs[name] = value[:, :end]
 
     @property
     def tokens(self) -> int:
@@ -64,7 +111,11 @@ class Prompt:
 
     def shows_system(self) -> bool:
         """Whether the template has found a place for the instructions."""
-        return self.system in self._render()
+        try:
+            return self.system.strip() in self._render()
+        except PrefixKVError:
+            # Some templates raise an error where others leave the instructions out.
+            return False
 
     def end_of_pictures(self, picture_token: int | None) -> int:
         """Number of tokens up to and with the last one of a picture; 0 where there is none.
@@ -112,20 +163,49 @@ class Prompt:
         return {name: value for name, value in first.inputs.items() if value.shape != first.inputs["input_ids"].shape}
 
     def _render(self) -> str:
-        """The text, with the template's own marks for images."""
-        if not getattr(self.processor, "chat_template", None):
+        """The text, with the template's own marks for images.
+
+        Raises:
+            PrefixKVError: the template does not take this conversation.
+        """
+        template = chat_template(self.processor)
+        if template is None:
             spoken = [text for turn in self.turns for text in (turn.prompt, turn.answer) if text is not None]
-            marks = getattr(self.processor, "image_token", "") * self.images
-            return marks + "\n".join([self.system, *spoken] if self.system else spoken)
-        tokenizer_only = not hasattr(self.processor, "tokenizer")
-        messages: list[dict[str, Any]] = []
-        if self.system:
-            content = self.system if tokenizer_only else [{"type": "text", "text": self.system}]
-            messages.append({"role": "system", "content": content})
+            return self._marks(self.images) + "\n".join([self.system, *spoken] if self.system else spoken)
+        errors = []
+        # Most processors' templates read a list of parts; tokenizers', and some processors', read a plain text.
+        for as_parts in (True, False) if hasattr(self.processor, "tokenizer") else (False,):
+            messages = self._messages(as_parts)
+            options = {"chat_template": template, "add_generation_prompt": True, "tokenize": False}
+            try:
+                return str(self.processor.apply_chat_template(messages, **options))
+            # A template is a program: it may raise anything.
+            except Exception as error:
+                errors.append(error)
+        raise PrefixKVError(
+            f"the model's chat template does not take this conversation: {_reason(errors[0])}"
+        ) from errors[0]
+
+    def _messages(self, as_parts: bool) -> list[dict[str, Any]]:
+        """The conversation as a template reads it.
+
+        Args:
+            as_parts: whether a content is a list of pictures and texts, or a text with the marks of its pictures.
+        """
+        spoken: list[tuple[str, str, int]] = [("system", self.system, 0)] if self.system else []
         for turn in self.turns:
-            for role, text, images in (("user", turn.prompt, turn.images), ("assistant", turn.answer, ())):
-                if text is None:
-                    continue
-                parts = [{"type": "image"} for _ in images] + [{"type": "text", "text": text}]
-                messages.append({"role": role, "content": text if tokenizer_only else parts})
-        return self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+            spoken.append(("user", turn.prompt, len(turn.images)))
+            if turn.answer is not None:
+                spoken.append(("assistant", turn.answer, 0))
+        messages = []
+        for role, text, images in spoken:
+            parts = [*({"type": "image"} for _ in range(images)), {"type": "text", "text": text}]
+            messages.append({"role": role, "content": parts if as_parts else self._marks(images) + text})
+        return messages
+
+    def _marks(self, images: int) -> str:
+        return (getattr(self.processor, "image_token", None) or "") * images
+
+
+def _reason(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

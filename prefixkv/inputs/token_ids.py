@@ -7,10 +7,14 @@ from prefixkv.transformers_compat import picture_token_ids
 
 
 def stop_tokens(loaded: LoadedModel) -> set[int]:
-    """Ids that end an answer."""
-    stop = loaded.model.generation_config.eos_token_id
-    stop = loaded.tokenizer.eos_token_id if stop is None else stop
-    return set(stop) if isinstance(stop, list) else {stop}
+    """Ids that end an answer; empty where neither the model nor its tokenizer knows an end, as with some base models.
+
+    A published model names its ends in its generation settings, in its tokenizer, or in both and not always the same:
+    each of them ends an answer. Its configuration is not asked, because it has an end where its file names none.
+    """
+    sources = (loaded.model.generation_config, loaded.tokenizer)
+    named = [getattr(source, "eos_token_id", None) for source in sources]
+    return {int(token) for ends in named if ends is not None for token in (ends if isinstance(ends, list) else [ends])}
 
 
 def picture_token(loaded: LoadedModel) -> int | None:

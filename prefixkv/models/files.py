@@ -11,6 +11,7 @@ from prefixkv.models.config_file import published_dtype
 from prefixkv.models.geometry import DTYPE_BYTES
 from prefixkv.models.identity import ModelIdentity
 from prefixkv.models.names import ALIASES, check_model_name, source_of
+from prefixkv.models.pretrained import read_part, reading
 from prefixkv.models.shapes import SHAPES
 
 INDEX = "model.safetensors.index.json"
@@ -29,12 +30,8 @@ def read_config(name: str) -> Any:
     import transformers
 
     wanted = ALIASES.get(name, name)
-    transformers.logging.set_verbosity_error()
-    try:
-        return transformers.AutoConfig.from_pretrained(source_of(wanted))
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise PrefixKVError(f"the configuration of {wanted!r} cannot be read: {reason}") from error
+    with reading(f"the configuration of {wanted!r}"):
+        return read_part(transformers.AutoConfig, source_of(wanted))
 
 
 def read_identity(name: str) -> ModelIdentity:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from prefixkv.errors import DeviceMemoryError, PrefixKVError
+from prefixkv.errors import PrefixKVError
 from prefixkv.models.files import read_identity, weight_bytes, weights_are_here
 from prefixkv.models.geometry import KVGeometry
 from prefixkv.models.identity import ModelIdentity
@@ -22,6 +22,7 @@ from prefixkv.models.names import (
     source_of,
 )
 from prefixkv.models.placement import Placement
+from prefixkv.models.pretrained import chat_template, read_model, read_part, reading
 from prefixkv.platforms import platform_notice
 
 if TYPE_CHECKING:
@@ -106,7 +107,8 @@ def load_model(
         device: `auto` (the GPU where there is one), `cpu`, `cuda`, `cuda:1`, `mps`.
         dtype: `auto` (bfloat16 on a GPU, float32 on the CPU), `float32`, `bfloat16`, `float16`.
         notify: called with one line for each thing that the user should know.
-        placement: weights on several devices, or in fewer bits; all on `device`, in `dtype`, where None.
+        placement: weights on several devices, in fewer bits, or with code of their own; where None, all on `device`, in
+            `dtype`, and no code of the model's runs.
 
     Raises:
         OptionError: device or dtype has a value that is not allowed.
@@ -130,22 +132,23 @@ def load_model(
     source = source_of(chosen)
     if dtype == "auto":
         dtype = "float32" if where.type == "cpu" else "bfloat16"
-    transformers.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    try:
-        config = transformers.AutoConfig.from_pretrained(source)
+    trusted = placement.trust_remote_code
+    if trusted:
+        notify(f"Python code that comes with {chosen!r} may run on this machine")
+    with reading(f"model {chosen!r}"):
+        config = read_part(transformers.AutoConfig, source, trusted)
         geometry = KVGeometry.of(config, dtype)
         takes_images = config.model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
         kind = transformers.AutoModelForImageTextToText if takes_images else transformers.AutoModelForCausalLM
         reader = transformers.AutoProcessor if takes_images else transformers.AutoTokenizer
-        processor = reader.from_pretrained(source)
+        processor = read_part(reader, source, trusted)
         arguments = placement.arguments(where)
-        model = kind.from_pretrained(source, config=config, dtype=getattr(torch, dtype), **arguments)
-    except torch.OutOfMemoryError as error:
-        raise DeviceMemoryError(f"the weights of {chosen!r} do not fit {where}: choose a smaller model") from error
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        reason = " ".join(str(error).split())
-        raise PrefixKVError(f"model {chosen!r} cannot be loaded: {reason[:300]}") from error
+        model = read_model(kind, source, trusted, config=config, dtype=getattr(torch, dtype), **arguments)
+    if chat_template(processor) is None:
+        notify(
+            f"model {chosen!r} has no chat template: questions are put to it as they are, as to a base model; if it "
+            "should have one, its file chat_template.jinja is missing"
+        )
     if placement.device_map is not None:
         where = model.device
     return LoadedModel(chosen, model.eval(), processor, geometry, where, takes_images, time.perf_counter() - started)

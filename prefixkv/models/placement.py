@@ -14,15 +14,17 @@ MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
 
 @dataclass(frozen=True)
 class Placement:
-    """Where the weights go.
+    """Where the weights go, and whether they come with code that may run.
 
     Attributes:
         device_map: one of `MAPS`, for models larger than one device; None for a single device.
         bits: 8 or 4 for quantised weights; None for the dtype's own. The cache keeps its dtype.
+        trust_remote_code: whether Python that comes with the model's files may run.
     """
 
     device_map: str | None = None
     bits: int | None = None
+    trust_remote_code: bool = False
 
     def check(self, device: str = "auto") -> None:
         """Refuse what cannot be.

@@ -48,6 +48,7 @@ def batch(
     device_map: options.DeviceMapOption = None,
     load_in_8bit: options.EightBitOption = False,
     load_in_4bit: options.FourBitOption = False,
+    trust_remote_code: options.TrustOption = False,
     json: options.JsonOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
@@ -73,7 +74,7 @@ def batch(
     check_device_name(device)
     check_dtype_name(dtype)
     check_model_name(model)
-    placement = options.placement(device, device_map, load_in_8bit, load_in_4bit)
+    placement = options.placement(device, device_map, load_in_8bit, load_in_4bit, trust_remote_code)
     lines = read_lines(file)
     if out.resolve() == file.resolve():
         raise OptionError(f"--out {str(out)!r} is the file of questions: give another")

@@ -29,9 +29,7 @@ def chat(
     image: options.ImageOption = None,
     prompt: Annotated[
         list[str] | None,
-        typer.Option(
-            "--prompt", "-p", metavar="TEXT", help="Ask this; text piped in is added to it. Repeat it to ask on."
-        ),
+        typer.Option("--prompt", "-p", metavar="TEXT", help="Ask this; - reads it from a pipe. Repeat it to ask on."),
     ] = None,
     model: options.ModelOption = "auto",
     budget: options.BudgetOption = options.DEFAULT_BUDGET,
@@ -59,6 +57,7 @@ def chat(
     device_map: options.DeviceMapOption = None,
     load_in_8bit: options.EightBitOption = False,
     load_in_4bit: options.FourBitOption = False,
+    trust_remote_code: options.TrustOption = False,
     json: options.JsonOption = False,
     json_lines: Annotated[
         bool, typer.Option("--json-lines", help="Print events as they happen, one JSON object a line.")
@@ -94,7 +93,7 @@ def chat(
         raise OptionError(f"picture {str(show_kept)!r} cannot be written: give a name that ends in .png")
     sources = [*(images or ()), *(image or ())]
     sampling = Sampling(max_new_tokens, temperature, top_p, seed)
-    placement = options.placement(device, device_map, load_in_8bit, load_in_4bit)
+    placement = options.placement(device, device_map, load_in_8bit, load_in_4bit, trust_remote_code)
     opening = Opening(
         given, model, budget, method, sampling, config, search, device, dtype, placement, sources, context, system
     )

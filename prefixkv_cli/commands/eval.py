@@ -76,6 +76,7 @@ def evaluate(
     device_map: options.DeviceMapOption = None,
     load_in_8bit: options.EightBitOption = False,
     load_in_4bit: options.FourBitOption = False,
+    trust_remote_code: options.TrustOption = False,
     json: options.JsonOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
@@ -101,7 +102,7 @@ def evaluate(
     check_device_name(device)
     check_dtype_name(dtype)
     check_model_name(model)
-    placement = options.placement(device, device_map, load_in_8bit, load_in_4bit)
+    placement = options.placement(device, device_map, load_in_8bit, load_in_4bit, trust_remote_code)
     source = DataSource.parse(data, limit, images, follow_up)
     if source.kind == "text" and "accuracy" in wanted:
         raise OptionError("metric 'accuracy' needs right answers, and plain text has none: leave it out")

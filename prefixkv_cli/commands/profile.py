@@ -74,6 +74,7 @@ def profile(
     device_map: options.DeviceMapOption = None,
     load_in_8bit: options.EightBitOption = False,
     load_in_4bit: options.FourBitOption = False,
+    trust_remote_code: options.TrustOption = False,
     json: options.JsonOption = False,
 ) -> None:
     """Run calibration samples and save every layer's importance curve.
@@ -94,7 +95,7 @@ def profile(
     check_device_name(device)
     check_dtype_name(dtype)
     check_model_name(model)
-    placement = options.placement(device, device_map, load_in_8bit, load_in_4bit)
+    placement = options.placement(device, device_map, load_in_8bit, load_in_4bit, trust_remote_code)
     from prefixkv.workers import Launch
 
     launch = Launch(device)

@@ -40,6 +40,7 @@ def save(
     device_map: options.DeviceMapOption = None,
     load_in_8bit: options.EightBitOption = False,
     load_in_4bit: options.FourBitOption = False,
+    trust_remote_code: options.TrustOption = False,
     json: options.JsonOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
@@ -73,7 +74,7 @@ def save(
         config,
         device=device,
         dtype=dtype,
-        placement=options.placement(device, device_map, load_in_8bit, load_in_4bit),
+        placement=options.placement(device, device_map, load_in_8bit, load_in_4bit, trust_remote_code),
         images=sources,
         system=system,
     )

@@ -9,6 +9,7 @@ from prefixkv_cli.dialogue.line_editor import LineEditor
 from prefixkv_cli.dialogue.picture_input import dropped_pictures
 from prefixkv_cli.dialogue.slash_commands import COMMANDS, run_command
 from prefixkv_cli.dialogue.talk import Talk
+from prefixkv_cli.failures import Failure
 
 
 def converse(talk: Talk) -> None:
@@ -31,8 +32,9 @@ def converse(talk: Talk) -> None:
                 take_line(talk, line)
         except EOFError:
             return
-        except PrefixKVError as error:
-            output.error(str(error))
+        # Whatever goes wrong in one line, the conversation is what it was before it, and goes on.
+        except Exception as error:
+            output.error(Failure.of(error).message)
 
 
 def take_line(talk: Talk, line: str) -> None:

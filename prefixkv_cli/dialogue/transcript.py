@@ -28,7 +28,7 @@ def write_transcript(conversation: Conversation, path: Path) -> None:
     if path.suffix == ".json":
         write_json(path, transcript(conversation))
     else:
-        write_whole(path, _markdown(transcript(conversation)).encode())
+        write_whole(path, _markdown(transcript(conversation)).encode(errors="replace"))
 
 
 def transcript(conversation: Conversation) -> dict[str, Any]:

@@ -62,11 +62,15 @@ def test_json_numbers_agree_with_each_other(record: dict) -> None:
     assert record["peak_device_bytes"] > 0
 
 
-def test_piped_text_is_the_prompt_and_follows_the_option(chat: Run) -> None:
-    piped = chat("--json", input="ba be bi\n")
-    both = chat("--json", "-p", "ba be", input="bi\n")
-    assert json.loads(piped.stdout)["prompt_tokens"] == json.loads(both.stdout)["prompt_tokens"]
-    assert json.loads(piped.stdout)["answer"] == json.loads(both.stdout)["answer"]
+def test_piped_text_is_the_prompt_where_none_is_given_or_a_dash_asks_for_it(chat: Run) -> None:
+    piped, asked = chat("--json", input="ba be bi\n"), chat("--json", "-p", "-", input="ba be bi\n")
+    alone = chat("--json", "-p", "ba be bi", input="what belongs to the next round of a loop\n")
+    tokens = {json.loads(done.stdout)["prompt_tokens"] for done in (piped, asked, alone)}
+    assert len(tokens) == 1
+    answers = {json.loads(done.stdout)["answer"] for done in (piped, asked, alone)}
+    assert len(answers) == 1
+    empty = chat("-p", "-", input="\n")
+    assert (empty.returncode, empty.stderr) == (2, "error: the prompt on stdin is empty: pipe some text in\n")
 
 
 def test_answer_is_alone_on_stdout_and_the_table_on_stderr(chat: Run) -> None:

@@ -15,6 +15,7 @@ from prefixkv.chat.conversation import Conversation
 from prefixkv.demo import scene_path
 from prefixkv.generation.sampling import Sampling
 from prefixkv.inputs.images import open_image
+from prefixkv_cli.dialogue import conversation as conversation_loop
 from tests.cli.screen import Terminal
 
 WIDTHS = (60, 120)
@@ -187,3 +188,27 @@ def test_commands_answer_in_the_terminal(start: Start, tmp_path: Path) -> None:
     assert "System: Answer in one word." in transcript
     terminal.child.send("/exit\r")
     assert terminal.end() == 0
+
+
+def test_whatever_goes_wrong_in_a_line_the_conversation_goes_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = iter(["first", "second"])
+    asked: list[str] = []
+
+    def read(self: object) -> str:
+        try:
+            return next(lines)
+        except StopIteration:
+            raise EOFError from None
+
+    def take(talk: object, line: str) -> None:
+        asked.append(line)
+        raise UnicodeEncodeError("utf-8", "\udce9", 0, 1, "surrogates not allowed")
+
+    monkeypatch.setattr(conversation_loop.LineEditor, "__init__", lambda self, *options: None)
+    monkeypatch.setattr(conversation_loop.LineEditor, "read", read)
+    monkeypatch.setattr(conversation_loop, "take_line", take)
+    conversation_loop.converse(None)  # type: ignore[arg-type]
+    assert asked == ["first", "second"]
+    assert capsys.readouterr().err.count("error: internal error: UnicodeEncodeError") == 2

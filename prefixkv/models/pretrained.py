@@ -1,0 +1,136 @@
+"""The one place where transformers reads a model's files: nothing of them runs, and nothing of them is missing unseen.
+
+A folder or a hub repository may bring Python of its own, weights of another model, or none at all. Transformers asks on
+standard input whether such code may run, and fills weights that are not there with random numbers. Here the code runs
+only where the user has said so beforehand, and a model whose weights are not whole is refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from prefixkv.errors import DeviceMemoryError, PrefixKVError
+
+_POINTER = b"version https://git-lfs.github.com/spec"
+_MOST_CHARACTERS = 300
+_OWN_CODE = "trust_remote_code"
+"""What transformers' own refusal of such code names."""
+
+
+@contextlib.contextmanager
+def reading(what: str) -> Iterator[None]:
+    """Read a model's files quietly; whatever transformers raises becomes one line.
+
+    Transformers logs what it finds wrong and draws progress bars. Both are off inside, and afterwards they are what
+    they were before, since a program that uses this library has its own wishes.
+
+    Args:
+        what: is read, such as `model 'folder'`, as the message begins.
+
+    Raises:
+        DeviceMemoryError: a device's memory is too small.
+        PrefixKVError: anything else.
+    """
+    import torch
+    from transformers.utils import logging
+
+    verbosity, had_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    except PrefixKVError:
+        raise
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise DeviceMemoryError(f"the weights of {what} do not fit: choose a smaller model") from error
+    # Broken files make transformers and the libraries under it raise errors of more than ten kinds.
+    except Exception as error:
+        raise PrefixKVError(f"{what} cannot be loaded: {_reason(error)}") from error
+    finally:
+        logging.set_verbosity(verbosity)
+        if had_bars:
+            logging.enable_progress_bar()
+
+
+def read_part(kind: Any, source: str, trust_remote_code: bool = False) -> Any:
+    """A configuration, tokenizer or processor.
+
+    Args:
+        kind: a class of transformers, such as `AutoConfig`.
+        source: a folder or a hub id.
+        trust_remote_code: whether Python that comes with the files may run.
+    """
+    return kind.from_pretrained(source, trust_remote_code=trust_remote_code)
+
+
+def read_model(kind: Any, source: str, trust_remote_code: bool = False, **arguments: Any) -> Any:
+    """A model with all of its weights.
+
+    Args:
+        kind: an automatic model class of transformers.
+        source: a folder or a hub id.
+        trust_remote_code: whether Python that comes with the files may run.
+        **arguments: of `from_pretrained`.
+
+    Raises:
+        PrefixKVError: weights are missing, or of another shape than the configuration says.
+    """
+    _refuse_pointers(Path(source))
+    # What is of another shape is looked at below; else transformers raises an error that points to a muted report.
+    model, found = kind.from_pretrained(
+        source, trust_remote_code=trust_remote_code, output_loading_info=True, ignore_mismatched_sizes=True, **arguments
+    )
+    missing, unknown = sorted(found["missing_keys"]), sorted(found["unexpected_keys"])
+    mismatched = sorted(found["mismatched_keys"])
+    if mismatched:
+        name, there, wanted = mismatched[0]
+        raise PrefixKVError(
+            f"{len(mismatched)} of the model's weights are of another shape than its configuration says: {name} is one "
+            f"({tuple(there)} in the files, {tuple(wanted)} in the model): download it again, or mend config.json"
+        )
+    if missing:
+        others = f", and {len(unknown)} are there that it has no place for, such as {unknown[0]}" if unknown else ""
+        raise PrefixKVError(
+            f"{len(missing)} of the model's weights are not in its files, such as {missing[0]}{others}: download it "
+            "again, or look for a version in transformers' layout (often named -hf)"
+        )
+    return model
+
+
+def _refuse_pointers(folder: Path) -> None:
+    """Say what is wrong with a repository that was cloned without git-lfs."""
+    files = folder.glob("*.safetensors") if folder.is_dir() else ()
+    for file in files:
+        with file.open("rb") as opened:
+            if opened.read(len(_POINTER)) == _POINTER:
+                raise PrefixKVError(
+                    f"{file.name} is a pointer of git-lfs, not the weights themselves: run `git lfs pull` in {folder}"
+                )
+
+
+def _reason(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    if _OWN_CODE in text and "code" in text:
+        return "it brings Python code of its own, which is not run without your leave: give --trust-remote-code"
+    kind = "" if isinstance(error, (OSError, ValueError, KeyError, ImportError)) else f"{type(error).__name__}: "
+    return f"{kind}{text[:_MOST_CHARACTERS]}" if text else type(error).__name__
+
+
+def chat_template(processor: Any) -> str | None:
+    """The template that renders a conversation, wherever a model's files have it; None where they have none.
+
+    Args:
+        processor: a processor or a bare tokenizer. Older repositories have the template with the tokenizer only, and
+            some have several, by name.
+    """
+    tokenizer = getattr(processor, "tokenizer", None)
+    for owner in (processor, tokenizer):
+        template = getattr(owner, "chat_template", None)
+        if isinstance(template, dict):
+            template = template.get("default")
+        if template:
+            return str(template)
+    return None

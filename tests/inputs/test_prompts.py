@@ -1,0 +1,111 @@
+"""Conversations as model inputs, with the chat templates and tokenizers that published models come with."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from prefixkv.errors import PrefixKVError
+from prefixkv.inputs.prompts import Prompt, Turn
+from prefixkv.inputs.token_ids import stop_tokens
+from prefixkv.models.loading import LoadedModel, load_model
+from prefixkv.models.pretrained import chat_template
+
+PICTURE = Image.new("RGB", (336, 336), "grey")
+
+
+@pytest.fixture(scope="module")
+def demo() -> LoadedModel:
+    return load_model("demo", device="cpu")
+
+
+@pytest.fixture
+def processor(demo: LoadedModel) -> Any:
+    """A copy of the demo's processor, whose template may be changed."""
+    return copy.deepcopy(demo.processor)
+
+
+def ids(processor: Any, question: str = "How many objects are there?", system: str = "") -> list[int]:
+    return Prompt(processor, [Turn(question, (PICTURE,))], system).inputs["input_ids"][0].tolist()
+
+
+def test_a_template_that_only_the_tokenizer_has_is_used(processor: Any) -> None:
+    wanted = ids(processor)
+    processor.tokenizer.chat_template, processor.chat_template = processor.chat_template, None
+    assert ids(processor) == wanted
+    processor.tokenizer.chat_template = {"default": processor.tokenizer.chat_template, "tool_use": "nothing"}
+    assert ids(processor) == wanted
+
+
+def test_a_template_for_plain_texts_gets_the_pictures_mark_in_the_text(processor: Any) -> None:
+    processor.chat_template = "{% for m in messages %}{{ 'USER: ' + m['content'] + ' ASSISTANT:' }}{% endfor %}"
+    text = Prompt(processor, [Turn("What is it?", (PICTURE,))])._render()
+    assert text == f"USER: {processor.image_token}What is it? ASSISTANT:"
+
+
+@pytest.mark.parametrize(
+    "template",
+    ["{% for m in messages %}{{ m['content' }}{% endfor %}", "{{ raise_exception('no such role') }}", "{{ 1 / 0 }}"],
+)
+def test_a_template_that_fails_is_one_line(processor: Any, template: str) -> None:
+    processor.chat_template = template
+    with pytest.raises(PrefixKVError, match="chat template does not take this conversation"):
+        ids(processor)
+
+
+def test_system_text_that_is_refused_trimmed_or_taken(processor: Any) -> None:
+    question = [Turn("")]
+    takes = "{% for m in messages %}{{ m['role'] }}: {{ m['content'][0]['text'] }}\n{% endfor %}"
+    processor.chat_template = takes
+    assert Prompt(processor, question, "Be short. ").shows_system()
+    processor.chat_template = takes.replace("['text']", "['text'] | trim")
+    assert Prompt(processor, question, "Be short. ").shows_system()
+    processor.chat_template = (
+        "{% for m in messages %}{% if m['role'] == 'user' %}{{ m['content'][0]['text'] }}{% endif %}{% endfor %}"
+    )
+    assert not Prompt(processor, question, "Be short.").shows_system()
+
+
+@pytest.mark.parametrize("place", ["question", "system", "answer"])
+def test_the_mark_of_a_picture_in_a_text_is_refused(processor: Any, place: str) -> None:
+    text = f"What does the tag {processor.image_token} do?"
+    turns = [Turn(text if place == "question" else "?", (PICTURE,), text if place == "answer" else None)]
+    with pytest.raises(PrefixKVError, match="mark of a picture"):
+        Prompt(processor, turns, text if place == "system" else "")
+
+
+def test_bytes_that_are_no_text_are_refused(processor: Any) -> None:
+    with pytest.raises(PrefixKVError, match="no UTF-8"):
+        ids(processor, b"caf\xe9".decode(errors="surrogateescape"))
+
+
+def test_what_a_tokenizer_adds_is_there_once_and_never_behind_the_prompt(processor: Any) -> None:
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer = processor.tokenizer
+    wanted = ids(processor)
+    first, last = wanted[0], tokenizer.eos_token_id
+    names = [(tokenizer.convert_ids_to_tokens(token), token) for token in (first, last)]
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{names[0][0]} $A {names[1][0]}", special_tokens=names
+    )
+    assert ids(processor) == wanted
+
+
+def test_every_end_that_is_named_ends_an_answer(demo: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = demo.tokenizer.eos_token_id
+    for named, ends in ((None, {own}), (7, {7, own}), ([7, 8], {7, 8, own})):
+        monkeypatch.setattr(demo.model.generation_config, "eos_token_id", named)
+        assert stop_tokens(demo) == ends
+    monkeypatch.setattr(demo.tokenizer, "_special_tokens_map", {})
+    monkeypatch.setattr(demo.model.generation_config, "eos_token_id", None)
+    assert stop_tokens(demo) == set()
+
+
+def test_no_template_anywhere_is_none(processor: Any) -> None:
+    assert chat_template(processor)
+    processor.chat_template = processor.tokenizer.chat_template = None
+    assert chat_template(processor) is None

@@ -1,0 +1,131 @@
+"""Folders with one thing wrong: nothing of them runs, and no model answers that is not whole."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+import prefixkv
+from prefixkv.demo import weights_path
+from prefixkv.errors import PrefixKVError
+from prefixkv.models.loading import load_model
+from prefixkv.models.placement import Placement
+
+Edit = Callable[[Path], None]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A copy of the demo model, in which a file may be changed."""
+    copy = tmp_path / "model"
+    shutil.copytree(weights_path(), copy)
+    for path in copy.iterdir():
+        path.chmod(0o644)
+    return copy
+
+
+def change_json(path: Path, **values: object) -> None:
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | values))
+
+
+def change_text_part(folder: Path, **values: object) -> None:
+    content = json.loads((folder / "config.json").read_text())
+    content["text_config"] |= values
+    (folder / "config.json").write_text(json.dumps(content))
+
+
+def rename_weights(folder: Path, old: str, new: str | None) -> None:
+    """Give weights another name; None leaves them out."""
+    index = json.loads((folder / "model.safetensors.index.json").read_text())
+    for part in sorted(folder.glob("model-*.safetensors")):
+        kept = {name: value for name, value in load_file(part).items() if new is not None or old not in name}
+        save_file({name.replace(old, new or old): value for name, value in kept.items()}, part, {"format": "pt"})
+    index["weight_map"] = {
+        name.replace(old, new or old): file
+        for name, file in index["weight_map"].items()
+        if new is not None or old not in name
+    }
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+@pytest.mark.parametrize(
+    ("edit", "says"),
+    [
+        (lambda folder: rename_weights(folder, "layers.3.", None), "weights are not in its files, such as"),
+        (lambda folder: rename_weights(folder, "layers.3.", "stages.3."), "that it has no place for, such as"),
+        (lambda folder: change_text_part(folder, intermediate_size=32), "of another shape than its configuration says"),
+        (
+            lambda folder: next(folder.glob("model-00002*")).write_text("version https://git-lfs.github.com/spec/v1\n"),
+            "is a pointer of git-lfs",
+        ),
+        (lambda folder: next(folder.glob("model-00002*")).write_bytes(b"\xff" * 200), "cannot be loaded"),
+        (lambda folder: change_text_part(folder, num_key_value_heads=0), "cannot be loaded"),
+        (lambda folder: change_text_part(folder, num_hidden_layers="8"), "cannot be loaded"),
+    ],
+    ids=["missing", "renamed", "shape", "pointer", "damaged", "no heads", "text for a number"],
+)
+def test_a_model_that_is_not_whole_is_refused_in_one_line(folder: Path, edit: Edit, says: str) -> None:
+    edit(folder)
+    with pytest.raises(PrefixKVError, match=says) as refused:
+        load_model(str(folder), device="cpu")
+    assert "\n" not in str(refused.value)
+    assert "internal" not in str(refused.value)
+
+
+@pytest.fixture
+def own_code(tmp_path: Path) -> Path:
+    """A folder whose configuration is Python of its own, which leaves a mark where it runs."""
+    made = tmp_path / "own"
+    made.mkdir()
+    (made / "config.json").write_text(
+        json.dumps({"model_type": "mycustom", "auto_map": {"AutoConfig": "configuration_x.XConfig"}})
+    )
+    (made / "configuration_x.py").write_text(
+        "import pathlib\n"
+        f"pathlib.Path({str(tmp_path / 'HAS_RUN')!r}).write_text('yes')\n"
+        "from transformers import PretrainedConfig\n"
+        "class XConfig(PretrainedConfig):\n    model_type = 'mycustom'\n"
+    )
+    return made
+
+
+def test_code_of_a_folder_does_not_run_whatever_stdin_says(
+    own_code: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stdin = io.StringIO("y\ny\n")
+    monkeypatch.setattr(sys, "stdin", stdin)
+    with pytest.raises(PrefixKVError, match="give --trust-remote-code"):
+        load_model(str(own_code), device="cpu")
+    assert not (own_code.parent / "HAS_RUN").exists()
+    assert stdin.tell() == 0
+    assert capsys.readouterr().out == ""
+
+
+def test_code_runs_where_the_user_says_so_and_that_is_said(
+    own_code: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
+    notices: list[str] = []
+    # The configuration is read by its own code; that it is no model's is found out behind it.
+    with pytest.raises(PrefixKVError):
+        load_model(str(own_code), "cpu", notify=notices.append, placement=Placement(trust_remote_code=True))
+    assert (own_code.parent / "HAS_RUN").exists()
+    assert any("may run on this machine" in notice for notice in notices)
+
+
+def test_transformers_logs_as_before_once_a_model_is_loaded() -> None:
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_warning()
+    prefixkv.load_model("demo", device="cpu")
+    assert transformers_logging.get_verbosity() == logging.WARNING
+    assert transformers_logging.is_progress_bar_enabled()
