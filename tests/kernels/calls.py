@@ -93,13 +93,11 @@ class Call:
         operation: name of the function in `prefixkv.kernels.dispatch`.
         way: what is special about it, for the test's name.
         arguments: made anew for each run, since some operations work in place.
-        multiplies: whether the kernel multiplies matrices, which Triton's interpreter cannot do in bfloat16.
     """
 
     operation: str
     way: str
     arguments: Callable[[], Arguments]
-    multiplies: bool = False
 
     def run(self, package: str) -> Any:
         """Call the operation through the dispatch, with the plain twins (`torch`) or the kernels (`triton`) in it."""
@@ -138,7 +136,6 @@ def _scoring(shape: Shape, numbers: Numbers) -> Iterator[Call]:
                 "attention_mass",
                 f"{rows} rows, {count} queries",
                 lambda queries=queries, keys=keys: (queries, keys, 0.1),
-                True,
             )
     keys = numbers(1, kv_heads, tokens, dim)
     for count, own in ((16, 0), (40, 0), (40, 24)):
@@ -147,11 +144,10 @@ def _scoring(shape: Shape, numbers: Numbers) -> Iterator[Call]:
             "attention_peak",
             f"{count} queries, {own} of the text",
             lambda queries=queries, own=own: (queries, keys, 0.1, own),
-            True,
         )
     many = numbers(shape.rows, kv_heads, tokens, dim)
     placed = numbers(1, heads, 16, dim)
-    yield Call("attention_peak", "one placement for many rows", lambda: (placed, many, 0.1, 0), True)
+    yield Call("attention_peak", "one placement for many rows", lambda: (placed, many, 0.1, 0))
 
 
 def _choosing(shape: Shape, numbers: Numbers) -> Iterator[Call]:
@@ -196,13 +192,13 @@ def _storing(shape: Shape, numbers: Numbers) -> Iterator[Call]:
         for bits in (None, 8, 4, 2):
             way = f"{heads} choices, {'chosen' if chosen else 'the first'}, {bits} bits"
             moves = [move(heads, chosen=chosen, ranked=ranked, bits=None) for _ in range(2)]
-            yield Call("gather", way, lambda moves=moves, bits=bits: (moves, bits), bits is not None)
+            yield Call("gather", way, lambda moves=moves, bits=bits: (moves, bits))
     for bits in (8, 4, 2):
         moves = [move(kv_heads, chosen=True, ranked=True, bits=bits)]
         yield Call("gather", f"of entries in {bits} bits", lambda moves=moves: (moves, None))
         for vectors in (numbers(1, kv_heads, tokens, dim), numbers(2, kv_heads, dim)):
             way = f"{bits} bits, {vectors.ndim} dimensions"
-            yield Call("pack", way, lambda vectors=vectors, bits=bits: (vectors, bits), True)
+            yield Call("pack", way, lambda vectors=vectors, bits=bits: (vectors, bits))
 
 
 def _packed(vectors: torch.Tensor, bits: int) -> torch.Tensor:
@@ -241,7 +237,6 @@ def _decoding(shape: Shape, numbers: Numbers) -> Iterator[Call]:
                 "decode_attention",
                 f"{rows} rows, {bits} bits",
                 lambda rows=rows, bits=bits: _decode_arguments(shape, numbers, rows, bits),
-                True,
             )
 
 
