@@ -30,6 +30,7 @@ class Turns:
             inputs = {"input_ids": torch.cat([out, tiny.text(12, seed=turn)], dim=1)}
 
 
+@pytest.mark.exhaustive(keep=9)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("seed", range(3))
 def test_whole_budget_equals_stock_over_three_turns(method: str, seed: int) -> None:

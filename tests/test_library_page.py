@@ -17,7 +17,7 @@ def test_examples_run() -> None:
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     assert len(blocks) == 7
     done = subprocess.run(
-        [sys.executable, "-c", "\n".join(blocks)], capture_output=True, text=True, timeout=280, check=False
+        [sys.executable, "-c", "\n".join(blocks)], capture_output=True, text=True, timeout=400, check=False
     )
     assert done.returncode == 0, done.stderr
     answer, kept, rows, piped, first, _ = done.stdout.splitlines()

@@ -84,7 +84,7 @@ def test_commands_need_no_posix(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         cwd=ROOT,
-        timeout=280,
+        timeout=400,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -55,6 +55,7 @@ def assert_same_cache(one: Conversation, other: Conversation) -> None:
     assert [list(layer.window) for layer in one.cache.layers] == [list(layer.window) for layer in other.cache.layers]
 
 
+@pytest.mark.exhaustive(keep=4)
 @pytest.mark.parametrize("method", EVICTING)
 def test_stopped_turn_is_kept_exactly_as_far_as_it_was_said(demo: LoadedModel, method: str) -> None:
     """The next answers are those of a conversation in which that answer was as long as what was said, and no longer."""
@@ -72,6 +73,7 @@ def test_stopped_turn_is_kept_exactly_as_far_as_it_was_said(demo: LoadedModel, m
     assert [said(stopped, question) for question in LATER] == [said(cut, question) for question in LATER]
 
 
+@pytest.mark.exhaustive(keep=4)
 @pytest.mark.parametrize("budget", ["20%", "400KiB"])
 @pytest.mark.parametrize("method", EVICTING)
 def test_turn_that_fails_in_the_middle_was_never_asked(demo: LoadedModel, method: str, budget: str) -> None:
@@ -96,6 +98,7 @@ def test_turn_that_fails_in_the_middle_was_never_asked(demo: LoadedModel, method
     assert [said(failed, question) for question in LATER] == [said(never, question) for question in LATER]
 
 
+@pytest.mark.exhaustive(keep=4)
 @pytest.mark.parametrize("method", EVICTING)
 def test_undone_turn_was_never_asked(demo: LoadedModel, method: str) -> None:
     undone, never = begun(demo, method=method), begun(demo, method=method)

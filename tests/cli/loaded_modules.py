@@ -58,7 +58,7 @@ def what_is_loaded(commands: list[list[str]], cwd: Path | None = None) -> list[L
         text=True,
         cwd=cwd,
         env=environment(),
-        timeout=200,
+        timeout=400,
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, ""), done.stderr

@@ -40,7 +40,7 @@ def run_in_new_process(*arguments: str, **options: Any) -> subprocess.CompletedP
     if "input" not in options:
         options.setdefault("stdin", subprocess.DEVNULL)
     options.setdefault("env", environment())
-    return subprocess.run([*PROGRAM, *arguments], capture_output=True, text=True, timeout=120, **options)
+    return subprocess.run([*PROGRAM, *arguments], capture_output=True, text=True, timeout=400, **options)
 
 
 def run_here(

@@ -27,7 +27,7 @@ class Terminal:
             PROGRAM[0],
             [*PROGRAM[1:], *arguments],
             encoding="utf-8",
-            timeout=60,
+            timeout=400,
             dimensions=(rows, columns),
             env={**ENVIRONMENT, **environment},
         )

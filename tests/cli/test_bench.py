@@ -53,6 +53,7 @@ def test_every_cell_is_measured_against_stock_generate(run: Run, tmp_path: Path)
             assert cell["roofline_share"] == pytest.approx(cell["roofline_ms"] / cell["step_ms"])
 
 
+@pytest.mark.exhaustive
 def test_rows_that_are_read_in_chunks_are_joined(run: Run) -> None:
     arguments = ("bench", "--shape", "small", "--context", "50", "--batch", "5", "--baseline", "none", *QUICK, "--json")
     whole, chunked = run(*arguments, "--equal-shares"), run(*arguments, "--rows-at-once", "2")
@@ -92,6 +93,7 @@ def test_bad_input_is_one_line(run: Run, arguments: tuple[str, ...], message: st
     assert message in done.stderr
 
 
+@pytest.mark.exhaustive
 def test_guided_is_measured_with_random_look_ahead_and_without(run: Run) -> None:
     quick = ("--new-tokens", "4", "--repeats", "1", "--device", "cpu", "--baseline", "none", "--context", "60")
     done = run("bench", "--shape", "small", *quick, "--method", "guided", "--json")

@@ -34,7 +34,7 @@ def test_two_processes_measure_what_one_measures(
     start = [sys.executable, "-m", "accelerate.commands.launch", *launcher, "--main_process_port", "0"]
     out = tmp_path / "together.json"
     command = [*start, "-m", "prefixkv_cli", *arguments, "--out", str(out)]
-    together = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=200)
+    together = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=400)
     assert together.returncode == 0, together.stderr
     assert together.stderr.count("saved ") == 1
     assert together.stdout == alone.stdout

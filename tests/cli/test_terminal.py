@@ -50,13 +50,14 @@ def test_answer_in_a_terminal_has_a_live_view_and_ends_whole(start: Start) -> No
     assert "saved" in table
 
 
+@pytest.mark.exhaustive
 def test_answer_stays_plain_where_only_stderr_is_a_terminal(picture: Path, model_folder: Path, tmp_path: Path) -> None:
     words = [*PROGRAM, "chat", str(picture), "--model", str(model_folder), "-p", "ba be bi", "--max-new-tokens", "80"]
     child: pexpect.spawn[str] = pexpect.spawn(
         "/bin/sh",
         ["-c", f'exec "$0" "$@" > {tmp_path / "answer"}', *words],
         encoding="utf-8",
-        timeout=60,
+        timeout=400,
         dimensions=(30, 100),
         env=ENVIRONMENT,
     )
@@ -67,6 +68,7 @@ def test_answer_stays_plain_where_only_stderr_is_a_terminal(picture: Path, model
     assert len(answer.split()) == 80
 
 
+@pytest.mark.exhaustive
 def test_plain_and_quiet_show_nothing_but_the_answer(start: Start) -> None:
     for option in ("--plain", "--quiet"):
         terminal = start("-p", "ba be bi", "--max-new-tokens", "60", option)
@@ -78,6 +80,7 @@ def test_plain_and_quiet_show_nothing_but_the_answer(start: Start) -> None:
     assert "layer" not in terminal.text
 
 
+@pytest.mark.exhaustive
 def test_no_color_leaves_no_colour(start: Start) -> None:
     coloured = start("-p", "ba be bi", "--max-new-tokens", "150")
     assert coloured.end() == 0
@@ -88,6 +91,7 @@ def test_no_color_leaves_no_colour(start: Start) -> None:
     assert "█" in plain.raw
 
 
+@pytest.mark.exhaustive
 def test_interrupting_a_single_answer_exits_with_130(start: Start) -> None:
     terminal = start("-p", "ba be bi", "--max-new-tokens", "4000")
     terminal.wait_for("evicted")
@@ -107,6 +111,7 @@ def test_interrupt_at_the_prompt_clears_a_line_and_leaves_on_an_empty_one(start:
     assert terminal.end() == 130
 
 
+@pytest.mark.exhaustive
 def test_leaving_by_end_of_file_and_by_command_exits_with_0(start: Start) -> None:
     for line in ("\x04", "/exit\r", "exit\r"):
         terminal = start()
@@ -158,6 +163,7 @@ def test_lines_of_input_history_and_completion(start: Start, tmp_path: Path) -> 
     assert "bi bo" in history
 
 
+@pytest.mark.exhaustive
 def test_dropped_pictures_are_understood(start: Start, tmp_path: Path) -> None:
     data = (tmp_path / "picture.png").read_bytes()
     for name in ("two words.png", "it's.png", "third.png"):
@@ -192,7 +198,7 @@ def test_conversation_about_a_piped_picture_reads_the_keyboard(
         "/bin/sh",
         ["-c", f'"$0" "$@" < {picture}', *words],
         encoding="utf-8",
-        timeout=60,
+        timeout=400,
         dimensions=(30, 100),
         env={**ENVIRONMENT, "PREFIXKV_HOME": str(tmp_path / "home")},
     )

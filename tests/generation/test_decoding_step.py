@@ -77,6 +77,7 @@ def run(model: Any, opened: Any, own: bool) -> tuple[torch.Tensor, list[torch.Te
         return torch.stack(found), [cache.kept_positions(layer) for layer in range(len(cache.layers))]
 
 
+@pytest.mark.exhaustive(keep=6)
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize(
     ("budget", "method"), [("100%", "full"), ("30%", "prefixkv"), ("20tok", "h2o"), ("9tok", "local")]

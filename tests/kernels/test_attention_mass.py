@@ -46,6 +46,7 @@ def peak_bytes(length: int) -> int:
     return memory.peak_bytes
 
 
+@pytest.mark.exhaustive
 def test_memory_grows_linearly_at_most() -> None:
     """Twice the tokens: twice the memory at most, far from the 32 x 8,192 x 8,192 x 4 bytes of the matrix."""
     small, large = peak_bytes(4096), peak_bytes(8192)

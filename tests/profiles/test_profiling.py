@@ -40,6 +40,7 @@ def test_curves_are_those_of_the_whole_matrices(demo: LoadedModel) -> None:
         assert layer.gini == pytest.approx(gini, abs=1e-3)
 
 
+@pytest.mark.exhaustive
 def test_two_calibration_sets_give_nearly_the_same_shares(demo: LoadedModel) -> None:
     """The paper's claim that a layer's curve is stable: 10 samples each, none in common."""
     shares = []
@@ -56,6 +57,7 @@ def test_nan_and_no_samples_are_refused(demo: LoadedModel) -> None:
         LayerProfile.measure(demo, [], "nothing")
 
 
+@pytest.mark.exhaustive
 def test_perplexity_rises_as_the_budget_falls(demo: LoadedModel) -> None:
     references = own_answers(demo, drawn_samples(2, first_seed=301), 24)
     values = [
