@@ -69,6 +69,7 @@ def test_any_head_size_and_group(
     check(name, queries, keys, head_dim**-0.5)
 
 
+@pytest.mark.exhaustive(keep=1)
 @pytest.mark.parametrize("query_len", [1, 16, 32, 200])
 def test_last_queries_over_a_long_context(dtype: torch.dtype, query_len: int, triton_device: torch.device) -> None:
     key_len = 16_384 if ON_GPU else 2_000
@@ -77,6 +78,7 @@ def test_last_queries_over_a_long_context(dtype: torch.dtype, query_len: int, tr
     check("attention_mass", queries, keys, 0.125)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.gpu
 def test_whole_prompt_of_16384(dtype: torch.dtype, triton_device: torch.device) -> None:
     queries = noise(1, 2, 16_384, 128, dtype=dtype, device=triton_device, seed=1, scale=2)
