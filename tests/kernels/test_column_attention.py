@@ -78,7 +78,6 @@ def test_last_queries_over_a_long_context(dtype: torch.dtype, query_len: int, tr
     check("attention_mass", queries, keys, 0.125)
 
 
-@pytest.mark.exhaustive
 @pytest.mark.gpu
 def test_whole_prompt_of_16384(dtype: torch.dtype, triton_device: torch.device) -> None:
     queries = noise(1, 2, 16_384, 128, dtype=dtype, device=triton_device, seed=1, scale=2)

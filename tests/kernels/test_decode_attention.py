@@ -133,7 +133,6 @@ def test_any_head_size_and_group(dtype: torch.dtype, group: int, head_dim: int, 
     check(dtype, triton_device, 90, 89, group, **{**SHAPE, "batch": 1, "head_dim": head_dim})
 
 
-@pytest.mark.exhaustive(keep=1)
 @pytest.mark.gpu
 @pytest.mark.parametrize("kept", [16_383, 16_384, 16_385])
 @pytest.mark.parametrize("group", [1, 7])
@@ -233,7 +232,6 @@ def test_packed_entries_that_one_program_reads(
     check_packed(dtype, triton_device, bits, 107, 3, group, head_dim)
 
 
-@pytest.mark.exhaustive(keep=1)
 @pytest.mark.gpu
 @pytest.mark.parametrize("bits", [8, 4])
 @pytest.mark.parametrize(("group", "head_dim"), [(7, 128), (16, 128), (1, 256)])

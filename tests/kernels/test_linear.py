@@ -76,7 +76,6 @@ def test_residual_linear(rows: int, outputs: int, inputs: int, bias: bool, draw:
     check("linear.residual_linear", draw(rows, inputs), weight, draw(rows, outputs, scale=5))
 
 
-@pytest.mark.exhaustive(keep=1)
 @pytest.mark.gpu
 def test_sizes_of_a_7b_model(draw: Callable[..., torch.Tensor]) -> None:
     gain, hidden = draw(4096), draw(1, 4096)

@@ -71,7 +71,6 @@ def test_triton_curve_is_the_plain_one(rows: int, seen_len: int, triton_device: 
     assert implementation("curve", values, "triton")(values).isnan().all(dim=-1).tolist() == [True, False]
 
 
-@pytest.mark.exhaustive(keep=1)
 @pytest.mark.gpu
 @pytest.mark.parametrize("seen_len", [2944, 16_384, 32_768, 40_000])
 def test_long_rows(seen_len: int, triton_device: torch.device) -> None:

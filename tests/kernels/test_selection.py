@@ -31,7 +31,6 @@ def test_same_entries_ties_included(
         assert found.equal(implementation("selection", importance, "torch")(*arguments))
 
 
-@pytest.mark.exhaustive(keep=1)
 @pytest.mark.gpu
 @pytest.mark.parametrize("seen_len", [2944, 16_384, 32_768, 40_000])
 def test_long_rows(seen_len: int, triton_device: torch.device) -> None:
