@@ -21,6 +21,7 @@ from prefixkv.cache.prefix_cache import PrefixKVCache
 from prefixkv.generation.captured.graph import CapturedStep
 from prefixkv.generation.decoding import decode_rows
 from prefixkv.generation.sampling import Sampling
+from prefixkv.kernels.entry_table import WHOLE_BITS
 from prefixkv.models.geometry import KVGeometry
 from prefixkv.policy.budget import Budget
 from prefixkv.policy.look_ahead import LookAhead
@@ -155,7 +156,7 @@ def _measure_own(load: Load, cell: Cell) -> Cell:
         seconds = list(_durations(steps))
         usage, plain = (
             cache.usage(),
-            bool(refusals) or not CapturedStep.is_ready(model, load.batch, cache.layers[0].bits),
+            bool(refusals) or not CapturedStep.is_ready(model, load.batch, cache.layers[0].bits or WHOLE_BITS),
         )
     first, later = seconds[1], seconds[2:]
     return replace(

@@ -17,6 +17,7 @@ from prefixkv.generation.captured.steps import CapturedSteps
 from prefixkv.generation.choice import TokenChoice
 from prefixkv.generation.sampling import Sampling
 from prefixkv.kernels.dispatch import plain_path_is_wanted
+from prefixkv.kernels.entry_table import WHOLE_BITS
 from prefixkv.transformers_compat import cache_argument
 
 FEW_TOKENS = 4
@@ -122,7 +123,7 @@ def _steps(
     if captured is None and plain_path_is_wanted():
         captured = False
     if captured is None:
-        ready = CapturedStep.is_ready(model, tokens.shape[0], cache.layers[0].bits)
+        ready = CapturedStep.is_ready(model, tokens.shape[0], cache.layers[0].bits or WHOLE_BITS)
         captured = None if tokens.is_cuda and (ready or max_new_tokens > FEW_TOKENS) else False
     if captured is False:
         return _PlainSteps(model, cache, choose, tokens)

@@ -1,13 +1,16 @@
-"""One token's attention over the stored entries, its own among them, which is rotated and written on the way.
+"""One token's attention in each row over the row's stored entries, its own among them, which is written on the way.
 
-Knows nothing of caches or budgets: which slot the entry takes and how many are in use is told by the entry table.
+Knows nothing of caches or budgets: which slot the entry takes and how many are in use is told by the entry table. Rows
+may differ in length, in capacity and in precision.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
-from prefixkv.kernels.entry_table import EntryTable
+from prefixkv.kernels.entry_table import WHOLE_BITS, EntryTable
 from prefixkv.kernels.packing import pack, unpack
 
 
@@ -15,47 +18,67 @@ def decode_attention(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    cosine: torch.Tensor,
-    sine: torch.Tensor,
+    cosine: torch.Tensor | None,
+    sine: torch.Tensor | None,
     scale: float,
     table: EntryTable,
     layer: int,
-    bits: int | None = None,
+    formats: Sequence[int] = (WHOLE_BITS,),
+    softcap: float | None = None,
 ) -> torch.Tensor:
-    """Rotate query and key, write the entry into its slot, and attend to all entries in use.
+    """Rotate query and key, write each row's entry into its slot, and attend to all of the row's entries in use.
 
     Args:
-        query: (batch, query_heads * head_dim), before RoPE; head `h` is `h * head_dim ..`.
-        key: (batch, kv_heads * head_dim), before RoPE, same dtype.
+        query: (rows, query_heads, head_dim), before RoPE; rows may lie apart.
+        key: (rows, kv_heads, head_dim), before RoPE, same dtype.
         value: same shape.
-        cosine: (batch, head_dim), of the token's position, same dtype.
+        cosine: (rows, head_dim), of each row's position, same dtype; None where query and key are rotated already.
         sine: same shape.
         scale: factor on the dot products.
-        table: says where this layer's entries lie; their keys, values, positions and importance at the slot are
-            overwritten, the importance with 0.
-        layer: row of the table.
-        bits: 8 or 4 where entries are packed (`prefixkv.kernels.packing`); the new one is packed too before it is
-            attended to.
+        table: says where each row's entries in this layer lie; their keys, values, positions and importance at the
+            slot are overwritten, the importance with 0. A packed entry is rounded before it is attended to.
+        layer: of the table.
+        formats: the precisions that occur in this layer of the table.
+        softcap: bound of the logits, which tanh squeezes into it (Gemma 2, arXiv 2408.00118, 2); None for none.
 
     Returns:
-        (batch, query_heads * head_dim), in the dtype of the query.
+        (rows, query_heads, head_dim), contiguous, in the dtype of the query; 0 in idle rows.
     """
-    entries = table.layers[layer]
-    (batch, kv_heads), head_dim = entries.keys.shape[:2], cosine.shape[-1]
-    query, key = (_rotate(x.reshape(batch, -1, head_dim), cosine[:, None], sine[:, None]) for x in (query, key))
-    value = value.reshape(batch, kv_heads, head_dim)
-    entries.keys[:, :, entries.slot] = key if bits is None else pack(key, bits)
-    entries.values[:, :, entries.slot] = value if bits is None else pack(value, bits)
-    entries.positions[..., entries.slot] = entries.position
-    entries.importance[..., entries.slot] = 0.0
+    if cosine is not None and sine is not None:
+        query, key = (_rotate(x, cosine[:, None], sine[:, None]) for x in (query, key))
+    output = torch.zeros_like(query, memory_format=torch.contiguous_format)
+    for row, entries in enumerate(table.entries[layer]):
+        if entries is None:
+            continue
+        cell = table.cell(layer, row)
+        slot, kept, bits = cell["slot"], cell["kept_tokens"], cell["bits"]
+        if bits not in formats:
+            raise ValueError(f"row {row} is stored in {bits} bits, which is not among {tuple(formats)}")
+        keys, values = entries.keys[0], entries.values[0]
+        for buffer, new in ((keys, key[row]), (values, value[row])):
+            buffer[:, slot] = new if bits == WHOLE_BITS else pack(new, bits)
+        keys, values = keys[:, :kept], values[:, :kept]
+        if bits != WHOLE_BITS:
+            keys, values = unpack(keys, bits, query.dtype), unpack(values, bits, query.dtype)
+        entries.positions[..., slot] = cell["seen_tokens"] - 1
+        entries.importance[..., slot] = 0.0
+        output[row] = _attended(query[row], keys, values, scale, softcap)
+    return output
+
+
+def _attended(
+    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scale: float, softcap: float | None
+) -> torch.Tensor:
+    """(query_heads, head_dim), of a query (query_heads, head_dim) and entries (kv_heads, kept_tokens, head_dim)."""
     # As transformers' own attention does it: its CPU kernel takes no grouped heads without copies.
-    group = query.shape[1] // kv_heads
-    stored = [buffer[:, :, : entries.kept_tokens] for buffer in (entries.keys, entries.values)]
-    if bits is not None:
-        stored = [unpack(buffer, bits, query.dtype) for buffer in stored]
-    keys, values = (buffer.repeat_interleave(group, dim=1) for buffer in stored)
-    output = torch.nn.functional.scaled_dot_product_attention(query[:, :, None], keys, values, scale=scale)
-    return output.reshape(batch, -1)
+    group = query.shape[0] // keys.shape[0]
+    keys, values = (part.repeat_interleave(group, dim=0) for part in (keys, values))
+    if softcap is None:
+        attend = torch.nn.functional.scaled_dot_product_attention
+        return attend(query[None, :, None], keys[None], values[None], scale=scale)[0, :, 0]
+    logits = (query[:, None] @ keys.transpose(1, 2) * scale).to(torch.promote_types(query.dtype, torch.float32))
+    weights = (softcap * torch.tanh(logits / softcap)).softmax(dim=-1)
+    return (weights.to(query.dtype) @ values)[:, 0]
 
 
 def _rotate(x: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor) -> torch.Tensor:

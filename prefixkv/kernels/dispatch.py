@@ -10,14 +10,12 @@ from typing import Any
 
 import torch
 
-from prefixkv.kernels.entry_table import EntryTable
+from prefixkv.kernels.entry_table import WHOLE_BITS, EntryTable
 from prefixkv.kernels.gathering import Move, Moved
 from prefixkv.kernels.linear import Weight
 
 PLAIN_DTYPES = {torch.float64}
 """What Triton's versions do not take."""
-PLAIN_BITS = {2}
-"""Nor vectors in so few bits."""
 OLDEST_TRITON = (3, 6)
 """What comes with torch 2.10; the kernels multiply matrices that are narrower than some older versions allow."""
 
@@ -64,9 +62,9 @@ def _find(package: str, operation: str) -> Callable[..., Any]:
     return found
 
 
-def _run(operation: str, like: torch.Tensor, *args: Any, name: str | None = None) -> Any:
+def _run(operation: str, like: torch.Tensor, *args: Any) -> Any:
     """Run an operation where its tensors are: Triton starts its kernels on the current device, whatever it is given."""
-    function = implementation(operation, like, name)
+    function = implementation(operation, like)
     if like.is_cuda and like.device.index != torch.cuda.current_device():
         with torch.cuda.device(like.device):
             return function(*args)
@@ -107,12 +105,12 @@ def curve(values: torch.Tensor) -> torch.Tensor:
 
 def gather(moves: Sequence[Move], bits: int | None = None) -> list[Moved]:
     """See `prefixkv.kernels.gathering`."""
-    return _run("gathering.gather", moves[0].keys, moves, bits, name="torch" if bits in PLAIN_BITS else None)
+    return _run("gathering.gather", moves[0].keys, moves, bits)
 
 
 def pack(vectors: torch.Tensor, bits: int) -> torch.Tensor:
     """See `prefixkv.kernels.packing`."""
-    return _run("packing.pack", vectors, vectors, bits, name="torch" if bits in PLAIN_BITS else None)
+    return _run("packing.pack", vectors, vectors, bits)
 
 
 def rotary(
@@ -126,15 +124,21 @@ def decode_attention(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    cosine: torch.Tensor,
-    sine: torch.Tensor,
+    cosine: torch.Tensor | None,
+    sine: torch.Tensor | None,
     scale: float,
     table: EntryTable,
     layer: int,
-    bits: int | None = None,
+    formats: Sequence[int] = (WHOLE_BITS,),
+    softcap: float | None = None,
 ) -> torch.Tensor:
     """See `prefixkv.kernels.decode_attention`."""
-    return _run("decode_attention", query, query, key, value, cosine, sine, scale, table, layer, bits)
+    return _run("decode_attention", query, query, key, value, cosine, sine, scale, table, layer, formats, softcap)
+
+
+def next_slots(table: EntryTable) -> None:
+    """See `prefixkv.kernels.next_slots`."""
+    _run("next_slots", table.cells, table)
 
 
 def normed_linear(

@@ -1,7 +1,8 @@
-"""Where every layer's entries lie and where the next one goes, as one small tensor on the device.
+"""Where the entries of all layers and rows lie and where the next ones go, as one small tensor on the device.
 
-A captured step must not change, but buffers are made anew with every turn and grow while decoding. So the step reads
-addresses and lengths from this table, and the host uploads a new table before every step: a few kilobytes.
+A captured step must not change, but rows come and go, and their buffers are made anew with every turn and grow while
+decoding. So the step reads addresses and lengths from this table and counts in it (`prefixkv.kernels.next_slots`); the
+host writes a row's cells when the row comes, when its buffers are others, and when it goes.
 """
 
 from __future__ import annotations
@@ -11,64 +12,126 @@ from dataclasses import dataclass
 
 import torch
 
-COLUMNS = ("keys", "values", "positions", "importance", "capacity", "slot", "kept_tokens", "position", "choices")
-"""Addresses of a layer's four buffers; entries that they can hold; where the new entry goes; entries with it; the new
-token's position; heads that choose their own entries (1 where all kv heads share a choice)."""
+COLUMNS = (
+    "keys",
+    "values",
+    "positions",
+    "importance",
+    "order",
+    "capacity",
+    "order_size",
+    "bits",
+    "choices",
+    "slot",
+    "kept_tokens",
+    "seen_tokens",
+    "anchor_seen",
+    "anchor_kept",
+    "limit",
+    "head",
+    "count",
+    "active",
+)
+"""Of a cell, which is one row in one layer: addresses of the five buffers; entries and slots that they can hold; bits
+of an element; heads that choose their own entries (1 where all kv heads share a choice); then what `LayerEntries` says
+of the same names; 1 where there is such a row, 0 where it is idle."""
+WHOLE_BITS = 16
+"""Stands for the model's own precision, whatever it is."""
+SHARE, RELEASE = -1, -2
+"""Limits that rise with the text; see `LayerEntries.limit`."""
 
 
 @dataclass(frozen=True)
 class LayerEntries:
-    """One layer's buffers and the slot of the token that is being read.
+    """One row's entries in one layer: its buffers, and how far it has come when this is written to the table.
 
     Attributes:
-        keys: (batch, kv_heads, capacity, head_dim), contiguous.
-        values: same shape.
-        positions: (batch, choices, capacity), int64, contiguous.
-        importance: (batch, choices, capacity), float32, contiguous.
-        slot: where the new entry goes.
-        kept_tokens: entries with the new one; the first so many are in use.
-        position: of the new token.
+        keys: (1, kv_heads, capacity, head_dim), contiguous; packed rows (`prefixkv.kernels.packing`), uint8.
+        values: same shape and dtype.
+        positions: (1, choices, capacity), int64, contiguous.
+        importance: (1, choices, capacity), float32, contiguous.
+        order: (order_size,), int32, a ring of the slots that may be evicted; order_size >= capacity.
+        bits: in which an element is stored: 8, 4 or 2, or `WHOLE_BITS`.
+        slot: of the newest token's entry.
+        kept_tokens: entries in use, the first so many of the buffers.
+        seen_tokens: tokens read, kept or not.
+        anchor_seen: tokens read when the layer was last compacted.
+        anchor_kept: entries stored then.
+        limit: entries that the layer may hold. `SHARE`: as many of the tokens read since the anchor as of those
+            before it, rounded down. `RELEASE`: one more than now as long as it is less than one entry above
+            `seen_tokens * anchor_kept / anchor_seen`, else as many as now; the two need not be of an anchor then, but
+            may be any share, such as one of 2 ** 32.
+        head: place in `order` of the slot that is evicted first.
+        count: slots in `order`, from `head` on and around its end.
     """
 
     keys: torch.Tensor
     values: torch.Tensor
     positions: torch.Tensor
     importance: torch.Tensor
-    slot: int
-    kept_tokens: int
-    position: int
+    order: torch.Tensor
+    bits: int = WHOLE_BITS
+    slot: int = 0
+    kept_tokens: int = 0
+    seen_tokens: int = 0
+    anchor_seen: int = 1
+    anchor_kept: int = 1
+    limit: int = SHARE
+    head: int = 0
+    count: int = 0
 
     @property
-    def row(self) -> tuple[int, ...]:
-        """The table's row, in the order of `COLUMNS`."""
-        buffers = (self.keys, self.values, self.positions, self.importance)
-        addresses = [buffer.data_ptr() for buffer in buffers]
-        return (*addresses, self.keys.shape[2], self.slot, self.kept_tokens, self.position, self.positions.shape[1])
+    def cell(self) -> tuple[int, ...]:
+        """The table's numbers, in the order of `COLUMNS`."""
+        buffers = (self.keys, self.values, self.positions, self.importance, self.order)
+        sizes = (self.keys.shape[2], self.order.shape[0], self.bits, self.positions.shape[1])
+        anchor = (self.anchor_seen, self.anchor_kept, self.limit)
+        addresses = (buffer.data_ptr() for buffer in buffers)
+        return (*addresses, *sizes, self.slot, self.kept_tokens, self.seen_tokens, *anchor, self.head, self.count, 1)
 
 
 class EntryTable:
-    """The table of all layers; the device's part keeps its address.
+    """The table; it keeps its address.
 
     Attributes:
-        rows: (layers, columns), int64, on the device.
-        layers: what was uploaded last, for the plain kernels. Empty on a GPU: a table outlives the caches that it
-            describes and must not keep their buffers.
+        cells: (layers, rows, columns), int64, on the device; `cells[layer]` may lie with gaps between its rows.
+        entries: by layer and row, the buffers behind the addresses, for the plain kernels; None where a row is idle.
+            On a GPU all are None: a table outlives the rows that it describes and must not keep their buffers.
     """
 
-    def __init__(self, layers: int, device: torch.device) -> None:
-        self.rows = torch.zeros(layers, len(COLUMNS), dtype=torch.int64, device=device)
-        self.layers: Sequence[LayerEntries] = ()
-        pinned = device.type == "cuda"
-        # Two, because the copy out of one may still be on its way when the next table is written.
-        self._staged = [torch.zeros(layers, len(COLUMNS), dtype=torch.int64, pin_memory=pinned) for _ in range(2)]
+    def __init__(self, layers: int, rows: int, device: torch.device) -> None:
+        """Make a table whose rows are all idle."""
+        # A row's cells lie together, so that one copy brings them.
+        self.cells = torch.zeros(rows, layers, len(COLUMNS), dtype=torch.int64, device=device).transpose(0, 1)
+        self.entries: list[list[LayerEntries | None]] = [[None] * rows for _ in range(layers)]
 
-    def upload(self, layers: Sequence[LayerEntries]) -> None:
-        """Describe the next step; on a GPU the copy is queued and the host does not wait.
+    @property
+    def rows(self) -> int:
+        """Rows that there is room for."""
+        return self.cells.shape[1]
+
+    def write(self, row: int, layers: Sequence[LayerEntries]) -> None:
+        """Describe a row; on a GPU the copy is queued behind the steps that are queued, and the host does not wait.
 
         Args:
-            layers: one for each layer.
+            row: which one.
+            layers: one for each layer; their buffers must live until the row is cleared or written again.
         """
-        self.layers = () if self.rows.is_cuda else layers
-        self._staged.reverse()
-        self._staged[0].numpy()[:] = [layer.row for layer in layers]
-        self.rows.copy_(self._staged[0], non_blocking=True)
+        cells = torch.tensor([layer.cell for layer in layers], dtype=torch.int64)
+        if self.cells.is_cuda:
+            # Pinned memory from torch's pool, which does not give it out again before it is read.
+            self.cells[:, row].copy_(cells.pin_memory(), non_blocking=True)
+            return
+        self.cells[:, row] = cells
+        for layer, entries in zip(self.entries, layers, strict=True):
+            layer[row] = entries
+
+    def clear(self, row: int) -> None:
+        """Make a row idle."""
+        self.cells[:, row] = 0
+        for layer in self.entries:
+            layer[row] = None
+
+    def cell(self, layer: int, row: int) -> dict[str, int]:
+        """A cell's numbers by column; on a GPU this waits."""
+        return dict(zip(COLUMNS, self.cells[layer, row].tolist(), strict=True))

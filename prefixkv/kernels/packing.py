@@ -14,12 +14,11 @@ import torch
 
 from prefixkv.kernels.packed_row import STEP_BYTES, packed_size
 
-__all__ = ["NORMAL_STEP", "NORMAL_STEPS", "STEP_BYTES", "hadamard", "pack", "packed_size", "unpack"]
+__all__ = ["NORMAL_STEPS", "STEP_BYTES", "hadamard", "pack", "packed_size", "unpack"]
 
-NORMAL_STEP = 0.3352
-"""Step, in standard deviations, with which 16 equal steps lose least of a normal distribution (Max, 1960)."""
-NORMAL_STEPS = {4: NORMAL_STEP, 2: 0.9957}
-"""By bits: the same for 4 equal steps."""
+NORMAL_STEPS = {4: 0.3352, 2: 0.9957}
+"""By bits: the step, in standard deviations, with which 16 or 4 equal steps lose least of a normal distribution (Max,
+1960)."""
 
 
 def pack(vectors: torch.Tensor, bits: int) -> torch.Tensor:

@@ -14,9 +14,9 @@ import prefixkv
 from prefixkv.benchmark.random_model import random_look_ahead
 from prefixkv.cache import attention
 from prefixkv.cache.prefix_cache import PrefixKVCache
-from prefixkv.generation.captured.entries import next_entries, obstacle, occupy
+from prefixkv.generation.captured.entries import next_entries, obstacle, occupy, write
 from prefixkv.generation.captured.step import decoder_step
-from prefixkv.kernels.entry_table import EntryTable
+from prefixkv.kernels.entry_table import WHOLE_BITS, EntryTable
 from prefixkv.models.decoder_weights import DecoderWeights, UnknownDecoderError
 from prefixkv.models.geometry import KVGeometry
 from prefixkv.transformers_compat import cache_argument
@@ -62,15 +62,15 @@ def run(model: Any, opened: Any, own: bool) -> tuple[torch.Tensor, list[torch.Te
     """Logits of 60 steps behind a prompt, the tokens being given, and the kept positions of every layer."""
     with opened as cache:
         model(input_ids=tiny.text(40), **cache_argument(cache))
-        weights, table = DecoderWeights.of(model), EntryTable(len(cache.layers), torch.device("cpu"))
+        weights, table = DecoderWeights.of(model), EntryTable(len(cache.layers), 1, torch.device("cpu"))
         found = []
         for step in range(60):
             tokens = tiny.text(1, seed=step)
             if own:
                 assert obstacle(cache) is None
-                bits = cache.layers[0].bits
-                table.upload(entries := next_entries(cache))
-                found.append(decoder_step(weights, table, tokens[:, 0], torch.zeros(1, dtype=torch.int64), bits))
+                bits = cache.layers[0].bits or WHOLE_BITS
+                write(table, entries := next_entries(cache))
+                found.append(decoder_step(weights, table, tokens[:, 0], torch.zeros(1, dtype=torch.int64), (bits,)))
                 occupy(cache, entries)
             else:
                 found.append(model(input_ids=tokens, **cache_argument(cache)).logits[:, -1])

@@ -6,6 +6,7 @@ launch that it makes is compiled ahead of time for the GPUs that are supported.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 
 from prefixkv.kernels import dispatch
-from prefixkv.kernels.entry_table import EntryTable, LayerEntries
+from prefixkv.kernels.entry_table import COLUMNS, WHOLE_BITS, EntryTable, LayerEntries
 from prefixkv.kernels.gathering import Move
 from prefixkv.kernels.packing import pack
 
@@ -100,17 +101,22 @@ class Call:
     arguments: Callable[[], Arguments]
 
     def run(self, package: str) -> Any:
-        """Call the operation through the dispatch, with the plain twins (`torch`) or the kernels (`triton`) in it."""
-        chosen = dispatch.implementation
+        """Call the operation through the dispatch, with the plain twins (`torch`) or the kernels (`triton`) in it.
+
+        Returns:
+            What it returns, or the tensors that it changed if it returns nothing.
+        """
+        chosen, arguments = dispatch.implementation, self.arguments()
 
         def implementation(operation: str, like: torch.Tensor, name: str | None = None) -> Callable[..., Any]:
             return chosen(operation, like, name or package)
 
         dispatch.implementation = implementation
         try:
-            return getattr(dispatch, self.operation)(*self.arguments())
+            result = getattr(dispatch, self.operation)(*arguments)
         finally:
             dispatch.implementation = chosen
+        return _counted(*arguments) if result is None else result
 
 
 def calls(shape: Shape, numbers: Numbers) -> Iterator[Call]:
@@ -231,25 +237,55 @@ def _decoding(shape: Shape, numbers: Numbers) -> Iterator[Call]:
                 "residual_linear", way, lambda row=row, mixed=mixed, bias=bias: (mixed, (down, bias), row.clone())
             )
         yield Call("swiglu_linear", f"{rows} rows", lambda row=row: (row, inner_gain, 1e-5, gate, up))
-    for rows in (1, shape.rows):
-        for bits in (None, 8, 4):
-            yield Call(
-                "decode_attention",
-                f"{rows} rows, {bits} bits",
-                lambda rows=rows, bits=bits: _decode_arguments(shape, numbers, rows, bits),
-            )
+    several = shape.rows + 2
+    for rows, formats, rotates, softcap in (
+        (1, (WHOLE_BITS,), True, None),
+        (1, (8,), True, None),
+        (1, (4,), True, None),
+        (1, (2,), True, None),
+        (several, (WHOLE_BITS,), True, None),
+        (several, (WHOLE_BITS, 8, 4, 2), True, None),
+        (several, (WHOLE_BITS, 4), False, 30.0),
+    ):
+        way = f"{rows} rows of {formats}{'' if rotates else ', rotated, capped'}"
+        arguments = functools.partial(_decode_arguments, shape, numbers, rows, formats, rotates, softcap)
+        yield Call("decode_attention", way, arguments)
+    yield Call("next_slots", "rows in several precisions", lambda: (_table(shape, numbers, 3, (WHOLE_BITS, 8)),))
 
 
-def _decode_arguments(shape: Shape, numbers: Numbers, rows: int, bits: int | None) -> Arguments:
-    kv_heads, dim, kept = shape.kv_heads, shape.head_dim, shape.kept
-    keys, values = (numbers(rows, kv_heads, kept + 3, dim) for _ in range(2))
-    if bits is not None:
-        keys, values = pack(keys, bits), pack(values, bits)
-    positions = torch.arange(kept + 3, device=numbers.device).expand(rows, kv_heads, -1).contiguous()
-    entries = LayerEntries(keys, values, positions, positions.float(), slot=5, kept_tokens=kept, position=kept)
-    table = EntryTable(2, numbers.device)
-    table.upload([entries, entries])
-    # On a GPU the table drops them, and only the plain version needs them.
-    table.layers = [entries, entries]
-    token = (numbers(rows, shape.query_heads * dim), numbers(rows, kv_heads * dim), numbers(rows, kv_heads * dim))
-    return (*token, numbers(rows, dim), numbers(rows, dim), dim**-0.5, table, 1, bits)
+def _table(shape: Shape, numbers: Numbers, rows: int, formats: tuple[int, ...]) -> EntryTable:
+    """Two layers of rows that differ in length and precision; the second of several rows is idle."""
+    table = EntryTable(2, rows, numbers.device)
+    for row in range(rows):
+        if row == 1:
+            continue
+        bits, kept = formats[row % len(formats)], shape.kept + row
+        keys, values = (numbers(1, shape.kv_heads, kept + 3, shape.head_dim) for _ in range(2))
+        if bits != WHOLE_BITS:
+            keys, values = pack(keys, bits), pack(values, bits)
+        positions = torch.arange(kept + 3, device=numbers.device).expand(1, shape.kv_heads, -1).contiguous()
+        # Each layer counts in a ring of its own.
+        orders = [torch.arange(kept + 3, dtype=torch.int32, device=numbers.device) for _ in range(2)]
+        counts = {"slot": 5, "kept_tokens": kept, "seen_tokens": kept, "count": kept, "limit": kept}
+        layers = [LayerEntries(keys, values, positions, positions.float(), order, bits, **counts) for order in orders]
+        table.write(row, layers)
+        # On a GPU the table drops them, and only the plain version needs them.
+        for layer, entries in zip(table.entries, layers, strict=True):
+            layer[row] = entries
+    return table
+
+
+def _counted(table: EntryTable) -> list[torch.Tensor]:
+    """What is in a table besides addresses, and its rings."""
+    rings = [entries.order for layer in table.entries for entries in layer if entries is not None]
+    return [table.cells[..., COLUMNS.index("order") + 1 :], *rings]
+
+
+def _decode_arguments(
+    shape: Shape, numbers: Numbers, rows: int, formats: tuple[int, ...], rotates: bool, softcap: float | None
+) -> Arguments:
+    heads, kv_heads, dim = shape.query_heads, shape.kv_heads, shape.head_dim
+    token = numbers(rows, heads, dim), numbers(rows, kv_heads, dim), numbers(rows, kv_heads, dim)
+    angles = (numbers(rows, dim), numbers(rows, dim)) if rotates else (None, None)
+    table = _table(shape, numbers, rows, formats)
+    return (*token, *angles, dim**-0.5, table, 1, formats, softcap)

@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import pytest
 import torch
 
 from prefixkv.kernels.dispatch import implementation
-from prefixkv.kernels.entry_table import EntryTable, LayerEntries
+from prefixkv.kernels.entry_table import WHOLE_BITS, EntryTable, LayerEntries
 from prefixkv.kernels.packing import STEP_BYTES, pack, unpack
 from tests.kernels.precision import assert_precise, noise
 
 pytestmark = pytest.mark.exhaustive(keep=8)
 
 CPU = torch.device("cpu")
+LAUNCHERS = "prefixkv.kernels.triton.decode_attention"
+Rows = list[LayerEntries | None]
+
+
+@pytest.fixture
+def device(triton_device: torch.device, monkeypatch: pytest.MonkeyPatch) -> torch.device:
+    """In the interpreter, programs run one after another: few splits are enough."""
+    if triton_device.type == "cpu":
+        monkeypatch.setattr(f"{LAUNCHERS}.PROGRAMS", 20)
+        monkeypatch.setattr(f"{LAUNCHERS}.PACKED_WARPS", 20)
+    return triton_device
 
 
 def entries(
@@ -22,222 +34,286 @@ def entries(
     device: torch.device,
     kept: int,
     slot: int,
+    bits: int = WHOLE_BITS,
     *,
-    batch: int,
     kv_heads: int,
     head_dim: int,
-    choices: int,
+    choices: int = 1,
+    spare: int = 3,
 ) -> LayerEntries:
-    """Stored entries in a buffer that is larger than what is in use; what lies in the slot and behind is nonsense."""
-    capacity = kept + 3
+    """One row's stored entries in a buffer that is larger than what is in use.
+
+    What lies in the slot and behind is nonsense: not a number, or bytes that would be seen.
+    """
+    capacity = kept + spare
     keys, values = (
-        noise(batch, kv_heads, capacity, head_dim, dtype=dtype, device=device, seed=seed, scale=2) for seed in (1, 2)
+        noise(1, kv_heads, capacity, head_dim, dtype=dtype, device=device, seed=seed + kept, scale=2) for seed in (1, 2)
     )
     for buffer in (keys, values):
-        buffer[:, :, kept:] = float("nan")
-        buffer[:, :, slot] = float("nan")
-    positions = torch.arange(capacity, device=device).expand(batch, choices, -1).contiguous()
-    importance = torch.ones(batch, choices, capacity, device=device)
-    return LayerEntries(keys, values, positions, importance, slot, kept, position=1000 + kept)
+        buffer[:, :, kept:] = buffer[:, :, slot] = float("nan")
+    if bits != WHOLE_BITS:
+        keys, values = (pack(buffer.nan_to_num(3.0), bits) for buffer in (keys, values))
+    positions = torch.arange(capacity, device=device).expand(1, choices, -1).contiguous()
+    importance = torch.ones(1, choices, capacity, device=device)
+    order = torch.zeros(capacity, dtype=torch.int32, device=device)
+    return LayerEntries(keys, values, positions, importance, order, bits, slot, kept, seen_tokens=1001 + kept)
 
 
-def copy(stored: LayerEntries, dtype: torch.dtype) -> LayerEntries:
-    return dataclasses.replace(
-        stored,
-        keys=stored.keys.to(dtype, copy=True),
-        values=stored.values.to(dtype, copy=True),
-        positions=stored.positions.clone(),
-        importance=stored.importance.clone(),
-    )
+def copy(rows: Sequence[LayerEntries | None], dtype: torch.dtype | None = None) -> Rows:
+    """The same rows in other memory; in another dtype where they are not packed."""
+    return [
+        row
+        and dataclasses.replace(
+            row,
+            keys=row.keys.to(dtype if dtype and row.bits == WHOLE_BITS else row.keys.dtype, copy=True),
+            values=row.values.to(dtype if dtype and row.bits == WHOLE_BITS else row.values.dtype, copy=True),
+            positions=row.positions.clone(),
+            importance=row.importance.clone(),
+        )
+        for row in rows
+    ]
 
 
-def run(name: str, stored: LayerEntries, token: list[torch.Tensor], scale: float, **options: object) -> torch.Tensor:
-    table = EntryTable(3, stored.keys.device)
-    other = copy(stored, stored.keys.dtype)
-    layers = [other, stored, other]
-    table.upload(layers)
-    # On a GPU the table drops them, and only the plain version needs them.
-    table.layers = layers
-    return implementation("decode_attention", stored.keys, name)(*token, scale, table, 1, **options)
+def run(name: str, rows: Rows, token: list[torch.Tensor | None], scale: float, **options: object) -> torch.Tensor:
+    """Attend in the second of three layers; the others hold buffers that nobody may touch."""
+    query = token[0]
+    assert query is not None
+    table, others = EntryTable(3, len(rows), query.device), copy(rows)
+    for place, (row, other) in enumerate(zip(rows, others, strict=True)):
+        if row is not None and other is not None:
+            layers = [other, row, other]
+            table.write(place, layers)
+            # On a GPU the table drops them, and only the plain version needs them.
+            for layer, stored in zip(table.entries, layers, strict=True):
+                layer[place] = stored
+    return implementation("decode_attention", query, name)(*token, scale, table, 1, **options)
 
 
-def token(dtype: torch.dtype, device: torch.device, batch: int, query_heads: int, kv_heads: int, head_dim: int):
+def token(
+    dtype: torch.dtype, device: torch.device, rows: int, query_heads: int, kv_heads: int, head_dim: int
+) -> list[torch.Tensor | None]:
     """Query, key, value of one token for each row, as views of one wider tensor; cosine and sine of its angles."""
     width = (query_heads + 2 * kv_heads) * head_dim
-    mixed = noise(batch, width, dtype=dtype, device=device, seed=3)
-    parts = mixed.split([query_heads * head_dim, kv_heads * head_dim, kv_heads * head_dim], dim=1)
-    angles = noise(batch, head_dim // 2, dtype=torch.float32, device=device, seed=4).repeat(1, 2)
+    mixed = noise(rows, width, dtype=dtype, device=device, seed=3).unflatten(1, (-1, head_dim))
+    parts = mixed.split([query_heads, kv_heads, kv_heads], dim=1)
+    angles = noise(rows, head_dim // 2, dtype=torch.float32, device=device, seed=4).repeat(1, 2)
     return [*parts, angles.cos().to(dtype), angles.sin().to(dtype)]
 
 
-@pytest.mark.parametrize(("kept", "slot"), [(1, 0), (2, 1), (50, 49), (50, 0), (50, 7)])
-def test_plain_version_equals_attention_over_all_entries(kept: int, slot: int) -> None:
-    stored = entries(torch.float32, CPU, kept, slot, batch=2, kv_heads=2, head_dim=16, choices=2)
-    before = copy(stored, torch.float32)
-    query, key, value, cosine, sine = token(torch.float32, CPU, 2, 6, 2, 16)
-    output = run("torch", stored, [query, key, value, cosine, sine], 0.3).reshape(2, 2, 3, 16)
-
-    def rotated(x: torch.Tensor) -> torch.Tensor:
-        pairs = torch.view_as_complex(torch.stack(x.reshape(2, -1, 16).chunk(2, dim=-1), dim=-1))
-        turned = pairs * torch.complex(cosine, sine)[:, None, :8]
-        return torch.cat([turned.real, turned.imag], dim=-1)
-
-    keys, values = before.keys[:, :, :kept].clone(), before.values[:, :, :kept].clone()
-    keys[:, :, slot], values[:, :, slot] = rotated(key), value.reshape(2, 2, 16)
-    scores = rotated(query).reshape(2, 2, 3, 16) @ keys.transpose(-1, -2) * 0.3
-    torch.testing.assert_close(output, scores.softmax(-1) @ values)
-    torch.testing.assert_close(stored.keys[:, :, :kept], keys)
-    assert stored.values[:, :, :kept].equal(values)
-    assert stored.positions[..., slot].eq(1000 + kept).all()
-    assert stored.importance[..., slot].eq(0).all()
-    untouched = torch.arange(kept + 3) != slot
-    assert stored.positions[..., untouched].equal(before.positions[..., untouched])
-    assert stored.importance[..., untouched].eq(1).all()
+def turned(x: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor) -> torch.Tensor:
+    """RoPE by complex numbers."""
+    half = x.shape[-1] // 2
+    pairs = torch.view_as_complex(torch.stack(x.chunk(2, dim=-1), dim=-1))
+    product = pairs * torch.complex(cosine, sine)[:, None, :half]
+    return torch.cat([product.real, product.imag], dim=-1)
 
 
-def check(dtype: torch.dtype, device: torch.device, kept: int, slot: int, group: int, **shape: int) -> None:
-    """Output and buffers of Triton against torch; the error against the same computation in higher precision."""
-    stored = entries(dtype, device, kept, slot, **shape)
-    batch, kv_heads, head_dim = shape["batch"], shape["kv_heads"], shape["head_dim"]
-    fresh = token(dtype, device, batch, group * kv_heads, kv_heads, head_dim)
-    ordinary, exact = copy(stored, dtype), copy(stored, torch.float64)
-    expected = run("torch", ordinary, fresh, head_dim**-0.5)
-    # The angles and the rotated numbers are rounded in both, as transformers rounds them.
-    output = run("triton", stored, fresh, head_dim**-0.5)
-    best = run("torch", exact, [x.double() for x in fresh], head_dim**-0.5)
-    assert_precise(output, expected, best)
-    used = torch.arange(kept + 3, device=device) < kept
-    assert_precise(stored.keys[:, :, used], ordinary.keys[:, :, used], exact.keys[:, :, used])
-    assert stored.values[:, :, used].equal(ordinary.values[:, :, used])
-    assert stored.positions.equal(ordinary.positions)
-    assert stored.importance.equal(ordinary.importance)
-    assert stored.keys[:, :, ~used].isnan().all()
+@pytest.mark.parametrize("softcap", [None, 2.0])
+@pytest.mark.parametrize("rotates", [True, False])
+def test_plain_version_equals_attention_over_all_entries_of_each_row(rotates: bool, softcap: float | None) -> None:
+    shape = {"kv_heads": 2, "head_dim": 16, "choices": 2}
+    places = [(1, 0), (2, 1), (50, 49), None, (50, 0), (33, 7)]
+    rows: Rows = [place and entries(torch.float32, CPU, *place, **shape) for place in places]
+    before = copy(rows)
+    query, key, value, cosine, sine = token(torch.float32, CPU, len(rows), 6, 2, 16)
+    angles = (cosine, sine) if rotates else (None, None)
+    output = run("torch", rows, [query, key, value, *angles], 0.3, softcap=softcap)
+    if rotates:
+        query, key = turned(query, cosine, sine), turned(key, cosine, sine)
+    assert output[3].eq(0).all()
+    for row, (stored, old) in enumerate(zip(rows, before, strict=True)):
+        if stored is None or old is None:
+            continue
+        kept, slot = stored.kept_tokens, stored.slot
+        keys, values = old.keys[0, :, :kept].clone(), old.values[0, :, :kept].clone()
+        keys[:, slot], values[:, slot] = key[row], value[row]
+        scores = query[row].reshape(2, 3, 16) @ keys.transpose(-1, -2) * 0.3
+        if softcap is not None:
+            scores = softcap * torch.tanh(scores / softcap)
+        torch.testing.assert_close(output[row].reshape(2, 3, 16), scores.softmax(-1) @ values)
+        torch.testing.assert_close(stored.keys[0, :, :kept], keys)
+        assert stored.values[0, :, :kept].equal(values)
+        assert stored.positions[..., slot].eq(1000 + kept).all()
+        assert stored.importance[..., slot].eq(0).all()
+        untouched = torch.arange(kept + 3) != slot
+        assert stored.positions[..., untouched].equal(old.positions[..., untouched])
+        assert stored.importance[..., untouched].eq(1).all()
 
 
-SHAPE = {"batch": 2, "kv_heads": 2, "head_dim": 64, "choices": 2}
+def test_a_precision_that_was_not_named_is_refused_by_the_plain_version() -> None:
+    rows: Rows = [entries(torch.float32, CPU, 5, 4, 8, kv_heads=2, head_dim=32)]
+    with pytest.raises(ValueError, match="row 0 is stored in 8 bits"):
+        run("torch", rows, token(torch.float32, CPU, 1, 2, 2, 32), 1.0)
 
 
-@pytest.mark.parametrize(
-    ("kept", "slot"), [(1, 0), (2, 0), (63, 62), (64, 63), (65, 64), (65, 0), (129, 128), (300, 7)]
-)
-@pytest.mark.parametrize("choices", [1, 2])
-def test_any_length_and_slot(
-    dtype: torch.dtype, kept: int, slot: int, choices: int, triton_device: torch.device
+def attended(row: LayerEntries, query: torch.Tensor, scale: float, softcap: float | None) -> torch.Tensor:
+    """Attention of a rotated query to a row's entries as they are, in the dtype of the query."""
+    stored = [part[0, :, : row.kept_tokens] for part in (row.keys, row.values)]
+    keys, values = (unpack(part, row.bits, query.dtype) if row.bits != WHOLE_BITS else part for part in stored)
+    group = query.shape[0] // keys.shape[0]
+    keys, values = (part.to(query.dtype).repeat_interleave(group, dim=0) for part in (keys, values))
+    if softcap is None:
+        attend = torch.nn.functional.scaled_dot_product_attention
+        return attend(query[None, :, None], keys[None], values[None], scale=scale)[0, :, 0]
+    logits = (query[:, None] @ keys.transpose(1, 2) * scale).to(torch.promote_types(query.dtype, torch.float32))
+    return ((softcap * (logits / softcap).tanh()).softmax(-1).to(query.dtype) @ values)[:, 0]
+
+
+def codes_of(packed: torch.Tensor, bits: int) -> torch.Tensor:
+    """The codes of packed rows, one number each."""
+    codes = packed[..., :-STEP_BYTES].int()
+    return torch.stack([(codes >> shift) & ((1 << bits) - 1) for shift in range(0, 8, bits)])
+
+
+def assert_rounded_alike(written: torch.Tensor, specified: torch.Tensor, bits: int) -> None:
+    """A number of the new entry that lies between two steps may be rounded to either."""
+    difference = (codes_of(written, bits) - codes_of(specified, bits)).abs()
+    assert int(difference.max()) <= 1
+    assert float(difference.float().mean()) <= 0.02
+    steps = [part[..., -STEP_BYTES:].contiguous().view(torch.float16).float() for part in (written, specified)]
+    torch.testing.assert_close(steps[0], steps[1], rtol=0.01, atol=0)
+
+
+def check(
+    rows: Rows,
+    dtype: torch.dtype,
+    device: torch.device,
+    group: int,
+    softcap: float | None = None,
+    rotates: bool = True,
 ) -> None:
-    check(dtype, triton_device, kept, slot, 2, **{**SHAPE, "choices": choices})
+    """Output and buffers of Triton against torch; the error against the same computation in higher precision.
+
+    The new entry of a packed row is compared with the specification's, and the output with attention over the codes
+    that were written.
+    """
+    some = next(row for row in rows if row is not None)
+    kv_heads = some.keys.shape[1]
+    head_dim = some.keys.shape[3] if some.bits == WHOLE_BITS else (some.keys.shape[3] - STEP_BYTES) * 8 // some.bits
+    fresh = token(dtype, device, len(rows), group * kv_heads, kv_heads, head_dim)
+    if not rotates:
+        fresh[3:] = None, None
+    formats = tuple({row.bits for row in rows if row is not None})
+    scale, options = head_dim**-0.5, {"formats": formats, "softcap": softcap}
+    ordinary, exact = copy(rows), copy(rows, torch.float64)
+    expected = run("torch", ordinary, fresh, scale, **options)
+    output = run("triton", rows, fresh, scale, **options)
+    # The angles and the rotated numbers are rounded in all of them, as transformers rounds them.
+    best = run("torch", exact, [x if x is None else x.double() for x in fresh], scale, **options)
+    query = fresh[0] if not rotates else implementation_rotated(fresh)
+    for place, (row, other, ideal) in enumerate(zip(rows, ordinary, exact, strict=True)):
+        if row is None or other is None or ideal is None:
+            assert output[place].eq(0).all()
+            continue
+        used = torch.arange(row.keys.shape[2], device=device) < row.kept_tokens
+        assert row.positions.equal(other.positions)
+        assert row.importance.equal(other.importance)
+        if row.bits == WHOLE_BITS:
+            assert_precise(output[place], expected[place], best[place])
+            assert_precise(row.keys[:, :, used], other.keys[:, :, used], ideal.keys[:, :, used])
+            assert row.values[:, :, used].equal(other.values[:, :, used])
+            assert row.keys[:, :, ~used].isnan().all()
+            continue
+        old = torch.arange(row.keys.shape[2], device=device) != row.slot
+        for written, specified in ((row.keys, other.keys), (row.values, other.values)):
+            assert written[:, :, old].equal(specified[:, :, old])
+            assert_rounded_alike(written[:, :, row.slot], specified[:, :, row.slot], row.bits)
+        assert_precise(
+            output[place],
+            attended(row, query[place], scale, softcap),
+            attended(row, query[place].double(), scale, softcap),
+        )
+
+
+def implementation_rotated(fresh: list[torch.Tensor | None]) -> torch.Tensor:
+    """The query as the plain version rotates it."""
+    query, _, _, cosine, sine = fresh
+    assert query is not None
+    first, second = query.chunk(2, dim=-1)
+    return query * cosine[:, None] + torch.cat([-second, first], dim=-1) * sine[:, None]
+
+
+SHAPE = {"kv_heads": 2, "head_dim": 64}
+LENGTHS = [(1, 0), (2, 0), (63, 62), (64, 63), (65, 64), (65, 0), (129, 128), (300, 7)]
+
+
+@pytest.mark.parametrize("choices", [1, 2])
+def test_any_length_and_slot(dtype: torch.dtype, choices: int, device: torch.device) -> None:
+    rows: Rows = [entries(dtype, device, *place, **SHAPE, choices=choices) for place in LENGTHS]
+    check(rows, dtype, device, 2)
 
 
 @pytest.mark.parametrize("group", [1, 3, 7, 8])
 @pytest.mark.parametrize("head_dim", [64, 80, 96, 128, 256])
-def test_any_head_size_and_group(dtype: torch.dtype, group: int, head_dim: int, triton_device: torch.device) -> None:
-    check(dtype, triton_device, 90, 89, group, **{**SHAPE, "batch": 1, "head_dim": head_dim})
+def test_any_head_size_and_group(dtype: torch.dtype, group: int, head_dim: int, device: torch.device) -> None:
+    check([entries(dtype, device, 90, 89, kv_heads=2, head_dim=head_dim)], dtype, device, group)
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("kept", [16_383, 16_384, 16_385])
 @pytest.mark.parametrize("group", [1, 7])
-def test_long_cache(dtype: torch.dtype, kept: int, group: int, triton_device: torch.device) -> None:
-    check(dtype, triton_device, kept, 100, group, **{**SHAPE, "head_dim": 128})
+def test_long_cache(dtype: torch.dtype, kept: int, group: int, device: torch.device) -> None:
+    row = entries(dtype, device, kept, 100, kv_heads=2, head_dim=128)
+    check([row, *copy([row])], dtype, device, group)
 
 
 def test_many_rows_need_no_second_kernel(
-    dtype: torch.dtype, triton_device: torch.device, monkeypatch: pytest.MonkeyPatch
+    dtype: torch.dtype, device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("prefixkv.kernels.triton.decode_attention.PROGRAMS", 4)
-    check(dtype, triton_device, 40, 39, 1, **SHAPE)
+    monkeypatch.setattr(f"{LAUNCHERS}.PROGRAMS", 4)
+    rows: Rows = [entries(dtype, device, 100, 39, **SHAPE), None, entries(dtype, device, 1, 0, **SHAPE)]
+    check(rows, dtype, device, 1)
 
 
-def packed(dtype: torch.dtype, device: torch.device, kept: int, slot: int, bits: int, **shape: int) -> LayerEntries:
-    """As `entries`, packed; what is not in use is bytes that would be seen."""
-    plain = entries(torch.float32, device, kept, slot, **shape)
-    keys, values = (pack(buffer.nan_to_num(3.0).to(dtype), bits) for buffer in (plain.keys, plain.values))
-    return dataclasses.replace(plain, keys=keys, values=values)
-
-
-def codes_of(rows: torch.Tensor, bits: int) -> torch.Tensor:
-    """The codes of packed rows, one number each."""
-    codes = rows[..., :-STEP_BYTES].int()
-    return codes if bits == 8 else torch.cat([codes & 15, codes >> 4], dim=-1)
-
-
-def attended(
-    stored: LayerEntries, query: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor, scale: float, bits: int
-):
-    """Attention over packed entries as they are, in the dtype of the query: the kernel's own part."""
-    keys, values = (
-        unpack(part[:, :, : stored.kept_tokens], bits, query.dtype) for part in (stored.keys, stored.values)
-    )
-    heads = query.reshape(query.shape[0], -1, keys.shape[3])
-    first, second = heads.chunk(2, dim=-1)
-    turned = heads * cosine[:, None] + torch.cat([-second, first], dim=-1) * sine[:, None]
-    keys, values = (part.repeat_interleave(heads.shape[1] // part.shape[1], dim=1) for part in (keys, values))
-    output = torch.nn.functional.scaled_dot_product_attention(turned[:, :, None], keys, values, scale=scale)
-    return output.reshape(query.shape)
-
-
-def check_packed(
-    dtype: torch.dtype, device: torch.device, bits: int, kept: int, slot: int, group: int, head_dim: int
-) -> None:
-    """As `check`, for packed entries.
-
-    A number of the new entry that lies between two steps may be rounded to either, so its codes are compared with the
-    specification's, and the output with attention over the codes that were written.
-    """
-    shape = {"batch": 2, "kv_heads": 2, "head_dim": head_dim, "choices": 1}
-    stored = packed(dtype, device, kept, slot, bits, **shape)
-    fresh = token(dtype, device, 2, 2 * group, 2, head_dim)
-    ordinary, scale = copy(stored, torch.uint8), head_dim**-0.5
-    run("torch", ordinary, fresh, scale, bits=bits)
-    output = run("triton", stored, fresh, scale, bits=bits)
-    others = torch.arange(kept + 3, device=device) != slot
-    for written, specified in ((stored.keys, ordinary.keys), (stored.values, ordinary.values)):
-        assert written[:, :, others].equal(specified[:, :, others])
-        new, expected = (codes_of(rows[:, :, slot], bits) for rows in (written, specified))
-        difference = (new - expected).abs()
-        assert int(difference.max()) <= 1
-        assert float(difference.float().mean()) <= 0.02
-        steps = [
-            rows[:, :, slot, -STEP_BYTES:].contiguous().view(torch.float16).float() for rows in (written, specified)
-        ]
-        torch.testing.assert_close(steps[0], steps[1], rtol=0.01, atol=0)
-    assert stored.positions.equal(ordinary.positions)
-    assert stored.importance.equal(ordinary.importance)
-    query, _, _, cosine, sine = fresh
-    same = attended(stored, query, cosine, sine, scale, bits)
-    exact = attended(stored, query.double(), cosine.double(), sine.double(), scale, bits)
-    assert_precise(output, same, exact)
-
-
-@pytest.mark.parametrize("bits", [8, 4])
-@pytest.mark.parametrize(("kept", "slot"), [(1, 0), (65, 64), (150, 7)])
+@pytest.mark.parametrize("bits", [8, 4, 2])
 @pytest.mark.parametrize(("group", "head_dim"), [(1, 128), (3, 64), (8, 32)])
-def test_packed_entries(
-    dtype: torch.dtype, bits: int, kept: int, slot: int, group: int, head_dim: int, triton_device: torch.device
-) -> None:
-    check_packed(dtype, triton_device, bits, kept, slot, group, head_dim)
+def test_packed_entries(dtype: torch.dtype, bits: int, group: int, head_dim: int, device: torch.device) -> None:
+    shape = {"kv_heads": 2, "head_dim": head_dim}
+    rows: Rows = [entries(dtype, device, *place, bits, **shape) for place in [(1, 0), (65, 64), (150, 7)]]
+    check(rows, dtype, device, group)
 
 
-@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("bits", [8, 4, 2])
 @pytest.mark.parametrize(("group", "head_dim"), [(1, 64), (9, 32)])
 def test_packed_entries_that_one_program_reads(
     dtype: torch.dtype,
     bits: int,
     group: int,
     head_dim: int,
-    triton_device: torch.device,
+    device: torch.device,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Block after block, as with many rows; a short cache has a program for each block."""
-    monkeypatch.setattr("prefixkv.kernels.triton.packed_attention.PACKED_PROGRAMS", 4)
-    check_packed(dtype, triton_device, bits, 107, 3, group, head_dim)
+    monkeypatch.setattr(f"{LAUNCHERS}.PACKED_WARPS", 4)
+    check([entries(dtype, device, 107, 3, bits, kv_heads=2, head_dim=head_dim)], dtype, device, group)
+
+
+@pytest.mark.parametrize("formats", [(WHOLE_BITS, 8), (8, 4, 2), (WHOLE_BITS, 8, 4, 2)])
+def test_rows_of_one_batch_differ_in_precision_length_and_capacity(
+    dtype: torch.dtype, formats: tuple[int, ...], device: torch.device
+) -> None:
+    rows: Rows = [None]
+    for number, bits in enumerate(formats):
+        rows += [
+            entries(dtype, device, 40 * number + 7, 3, bits, **SHAPE, spare=number, choices=1 + number % 2),
+            None,
+            entries(dtype, device, 130, 129, bits, **SHAPE, spare=50),
+        ]
+    check(rows, dtype, device, 3)
+
+
+@pytest.mark.parametrize("softcap", [None, 2.0])
+@pytest.mark.parametrize("rotates", [True, False])
+def test_capped_logits_and_queries_that_are_rotated_already(
+    dtype: torch.dtype, softcap: float | None, rotates: bool, device: torch.device
+) -> None:
+    rows: Rows = [entries(dtype, device, 70, 20, bits, **SHAPE) for bits in (WHOLE_BITS, 4)]
+    check(rows, dtype, device, 2, softcap, rotates)
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("bits", [8, 4, 2])
 @pytest.mark.parametrize(("group", "head_dim"), [(7, 128), (16, 128), (1, 256)])
-def test_long_packed_cache(
-    dtype: torch.dtype, bits: int, group: int, head_dim: int, triton_device: torch.device
-) -> None:
-    if dtype == torch.float32 and head_dim == 256:
-        pytest.skip("the rotation of such heads in float32 does not fit into shared memory")
-    check_packed(dtype, triton_device, bits, 16_385, 100, group, head_dim)
+def test_long_packed_cache(dtype: torch.dtype, bits: int, group: int, head_dim: int, device: torch.device) -> None:
+    row = entries(dtype, device, 16_385, 100, bits, kv_heads=2, head_dim=head_dim)
+    check([row, *copy([row])], dtype, device, group)

@@ -12,7 +12,7 @@ from tests.kernels.precision import noise
 pytestmark = pytest.mark.exhaustive(keep=8)
 
 
-@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("bits", [8, 4, 2])
 @pytest.mark.parametrize("head_dim", [32, 64, 128, 80])
 @pytest.mark.parametrize("length", [1, 33, 70])
 def test_loses_no_more_than_the_plain_version(

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import torch
+
 from prefixkv.cache.prefix_cache import PrefixKVCache
-from prefixkv.kernels.entry_table import LayerEntries
-from prefixkv.policy.precision import FEWEST_BITS
+from prefixkv.kernels.entry_table import WHOLE_BITS, EntryTable, LayerEntries
 
 PACKED_HEAD = 32
 """Smallest head whose packed halves the matrix units take; a power of two it must be."""
 
 
-def next_entries(cache: PrefixKVCache) -> list[LayerEntries]:
-    """Buffers and slots for the next token; room is made where a layer grows, nothing else changes.
+def next_entries(cache: PrefixKVCache) -> list[list[LayerEntries]]:
+    """Buffers and slots for the next token, of each row and layer; room is made where a layer grows, no more changes.
 
     Raises:
         BudgetTooSmallError: the method keeps everything and the budget is used up.
     """
-    entries = []
+    rows: list[list[LayerEntries]] = [[] for _ in range(cache.batch)]
     for index, layer in enumerate(cache.layers):
         slot = layer.next_slot(cache.decode_limit(index), cache.budget.is_hard_limit)
         keys, values, positions, importance = layer.keys, layer.values, layer.positions, layer.importance
@@ -24,14 +25,24 @@ def next_entries(cache: PrefixKVCache) -> list[LayerEntries]:
         assert values is not None
         assert positions is not None
         assert importance is not None
-        kept = max(layer.kept_tokens, slot + 1)
-        entries.append(LayerEntries(keys, values, positions, importance, slot, kept, layer.seen_tokens))
-    return entries
+        kept, seen, bits = max(layer.kept_tokens, slot + 1), layer.seen_tokens + 1, layer.bits or WHOLE_BITS
+        # The host chooses the slots, so no ring of them is kept.
+        order = torch.empty(0, dtype=torch.int32)
+        for row, entries in enumerate(rows):
+            key, value, position, important = (part[row : row + 1] for part in (keys, values, positions, importance))
+            entries.append(LayerEntries(key, value, position, important, order, bits, slot, kept, seen))
+    return rows
 
 
-def occupy(cache: PrefixKVCache, entries: list[LayerEntries]) -> None:
+def write(table: EntryTable, rows: list[list[LayerEntries]]) -> None:
+    """Describe the next step of all rows."""
+    for row, entries in enumerate(rows):
+        table.write(row, entries)
+
+
+def occupy(cache: PrefixKVCache, rows: list[list[LayerEntries]]) -> None:
     """Count the token as read in every layer."""
-    for layer, entry in zip(cache.layers, entries, strict=True):
+    for layer, entry in zip(cache.layers, rows[0], strict=True):
         layer.occupy(entry.slot)
     if cache.next_positions is not None:
         cache.next_positions = cache.next_positions + 1
@@ -53,8 +64,6 @@ def obstacle(cache: PrefixKVCache) -> str | None:
             return "its buffers are not contiguous"
         if layer.bits != cache.layers[0].bits:
             return "its layers are packed in different ways"
-        if layer.bits == FEWEST_BITS:
-            return f"its entries are packed in {layer.bits} bits"
         if layer.bits is not None and (layer.head_dim < PACKED_HEAD or layer.head_dim & (layer.head_dim - 1)):
             return f"it is packed in heads of {layer.head_dim}"
     return None

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from prefixkv.kernels.dispatch import decode_attention, normed_linear, residual_linear, swiglu_linear
-from prefixkv.kernels.entry_table import COLUMNS, EntryTable
+from prefixkv.kernels.entry_table import COLUMNS, WHOLE_BITS, EntryTable
 from prefixkv.models.decoder_weights import DecoderWeights
 
-POSITION = COLUMNS.index("position")
+SEEN_TOKENS = COLUMNS.index("seen_tokens")
 
 
 def decoder_step(
-    weights: DecoderWeights, table: EntryTable, tokens: torch.Tensor, offsets: torch.Tensor, bits: int | None = None
+    weights: DecoderWeights,
+    table: EntryTable,
+    tokens: torch.Tensor,
+    offsets: torch.Tensor,
+    formats: Sequence[int] = (WHOLE_BITS,),
 ) -> torch.Tensor:
     """Read one token for each row; its entries come into the cache on the way.
 
@@ -21,19 +27,21 @@ def decoder_step(
     Args:
         weights: the decoder.
         table: says for every layer where its entries lie; they are written to.
-        tokens: (batch,), int64.
-        offsets: (batch,), int64: how far a row's position is from the number of tokens read, 0 in most models.
-        bits: 8 or 4 where entries are packed.
+        tokens: (rows,), int64.
+        offsets: (rows,), int64: how far a row's position is from the number of tokens read, 0 in most models.
+        formats: the precisions that occur in the table.
 
     Returns:
-        (batch, vocabulary), float32.
+        (rows, vocabulary), float32.
     """
-    cosine, sine = weights.angles(table.rows[0, POSITION] + offsets)
+    cosine, sine = weights.angles(table.cells[0, :, SEEN_TOKENS] - 1 + offsets)
+    head_dim = cosine.shape[1]
     hidden = torch.nn.functional.embedding(tokens, weights.embedding)
     for index, layer in enumerate(weights.layers):
-        query, key, value = normed_linear(hidden, layer.input_gain, layer.epsilon, layer.projections)
-        mixed = decode_attention(query, key, value, cosine, sine, layer.scale, table, index, bits)
-        hidden = residual_linear(mixed, layer.output, hidden)
+        projected = normed_linear(hidden, layer.input_gain, layer.epsilon, layer.projections)
+        query, key, value = (part.unflatten(-1, (-1, head_dim)) for part in projected)
+        mixed = decode_attention(query, key, value, cosine, sine, layer.scale, table, index, formats)
+        hidden = residual_linear(mixed.flatten(1), layer.output, hidden)
         inner = swiglu_linear(hidden, layer.inner_gain, layer.epsilon, layer.gate, layer.up)
         hidden = residual_linear(inner, layer.down, hidden)
     (logits,) = normed_linear(hidden, weights.final_gain, weights.epsilon, [weights.head])

@@ -8,12 +8,12 @@ import torch
 
 from prefixkv.cache.prefix_cache import PrefixKVCache
 from prefixkv.errors import BudgetTooSmallError
-from prefixkv.generation.captured.entries import next_entries, obstacle, occupy
+from prefixkv.generation.captured.entries import next_entries, obstacle, occupy, write
 from prefixkv.generation.captured.graph import CapturedStep
 from prefixkv.generation.captured.refusal import NotCapturableError
 from prefixkv.generation.choice import TokenChoice
 from prefixkv.kernels.dispatch import triton_obstacle
-from prefixkv.kernels.entry_table import LayerEntries
+from prefixkv.kernels.entry_table import WHOLE_BITS, LayerEntries
 
 
 class CapturedSteps:
@@ -42,7 +42,7 @@ class CapturedSteps:
             self._begin(model, cache, choose, tokens)
 
     def _begin(self, model: Any, cache: PrefixKVCache, choose: TokenChoice, tokens: torch.Tensor) -> None:
-        self._step = CapturedStep.of(model, tokens.shape[0], cache.layers[0].bits)
+        self._step = CapturedStep.of(model, tokens.shape[0], cache.layers[0].bits or WHOLE_BITS)
         self._step.tokens.copy_(tokens)
         if cache.next_positions is None:
             self._step.offsets.zero_()
@@ -51,7 +51,7 @@ class CapturedSteps:
         self._choice = _captured_choice(self._step, choose)
         self._fetched = torch.empty(tokens.shape[0], dtype=torch.int64, pin_memory=True)
         self._arrived = torch.cuda.Event()
-        self._entries: list[LayerEntries] | None = None
+        self._entries: list[list[LayerEntries]] | None = None
 
     def tokens(self) -> list[int]:
         """The newest token of each row, behind a first `advance`; waits for it."""
@@ -69,7 +69,7 @@ class CapturedSteps:
         with torch.cuda.device(self._device):
             if self._entries is None:
                 self._entries = next_entries(self._cache)
-                self._step.table.upload(self._entries)
+                write(self._step.table, self._entries)
             self._step.replay()
             self._choice.replay()
             self._fetched.copy_(self._step.tokens, non_blocking=True)
@@ -85,7 +85,7 @@ class CapturedSteps:
             self._entries = next_entries(self._cache)
         except BudgetTooSmallError:
             return
-        self._step.table.upload(self._entries)
+        write(self._step.table, self._entries)
 
 
 @torch.no_grad()

@@ -14,12 +14,14 @@ import triton.language as tl
 
 from prefixkv.kernels.gathering import Move, Moved
 from prefixkv.kernels.gathering import gather as plain_gather
-from prefixkv.kernels.packing import NORMAL_STEP, packed_size
+from prefixkv.kernels.packing import NORMAL_STEPS, packed_size
+from prefixkv.kernels.triton.hadamard import SMALLEST_HEAD, hadamard_rows
 from prefixkv.kernels.triton.job_table import job_table
-from prefixkv.kernels.triton.packed_attention import SMALLEST_HEAD, codes, signs
+from prefixkv.kernels.triton.packed_rows import packed_rows, store_packed_rows
+from prefixkv.kernels.triton.packing import NUMBERS
 
-COPY_BLOCK, PACK_BLOCK, PACK_WARPS = 32, 64, 4
-"""Entries that one program copies, or packs, and the warps for the latter."""
+COPY_BLOCK = 32
+"""Entries that one program copies."""
 FIELDS = 24
 """Numbers of a table's row: addresses from and to (keys, values, positions, importance, ranks), of the choice; the
 count; strides of keys and values (batch, head, entry), and of positions, notes and choice (batch, head)."""
@@ -97,7 +99,7 @@ def _copy_kernel(
 
 @triton.jit
 def _pack_kernel(
-    table_ptr, kv_heads, heads, signs_ptr, norm,
+    table_ptr, kv_heads, heads,
     FIELDS: tl.constexpr, D: tl.constexpr, M: tl.constexpr, DTYPE: tl.constexpr, VECTOR: tl.constexpr,
     INDEXED: tl.constexpr, RANKED: tl.constexpr, BITS: tl.constexpr, STEP: tl.constexpr, ROW: tl.constexpr,
 ):  # fmt: skip
@@ -107,27 +109,12 @@ def _pack_kernel(
     count = tl.load(job_ptr + 11)
     if block * M < count:
         batch, head, entries, inside, source = _find(job_ptr, row, kv_heads, block, M, INDEXED)
-        dims, columns = tl.arange(0, D), tl.arange(0, D // 2)
+        dims = tl.arange(0, D)
         vectors, stride = _part(job_ptr, batch, head, part, DTYPE, VECTOR)
         x = tl.load(vectors + source[:, None] * stride + dims[None, :], inside[:, None] & (dims >= 0)[None, :], 0.0)
-        signs_low = tl.load(signs_ptr + dims[:, None] * D + columns[None, :])
-        signs_high = tl.load(signs_ptr + dims[:, None] * D + D // 2 + columns[None, :])
-        low, high, step = codes(
-            tl.dot(x, signs_low, input_precision="ieee") * norm,
-            tl.dot(x, signs_high, input_precision="ieee") * norm,
-            BITS, STEP, D,
-        )  # fmt: skip
+        codes, step = packed_rows(hadamard_rows(x.to(tl.float32), M, D), M, D, BITS, STEP)
         out = tl.load(job_ptr + 2 + part).to(tl.pointer_type(tl.uint8))
-        rows = row * count + entries
-        target = out + rows[:, None] * ROW + columns[None, :]
-        stored = inside[:, None] & (columns >= 0)[None, :]
-        if BITS == 8:
-            tl.store(target, low.to(tl.uint8), stored)
-            tl.store(target + D // 2, high.to(tl.uint8), stored)
-        else:
-            tl.store(target, (low | (high << 4)).to(tl.uint8), stored)
-        steps = (out + D * BITS // 8).to(tl.pointer_type(tl.float16)) + rows * (ROW // 2)
-        tl.store(steps, step.to(tl.float16), inside)
+        store_packed_rows(out + (row * count + entries) * ROW, codes, step, inside, D, BITS)
         if (part == 0) & (head < heads):
             _copy_notes(job_ptr, batch, head, heads, entries, inside, source, RANKED)
 
@@ -164,9 +151,10 @@ def gather(moves: Sequence[Move], bits: int | None) -> list[Moved]:
             **shape,
         )  # fmt: skip
     else:
-        _pack_kernel[(2 * triton.cdiv(longest, PACK_BLOCK), batch * kv_heads, len(moves))](
-            table, kv_heads, heads, signs(numbers, first.keys.device, first.keys.dtype), numbers**-0.5,
-            D=numbers, M=PACK_BLOCK, num_warps=PACK_WARPS, BITS=bits, STEP=NORMAL_STEP, ROW=size, **shape,
+        together = NUMBERS // numbers
+        _pack_kernel[(2 * triton.cdiv(longest, together), batch * kv_heads, len(moves))](
+            table, kv_heads, heads, D=numbers, M=together, num_warps=4, BITS=bits, STEP=NORMAL_STEPS.get(bits, 0.0),
+            ROW=size, **shape,
         )  # fmt: skip
     return moved
 

@@ -1,4 +1,4 @@
-"""Four bit codes of 16 bit words as numbers that the matrix units take, by bit operations instead of conversions.
+"""Codes of 16 bit words as numbers that the matrix units take, by bit operations instead of conversions.
 
 A float's mantissa is an integer: the bits of a code behind those of a power of two are that power plus the code, in
 units of its last place. Taking off the power and the codes' middle is exact. Two words are treated at once.
@@ -10,33 +10,38 @@ import triton
 import triton.language as tl
 
 
-def _assembly(power: int, mask: int, shifts: tuple[int, ...], kind: str, one: int, less: int) -> str:
-    """Instructions for two words in $4: codes 0 to 3 of both into $0 to $3.
+def _assembly(kind: str, power: int, unit: int, one: int, less: int, bits: int) -> str:
+    """Instructions for two words in the last operand: each plane's codes of both into an operand of its own.
 
     Args:
-        power: bits of the power of two, of one word, as the others.
-        mask: where the code stands behind it.
-        shifts: of each code to that place; to the left where positive.
         kind: of the two floats.
+        power: bits of the power of two, of one word, as the others.
+        unit: how many units of the last place a code counts as, as a shift.
         one: bits of 1.
-        less: bits of minus the power and the middle.
+        less: bits of minus the power and the codes' middle.
+        bits: of a code.
     """
-    twice = 0x10001
-    lines = [
-        "{.reg .b32 word, one, less;",
-        f"mov.b32 one, {one * twice}; mov.b32 less, {less * twice};",
-    ]
-    for plane, shift in enumerate(shifts):
-        lines.append(f"{'shl' if shift > 0 else 'shr'}.b32 word, $4, {abs(shift)};")
-        lines.append(f"lop3.b32 word, word, {mask * twice}, {power * twice}, 0xEA;")
+    twice, planes = 0x10001, 16 // bits
+    mask = ((1 << bits) - 1 << unit) * twice
+    lines = ["{.reg .b32 word, one, less;", f"mov.b32 one, {one * twice}; mov.b32 less, {less * twice};"]
+    for plane in range(planes):
+        shift = unit - plane * bits
+        lines.append(f"{'shl' if shift > 0 else 'shr'}.b32 word, ${planes}, {abs(shift)};")
+        lines.append(f"lop3.b32 word, word, {mask}, {power * twice}, 0xEA;")
         lines.append(f"fma.rn.{kind}x2 ${plane}, word, one, less;")
     return "\n".join([*lines, "}"])
 
 
-_BFLOAT16 = tl.constexpr(_assembly(0x4300, 0x78, (3, -1, -5, -9), "bf16", 0x3F80, 0xC33C))
+_BFLOAT16_4 = tl.constexpr(_assembly("bf16", 0x4300, 3, 0x3F80, 0xC33C, bits=4))
 """128 + 8 code, less 128 + 60."""
-_FLOAT16 = tl.constexpr(_assembly(0x6400, 0xF0, (4, 0, -4, -8), "f16", 0x3C00, 0xE478))
+_BFLOAT16_2 = tl.constexpr(_assembly("bf16", 0x4300, 3, 0x3F80, 0xC30C, bits=2))
+"""128 + 8 code, less 128 + 12."""
+_FLOAT16_4 = tl.constexpr(_assembly("f16", 0x6400, 4, 0x3C00, 0xE478, bits=4))
 """1024 + 16 code, less 1024 + 120."""
+_FLOAT16_2 = tl.constexpr(_assembly("f16", 0x6400, 4, 0x3C00, 0xE418, bits=2))
+"""1024 + 16 code, less 1024 + 24."""
+_FOUR = tl.constexpr("=&r,=&r,=&r,=&r,r")
+_EIGHT = tl.constexpr("=&r,=&r,=&r,=&r,=&r,=&r,=&r,=&r,r")
 
 
 @triton.jit
@@ -51,23 +56,31 @@ def unit(dtype: tl.constexpr):
 
 
 @triton.jit
-def planes(words, dtype: tl.constexpr, ASSEMBLY: tl.constexpr):
-    """(code - 7.5) * unit of the four codes of each word, from its lowest bits on, exact in `dtype`.
+def planes(words, dtype: tl.constexpr, CODE_BITS: tl.constexpr, ASSEMBLY: tl.constexpr):
+    """(code - middle) * unit of the codes of each word, from its lowest bits on, exact in `dtype`.
 
-    `ASSEMBLY`: by PTX, where it can be had and `dtype` has 16 bits.
+    Args:
+        words: int16.
+        dtype: of the result.
+        CODE_BITS: 4, the middle is 7.5 and a word has four codes; or 2, 1.5 and eight.
+        ASSEMBLY: by PTX, where it can be had and `dtype` has 16 bits.
+
+    Returns:
+        A tuple of four or eight tensors.
     """
     if ASSEMBLY and dtype == tl.bfloat16:
-        return tl.inline_asm_elementwise(
-            _BFLOAT16, "=&r,=&r,=&r,=&r,r", [words], (tl.bfloat16, tl.bfloat16, tl.bfloat16, tl.bfloat16), True, 2
-        )
+        if CODE_BITS == 4:
+            return tl.inline_asm_elementwise(_BFLOAT16_4, _FOUR, [words], (tl.bfloat16,) * 4, True, 2)
+        else:
+            return tl.inline_asm_elementwise(_BFLOAT16_2, _EIGHT, [words], (tl.bfloat16,) * 8, True, 2)
     elif ASSEMBLY and dtype == tl.float16:
-        return tl.inline_asm_elementwise(
-            _FLOAT16, "=&r,=&r,=&r,=&r,r", [words], (tl.float16, tl.float16, tl.float16, tl.float16), True, 2
-        )
+        if CODE_BITS == 4:
+            return tl.inline_asm_elementwise(_FLOAT16_4, _FOUR, [words], (tl.float16,) * 4, True, 2)
+        else:
+            return tl.inline_asm_elementwise(_FLOAT16_2, _EIGHT, [words], (tl.float16,) * 8, True, 2)
     else:
-        scale = unit(dtype)
-        first = (((words & 15).to(tl.float32) - 7.5) * scale).to(dtype)
-        second = ((((words >> 4) & 15).to(tl.float32) - 7.5) * scale).to(dtype)
-        third = ((((words >> 8) & 15).to(tl.float32) - 7.5) * scale).to(dtype)
-        fourth = ((((words >> 12) & 15).to(tl.float32) - 7.5) * scale).to(dtype)
-        return first, second, third, fourth
+        scale, found = unit(dtype), tl.tuple([])
+        for plane in tl.static_range(16 // CODE_BITS):
+            code = (words >> (plane * CODE_BITS)) & ((1 << CODE_BITS) - 1)
+            found += (((code.to(tl.float32) - ((1 << CODE_BITS) - 1) / 2) * scale).to(dtype),)
+        return found

@@ -1,8 +1,13 @@
 """Attention to packed entries as they are: rotated queries, the codes of keys and values, and their steps.
 
-A packed row is read as words of 16 bits, which is how far it is aligned. A word's four codes are four planes, each with
-its own part of the query; with 8 bits an element has two codes, which count 1 and 16. Entries are the rows of the
-matrix units, so that few columns are wasted on a single query, and a program is one warp, which waits for no other.
+Entries are stored rotated by a Hadamard matrix, and a rotation changes no dot product. So each program rotates its
+queries, multiplies codes as they are, and lets a vector's step scale its score or its weight; the mixed value is
+rotated back where the splits are joined.
+
+A packed row is read as words of 16 bits, which is how far it is aligned. A word's four codes (eight, of 2 bits) are as
+many planes, each with its own part of the query; with 8 bits an element has two codes, which count 1 and 16. Entries
+are the rows of the matrix units, so that few columns are wasted on a single query, and a program is one warp, which
+waits for no other.
 """
 
 from __future__ import annotations
@@ -10,7 +15,11 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from prefixkv.kernels.triton.hadamard import hadamard_rows
+from prefixkv.kernels.triton.new_token import load_angles, load_head, logits, note_entry
 from prefixkv.kernels.triton.nibbles import planes, unit
+from prefixkv.kernels.triton.packed_rows import packed_rows, store_packed_rows
+from prefixkv.kernels.triton.table_columns import ACTIVE, BITS_COLUMN, CAPACITY, KEPT_TOKENS, KEYS, SLOT, VALUES
 
 
 @triton.jit
@@ -19,7 +28,8 @@ def _element(words, PLANE: tl.constexpr, BITS: tl.constexpr, D: tl.constexpr):
     if BITS == 8:
         return 2 * words + PLANE // 2
     else:
-        return 2 * words + PLANE // 2 + PLANE % 2 * (D // 2)
+        IN_BYTE: tl.constexpr = 8 // BITS
+        return 2 * words + PLANE // IN_BYTE + PLANE % IN_BYTE * (D // IN_BYTE)
 
 
 @triton.jit
@@ -40,10 +50,52 @@ def _prefetch(base, start, kept, ROW: tl.constexpr, N: tl.constexpr):
 
 
 @triton.jit
+def _store_new_entry(
+    k_ptr, v_ptr, keys, values, cosine, sine, D: tl.constexpr, BITS: tl.constexpr, STEP: tl.constexpr,
+    ROTATES: tl.constexpr,
+):  # fmt: skip
+    """Pack the new key and value of a head into their rows, at `keys` and `values`."""
+    dims, is_key = tl.arange(0, D)[None, :], tl.arange(0, 2) == 0
+    whole = dims >= 0
+    source = tl.where(is_key, k_ptr, v_ptr)[:, None]
+    # A value turns by no angle.
+    cosine = tl.where(is_key[:, None], cosine[None, :], 1.0)
+    sine = tl.where(is_key[:, None], sine[None, :], 0.0)
+    new = load_head(source, dims, whole, cosine, sine, D, ROTATES)
+    codes, step = packed_rows(hadamard_rows(new.to(tl.float32), 2, D), 2, D, BITS, STEP)
+    rows = tl.where(is_key, keys.to(tl.pointer_type(tl.uint8)), values.to(tl.pointer_type(tl.uint8)))
+    store_packed_rows(rows, codes, step, tl.arange(0, 2) >= 0, D, BITS)
+
+
+@triton.jit
+def _scores(words, queries, BITS: tl.constexpr, DTYPE: tl.constexpr, ASSEMBLY: tl.constexpr):
+    """Products of the codes of keys with the queries' planes, (entries, members), float32."""
+    PLANES: tl.constexpr = 8 if BITS == 2 else 4
+    codes = planes(words, DTYPE, 2 if BITS == 2 else 4, ASSEMBLY)
+    scores = tl.dot(codes[1], queries[1], input_precision="ieee")
+    for plane in tl.static_range(3, PLANES, 2):
+        scores = _plus_product(scores, codes[plane], queries[plane], DTYPE)
+    if BITS == 8:
+        scores *= 16
+    for plane in tl.static_range(0, PLANES, 2):
+        scores = _plus_product(scores, codes[plane], queries[plane], DTYPE)
+    return scores
+
+
+@triton.jit
+def _plus_product(scores, codes, query, DTYPE: tl.constexpr):
+    if tl.float32 == DTYPE:
+        # Short sums lose less than one long one, where the numbers themselves have lost nothing.
+        return scores + tl.dot(codes, query, input_precision="ieee")
+    else:
+        return tl.dot(codes, query, scores)
+
+
+@triton.jit
 def _take_in(
-    keys, values, start, kept, q0, q1, q2, q3, top, total, m0, m1, m2, m3, scale2,
+    keys, values, start, kept, queries, top, total, mixed, scale2, cap2,
     N: tl.constexpr, W: tl.constexpr, WORDS: tl.constexpr, DTYPE: tl.constexpr, BITS: tl.constexpr,
-    MASKED: tl.constexpr, ASSEMBLY: tl.constexpr,
+    CAPPED: tl.constexpr, MASKED: tl.constexpr, ASSEMBLY: tl.constexpr,
 ):  # fmt: skip
     """One block of entries: running maximum, sums of weights by place in the block, and mixed values by plane."""
     entries, words = tl.arange(0, N), tl.arange(0, W)
@@ -58,21 +110,8 @@ def _take_in(
     key_step = _load(keys + rows + WORDS, inside, MASKED).to(tl.float16, bitcast=True).to(tl.float32)
     value_step = _load(values + rows + WORDS, inside, MASKED).to(tl.float16, bitcast=True).to(tl.float32)
 
-    k0, k1, k2, k3 = planes(key_words, DTYPE, ASSEMBLY)
-    if tl.float32 == DTYPE:
-        # Four short sums lose less than one long one, where the numbers themselves have lost nothing.
-        scores = tl.dot(k1, q1, input_precision="ieee") + tl.dot(k3, q3, input_precision="ieee")
-        if BITS == 8:
-            scores *= 16
-        scores += tl.dot(k0, q0, input_precision="ieee") + tl.dot(k2, q2, input_precision="ieee")
-    else:
-        scores = tl.dot(k1, q1)
-        scores = tl.dot(k3, q3, scores)
-        if BITS == 8:
-            scores *= 16
-        scores = tl.dot(k0, q0, scores)
-        scores = tl.dot(k2, q2, scores)
-    scores *= (key_step * scale2)[:, None]
+    products = _scores(key_words, queries, BITS, DTYPE, ASSEMBLY)
+    scores = logits(products, (key_step * scale2)[:, None], cap2, CAPPED)
     if MASKED:
         scores = tl.where(inside[:, None], scores, float("-inf"))
     new_top = tl.maximum(top, tl.max(scores, axis=0))
@@ -80,67 +119,90 @@ def _take_in(
     faded = tl.exp2(top - new_top)[None, :]
     total = total * faded + weights
     weights = (weights * value_step[:, None]).to(DTYPE)
-    v0, v1, v2, v3 = planes(value_words, DTYPE, ASSEMBLY)
-    m0 = tl.dot(v0, weights, m0 * faded, input_precision="ieee")
-    m1 = tl.dot(v1, weights, m1 * faded, input_precision="ieee")
-    m2 = tl.dot(v2, weights, m2 * faded, input_precision="ieee")
-    m3 = tl.dot(v3, weights, m3 * faded, input_precision="ieee")
-    return new_top, total, m0, m1, m2, m3
+    codes, sums = planes(value_words, DTYPE, 2 if BITS == 2 else 4, ASSEMBLY), tl.tuple([])
+    for plane in tl.static_range(8 if BITS == 2 else 4):
+        sums += (tl.dot(codes[plane], weights, mixed[plane] * faded, input_precision="ieee"),)
+    return new_top, total, sums
 
 
 @triton.jit
 def attend_packed_kernel(
-    q_ptr, table_ptr, partial_ptr, lse_ptr, scale2,
+    q_ptr, k_ptr, v_ptr, cos_ptr, sin_ptr, cells_ptr, partial_ptr, lse_ptr,
+    q_row, k_row, v_row, angle_row, cell_row, kv_heads, scale2, cap2,
     D: tl.constexpr, GROUP: tl.constexpr, G: tl.constexpr, N: tl.constexpr, W: tl.constexpr, DTYPE: tl.constexpr,
-    BITS: tl.constexpr, ASSEMBLY: tl.constexpr,
+    BITS: tl.constexpr, STEP: tl.constexpr, ROTATES: tl.constexpr, CAPPED: tl.constexpr, ASSEMBLY: tl.constexpr,
 ):  # fmt: skip
-    """Blocks are dealt to the splits in turn, so that programs that run together read what lies together."""
-    split, row, splits = tl.program_id(0), tl.program_id(1), tl.num_programs(0)
+    """Blocks of `N` entries are dealt to the splits in turn: programs that run together read what lies together."""
+    split, head_row, splits = tl.program_id(0), tl.program_id(1), tl.num_programs(0)
+    row, kv_head = (head_row // kv_heads).to(tl.int64), head_row % kv_heads
+    cell = cells_ptr + row * cell_row
+    if (tl.load(cell + ACTIVE) == 0) | (tl.load(cell + BITS_COLUMN) != BITS):
+        return
+    members, kept = tl.arange(0, G), tl.load(cell + KEPT_TOKENS).to(tl.int32)
+    in_group = members < GROUP
+    place = split * tl.num_programs(1) * GROUP + head_row * GROUP + members
+    if split * N >= kept:
+        tl.store(lse_ptr + place, tl.full([G], float("-inf"), tl.float32), in_group)
+        return
+
     WORDS: tl.constexpr = D * BITS // 16
-    words, members = tl.arange(0, W), tl.arange(0, G)
-    mask = (members < GROUP)[None, :] & (words < WORDS)[:, None]
-    capacity, kept = tl.load(table_ptr + 4), tl.load(table_ptr + 6).to(tl.int32)
-    base = row * capacity * (WORDS + 1)
-    keys = tl.load(table_ptr).to(tl.pointer_type(tl.int16)) + base
-    values = tl.load(table_ptr + 1).to(tl.pointer_type(tl.int16)) + base
-    query_row = row * GROUP + members
-    query = q_ptr + query_row[None, :] * D
-    q0 = tl.load(query + _element(words, 0, BITS, D)[:, None], mask, 0.0)
-    q1 = tl.load(query + _element(words, 1, BITS, D)[:, None], mask, 0.0)
-    q2 = tl.load(query + _element(words, 2, BITS, D)[:, None], mask, 0.0)
-    q3 = tl.load(query + _element(words, 3, BITS, D)[:, None], mask, 0.0)
+    PLANES: tl.constexpr = 8 if BITS == 2 else 4
+    dims, words = tl.arange(0, D), tl.arange(0, W)
+    mask = in_group[None, :] & (words < WORDS)[:, None]
+    capacity, slot = tl.load(cell + CAPACITY), tl.load(cell + SLOT)
+    base = kv_head * capacity * (WORDS + 1)
+    keys = tl.load(cell + KEYS).to(tl.pointer_type(tl.int16)) + base
+    values = tl.load(cell + VALUES).to(tl.pointer_type(tl.int16)) + base
+    cosine, sine = load_angles(cos_ptr, sin_ptr, row * angle_row, dims, dims >= 0, ROTATES)
+    whole_heads = in_group[:, None] & (dims >= 0)[None, :]
+    q = load_head(
+        (q_ptr + row * q_row + (kv_head * GROUP + members) * D)[:, None], dims[None, :], whole_heads,
+        cosine[None, :], sine[None, :], D, ROTATES,
+    )  # fmt: skip
+    # The program's part of the result is where the queries change from rows to planes.
+    target = partial_ptr + place.to(tl.int64) * D
+    tl.store(target[:, None] + dims[None, :], hadamard_rows(q.to(tl.float32), G, D), whole_heads)
+    is_own = slot // N % splits == split
+    if is_own:
+        place_of_entry = slot * (WORDS + 1)
+        _store_new_entry(
+            k_ptr + row * k_row + kv_head * D, v_ptr + row * v_row + kv_head * D,
+            keys + place_of_entry, values + place_of_entry, cosine, sine, D, BITS, STEP, ROTATES,
+        )  # fmt: skip
+    note_entry(cell, kv_head, is_own)
+    # What was written is read again, by other threads.
+    tl.debug_barrier()
+    queries = tl.tuple([])
+    for plane in tl.static_range(PLANES):
+        q = tl.load(target[None, :] + _element(words, plane, BITS, D)[:, None], mask, 0.0)
+        queries += (q.to(DTYPE),)
+    tl.debug_barrier()
     scale2 = scale2 / unit(DTYPE)
 
     top = tl.full([G], float("-inf"), tl.float32)
     total = tl.zeros([N, G], tl.float32)
-    m0 = tl.zeros([W, G], tl.float32)
-    m1, m2, m3 = m0, m0, m0
+    mixed = (tl.zeros([W, G], tl.float32),) * PLANES
     whole = kept // N * N
     for start in tl.range(split * N, whole, splits * N, num_stages=1):
         if ASSEMBLY:
             _prefetch(keys, start + splits * N, kept, 2 * WORDS + 2, N)
             _prefetch(values, start + splits * N, kept, 2 * WORDS + 2, N)
-        top, total, m0, m1, m2, m3 = _take_in(
-            keys, values, start, kept, q0, q1, q2, q3, top, total, m0, m1, m2, m3, scale2,
-            N, W, WORDS, DTYPE, BITS, False, ASSEMBLY,
+        top, total, mixed = _take_in(
+            keys, values, start, kept, queries, top, total, mixed, scale2, cap2,
+            N, W, WORDS, DTYPE, BITS, CAPPED, False, ASSEMBLY,
         )  # fmt: skip
     if (whole < kept) & (whole // N % splits == split):
-        top, total, m0, m1, m2, m3 = _take_in(
-            keys, values, whole, kept, q0, q1, q2, q3, top, total, m0, m1, m2, m3, scale2,
-            N, W, WORDS, DTYPE, BITS, True, ASSEMBLY,
+        top, total, mixed = _take_in(
+            keys, values, whole, kept, queries, top, total, mixed, scale2, cap2,
+            N, W, WORDS, DTYPE, BITS, CAPPED, True, ASSEMBLY,
         )  # fmt: skip
 
     summed = tl.sum(total, axis=0)
-    place = split * tl.num_programs(1) * GROUP + query_row
-    lse = tl.where(summed > 0, top + tl.log2(summed), float("-inf"))
-    tl.store(lse_ptr + place, lse, members < GROUP)
-    share = (1 / (tl.where(summed > 0, summed, 1.0) * unit(DTYPE)))[None, :]
-    target = partial_ptr + place.to(tl.int64)[None, :] * D
+    tl.store(lse_ptr + place, top + tl.log2(summed), in_group)
+    share = (1 / (summed * unit(DTYPE)))[None, :]
     if BITS == 8:
-        tl.store(target + _element(words, 0, BITS, D)[:, None], (m0 + 16 * m1) * share, mask)
-        tl.store(target + _element(words, 2, BITS, D)[:, None], (m2 + 16 * m3) * share, mask)
+        tl.store(target[None, :] + _element(words, 0, BITS, D)[:, None], (mixed[0] + 16 * mixed[1]) * share, mask)
+        tl.store(target[None, :] + _element(words, 2, BITS, D)[:, None], (mixed[2] + 16 * mixed[3]) * share, mask)
     else:
-        tl.store(target + _element(words, 0, BITS, D)[:, None], m0 * share, mask)
-        tl.store(target + _element(words, 1, BITS, D)[:, None], m1 * share, mask)
-        tl.store(target + _element(words, 2, BITS, D)[:, None], m2 * share, mask)
-        tl.store(target + _element(words, 3, BITS, D)[:, None], m3 * share, mask)
+        for plane in tl.static_range(PLANES):
+            tl.store(target[None, :] + _element(words, plane, BITS, D)[:, None], mixed[plane] * share, mask)

@@ -6,36 +6,25 @@ import torch
 import triton
 import triton.language as tl
 
-from prefixkv.kernels.packing import NORMAL_STEP, packed_size
+from prefixkv.kernels.packing import NORMAL_STEPS, packed_size
 from prefixkv.kernels.packing import pack as plain_pack
-from prefixkv.kernels.triton.packed_attention import SMALLEST_HEAD, codes, signs
+from prefixkv.kernels.triton.hadamard import SMALLEST_HEAD, hadamard_rows
+from prefixkv.kernels.triton.packed_rows import packed_rows, store_packed_rows
+
+NUMBERS = 4096
+"""Numbers that one program rounds."""
 
 
 @triton.jit
 def _pack_kernel(
-    x_ptr, signs_ptr, out_ptr, count, norm,
+    x_ptr, out_ptr, count,
     M: tl.constexpr, D: tl.constexpr, BITS: tl.constexpr, STEP: tl.constexpr, ROW: tl.constexpr,
 ):  # fmt: skip
-    rows = tl.program_id(0).to(tl.int64) * M + tl.arange(0, M)
-    dims, columns = tl.arange(0, D), tl.arange(0, D // 2)
+    rows, dims = tl.program_id(0).to(tl.int64) * M + tl.arange(0, M), tl.arange(0, D)
     inside = rows < count
     x = tl.load(x_ptr + rows[:, None] * D + dims[None, :], inside[:, None] & (dims >= 0)[None, :], 0.0)
-    signs_low = tl.load(signs_ptr + dims[:, None] * D + columns[None, :])
-    signs_high = tl.load(signs_ptr + dims[:, None] * D + D // 2 + columns[None, :])
-    low, high, step = codes(
-        tl.dot(x, signs_low, input_precision="ieee") * norm,
-        tl.dot(x, signs_high, input_precision="ieee") * norm,
-        BITS, STEP, D,
-    )  # fmt: skip
-    target = out_ptr + rows[:, None] * ROW + columns[None, :]
-    stored = inside[:, None] & (columns >= 0)[None, :]
-    if BITS == 8:
-        tl.store(target, low.to(tl.uint8), stored)
-        tl.store(target + D // 2, high.to(tl.uint8), stored)
-    else:
-        tl.store(target, (low | (high << 4)).to(tl.uint8), stored)
-    steps = (out_ptr + D * BITS // 8).to(tl.pointer_type(tl.float16)) + rows * (ROW // 2)
-    tl.store(steps, step.to(tl.float16), inside)
+    codes, step = packed_rows(hadamard_rows(x.to(tl.float32), M, D), M, D, BITS, STEP)
+    store_packed_rows(out_ptr + rows * ROW, codes, step, inside, D, BITS)
 
 
 def pack(vectors: torch.Tensor, bits: int) -> torch.Tensor:
@@ -44,10 +33,9 @@ def pack(vectors: torch.Tensor, bits: int) -> torch.Tensor:
     if head_dim < SMALLEST_HEAD or head_dim & (head_dim - 1) or not vectors.numel():
         return plain_pack(vectors, bits)
     vectors = vectors.contiguous()
-    count, row = vectors.numel() // head_dim, packed_size(head_dim, bits)
+    count, row, together = vectors.numel() // head_dim, packed_size(head_dim, bits), NUMBERS // head_dim
     out = torch.empty(*vectors.shape[:-1], row, dtype=torch.uint8, device=vectors.device)
-    _pack_kernel[(triton.cdiv(count, 32),)](
-        vectors, signs(head_dim, vectors.device, vectors.dtype), out, count, head_dim**-0.5,
-        M=32, D=head_dim, BITS=bits, STEP=NORMAL_STEP, ROW=row, num_warps=4,
+    _pack_kernel[(triton.cdiv(count, together),)](
+        vectors, out, count, M=together, D=head_dim, BITS=bits, STEP=NORMAL_STEPS.get(bits, 0.0), ROW=row, num_warps=4,
     )  # fmt: skip
     return out
