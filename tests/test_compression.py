@@ -193,9 +193,8 @@ def test_beam_search_is_refused() -> None:
 
 
 def test_assisted_decoding_is_refused() -> None:
-    """By the cache, or before that by a transformers that asks it whether it can be rewound."""
     model = tiny.llama()
-    with prefixkv.compress(model) as cache, pytest.raises((PrefixKVError, ValueError), match=r"(?i)assisted"):
+    with prefixkv.compress(model) as cache, pytest.raises(PrefixKVError, match="assisted"):
         model.generate(tiny.text(20), **cache_argument(cache), max_new_tokens=9, prompt_lookup_num_tokens=3)
 
 

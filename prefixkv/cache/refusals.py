@@ -45,7 +45,14 @@ class RefusingLayer(CacheLayerMixin):
 
 
 class RefusingCache(Cache):
-    """A cache that is read from the beginning to the end, each row by itself."""
+    """A cache that is read from the beginning to the end, each row by itself.
+
+    Attributes:
+        is_croppable: what transformers asks before assisted decoding. Said to be so, that `crop` is called and refuses
+            with a line of ours, the same with every version of transformers.
+    """
+
+    is_croppable = True
 
     @property
     def argument(self) -> dict[str, Cache]:
