@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -85,6 +86,30 @@ def picture_token_ids(config: Any) -> list[int]:
     names = ("image_token_id", "image_token_index", "video_token_id")
     found = [int(token) for name in names if (token := getattr(config, name, None)) is not None]
     return list(dict.fromkeys(found))
+
+
+def reads_images(config: Any) -> bool:
+    """Whether transformers loads a model as one of pictures and text.
+
+    Args:
+        config: of the whole model.
+    """
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
+    return config.model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
+
+def rotation_of(decoder: Any) -> Callable[..., Any] | None:
+    """The function that turns queries and keys by their positions' angles: it stands beside a decoder's class.
+
+    Args:
+        decoder: of a model of transformers.
+
+    Returns:
+        Called with queries, keys, cosine and sine; None where the module has no function of that name.
+    """
+    found: Callable[..., Any] | None = getattr(sys.modules[type(decoder).__module__], "apply_rotary_pos_emb", None)
+    return found
 
 
 @contextlib.contextmanager

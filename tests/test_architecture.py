@@ -26,6 +26,15 @@ LEVELS = (
 """From the bottom up: a part may import from its own level and from those below, and no two parts import each other."""
 
 USES_NO_TRANSFORMERS = {"errors", "documents", "home", "platforms", "kernels", "policy", "inputs", "machine", "workers"}
+USES_INSIDE_OF_TRANSFORMERS = {
+    "transformers_compat",
+    "cache/attention",
+    "cache/refusals",
+    "cache/windows",
+    "models/pretrained",
+    "demo/model",
+}
+"""Files that import modules of transformers which are no documented part of it; others take what `transformers` has."""
 USES_NO_TORCH = {
     "errors",
     "documents",
@@ -148,6 +157,13 @@ def test_demo_is_imported_only_when_it_is_asked_for(path: Path) -> None:
 def test_transformers_stays_where_it_may_be(path: Path) -> None:
     if _part(path) in USES_NO_TRANSFORMERS:
         assert "transformers" not in _roots(path)
+
+
+@per_engine_file
+def test_inside_of_transformers_is_known_to_few(path: Path) -> None:
+    inside = {name for name in _names(path) if name.startswith("transformers.") and name.split(".")[1].islower()}
+    if path.relative_to(ROOT / "prefixkv").with_suffix("").as_posix() not in USES_INSIDE_OF_TRANSFORMERS:
+        assert not inside
 
 
 @per_engine_file

@@ -1,8 +1,10 @@
-"""The README's Python example is run as it stands."""
+"""The README's Python examples are run as they stand."""
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,10 +12,23 @@ from pathlib import Path
 import pytest
 
 
-def test_python_example_runs() -> None:
-    readme = Path(__file__).parents[1] / "README.md"
-    example, _ = re.findall(r"```python\n(.*?)```", readme.read_text(encoding="utf-8"), re.DOTALL)
-    done = subprocess.run([sys.executable, "-c", example], capture_output=True, text=True, timeout=400, check=False)
+def test_python_examples_run(tmp_path: Path) -> None:
+    """One after the other, with a profile of the demo model under its name, and without a warning of what is to go."""
+    root = Path(__file__).parents[1]
+    (tmp_path / "profiles").mkdir()
+    shutil.copy(root / "prefixkv/demo/profile.json", tmp_path / "profiles/demo.json")
+    for tensors in (root / "prefixkv/demo").glob("profile-*.safetensors"):
+        shutil.copy(tensors, tmp_path / "profiles")
+    examples = re.findall(r"```python\n(.*?)```", (root / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert len(examples) == 2
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(examples)],
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
+        env=os.environ | {"PREFIXKV_HOME": str(tmp_path), "PYTHONWARNINGS": "error::FutureWarning"},
+    )
     assert done.returncode == 0, done.stderr
     answer, kept = done.stdout.splitlines()
     assert answer.isdigit()

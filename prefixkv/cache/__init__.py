@@ -1,1 +1,1 @@
-"""The compressed cache: what moves and frees keys and values, and everything that touches transformers' own caches."""
+"""The compressed cache: what moves and frees keys and values, and the attention that reads them."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import torch
-from transformers.cache_utils import Cache, CacheLayerMixin
+from transformers import Cache
+from transformers.cache_utils import CacheLayerMixin
 
 from prefixkv.errors import PrefixKVError
 from prefixkv.transformers_compat import cache_argument

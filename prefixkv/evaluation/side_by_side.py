@@ -11,8 +11,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
-from transformers.cache_utils import Cache
+from transformers import Cache, PreTrainedModel
 
 from prefixkv.cache import attention
 from prefixkv.cache.prefix_cache import PrefixKVCache

@@ -24,6 +24,7 @@ from prefixkv.models.names import (
 from prefixkv.models.placement import Placement
 from prefixkv.models.pretrained import chat_template, read_model, read_part, reading
 from prefixkv.platforms import platform_notice
+from prefixkv.transformers_compat import reads_images
 
 if TYPE_CHECKING:
     import torch
@@ -123,7 +124,6 @@ def load_model(
     started = time.perf_counter()
     import torch
     import transformers
-    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
     where = find_device(device)
     if untested := platform_notice(sys.platform, where.type, torch.version.hip):
@@ -138,7 +138,7 @@ def load_model(
     with reading(f"model {chosen!r}"):
         config = read_part(transformers.AutoConfig, source, trusted)
         geometry = KVGeometry.of(config, dtype)
-        takes_images = config.model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+        takes_images = reads_images(config)
         kind = transformers.AutoModelForImageTextToText if takes_images else transformers.AutoModelForCausalLM
         reader = transformers.AutoProcessor if takes_images else transformers.AutoTokenizer
         processor = read_part(reader, source, trusted)

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import sys
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 
 from prefixkv.errors import PrefixKVError
-from prefixkv.transformers_compat import setting
+from prefixkv.transformers_compat import rotation_of, setting
 
 AXES = 3
 TOLERANCE = 1e-3
@@ -35,7 +34,7 @@ class Rotation:
         """
         decoder = model.get_decoder()
         self._angles = getattr(decoder, "rotary_emb", None)
-        self._apply = getattr(sys.modules[type(decoder).__module__], "apply_rotary_pos_emb", _rotate_halves)
+        self._apply = rotation_of(decoder) or _rotate_halves
         config = model.config.get_text_config(decoder=True)
         skipped = setting(config, "no_rope_layers") or ()
         if self._angles is None or not all(skipped):
