@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from prefixkv.errors import PrefixKVError
+from prefixkv.transformers_compat import setting
 
 
 def answer_room(config: Any, prompt_tokens: int) -> int | None:
@@ -20,7 +21,7 @@ def answer_room(config: Any, prompt_tokens: int) -> int | None:
     Raises:
         PrefixKVError: the prompt fills the model's positions, or has more tokens than they are.
     """
-    longest = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
+    longest = setting(config.get_text_config(decoder=True), "max_position_embeddings")
     if longest is None:
         return None
     if prompt_tokens >= longest:
