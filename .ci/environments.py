@@ -2,8 +2,9 @@
 
 A   the newest torch with its Triton: `make test`, and every kernel compiled ahead of time
 B   a torch without Triton: ruff, mypy, `make demo`, and what `make test-all` has beyond `make test`
-C   the lowest Triton that is taken: every kernel in its interpreter
-D   the lower bounds of pyproject.toml on the lowest Python: `make test` without kernels and terminals
+C   the lowest Triton that is taken: its interpreter runs the kernels' tests of `make test`, and their further cases but
+    those of attention, which take half an hour
+D   the lower bounds of pyproject.toml on the lowest Python: `make test` of the engine and of six commands
 
 One part that fails does not hide the next. An environment is installed while the one before it is in use. Only Python,
 make and pip's registry are needed. Arguments choose environments: `.ci/run A C`.
@@ -113,6 +114,9 @@ def lowest_python(found: dict[int, str]) -> str:
 def environments() -> dict[str, Environment]:
     """All of them by name, in the order in which they run."""
     kernels, compiled = "tests/kernels", "tests/kernels/test_ahead_of_time.py"
+    long = [f"--ignore {kernels}/test_{name}.py" for name in ("ahead_of_time", "column_attention", "decode_attention")]
+    engine = "tests/test_*.py tests/cache tests/chat tests/policy tests/profiles tests/generation tests/families"
+    commands = " ".join(f"tests/cli/test_{name}.py" for name in ("batch", "chat", "contexts", "eval", "help", "search"))
     found = interpreters()
     pythons = " ".join(found.values())
     return {
@@ -137,17 +141,17 @@ def environments() -> dict[str, Environment]:
             "the lowest Triton, interpreted",
             "without-triton",
             (f"TORCH={WITHOUT_TRITON} {LOWEST_TRITON}",),
-            {"all kernels": ("test", f"ARGS=--all {kernels} --ignore {compiled}")},
+            {
+                "kernels": ("test", f"ARGS={kernels}"),
+                "kernels' rest but attention": ("test", f"ARGS=--rest {kernels} {' '.join(long)}"),
+            },
         ),
         "D": Environment(
             "lower bounds on the lowest Python",
             "lowest",
             (f"TORCH={lower_bounds()}", "TRANSFORMERS=", f"PYTHON={lowest_python(found)}"),
             {
-                "tests but kernels, terminals": (
-                    "test",
-                    f"ARGS=--ignore {kernels} --ignore tests/cli/test_terminal.py",
-                ),
+                "make test: engine, commands": ("test", f"ARGS={engine} {commands}"),
                 "syntax on every Python here": ("compile", f"PYTHONS={pythons}"),
             },
         ),
