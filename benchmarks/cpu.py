@@ -30,6 +30,7 @@ def program_starts() -> Iterator[Ratio]:
             ("prefixkv --help", ("--help",)),
             ("prefixkv chat --help", ("chat", "--help")),
             ("prefixkv models", ("models",)),
+            ("prefixkv info demo", ("info", "demo")),
             ("prefixkv search without a profile", (*plan, "--out", f"{folder}/plan.json")),
         ):
             yield compare(
