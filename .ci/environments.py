@@ -115,7 +115,10 @@ def environments() -> dict[str, Environment]:
     """All of them by name, in the order in which they run."""
     kernels, compiled = "tests/kernels", "tests/kernels/test_ahead_of_time.py"
     long = [f"--ignore {kernels}/test_{name}.py" for name in ("ahead_of_time", "column_attention", "decode_attention")]
-    engine = "tests/test_*.py tests/cache tests/chat tests/policy tests/profiles tests/generation tests/families"
+    parts = " ".join(
+        f"tests/{part}" for part in ("cache", "chat", "policy", "profiles", "generation", "families", "models")
+    )
+    engine = f"tests/test_*.py {parts}"
     commands = " ".join(f"tests/cli/test_{name}.py" for name in ("batch", "chat", "contexts", "eval", "help", "search"))
     found = interpreters()
     pythons = " ".join(found.values())

@@ -117,7 +117,7 @@ def compressed_generation(loaded: Any) -> Iterator[Ratio]:
     def compressed(tokens: int, method: str) -> None:
         with prefixkv.compress(loaded.model, "20%", method) as cache:
             loaded.model.generate(
-                **inputs, past_key_values=cache, max_new_tokens=tokens, min_new_tokens=tokens, do_sample=False
+                **inputs, **cache.argument, max_new_tokens=tokens, min_new_tokens=tokens, do_sample=False
             )
 
     for method in ("guided", "prefixkv", "h2o"):
