@@ -19,12 +19,12 @@ def rms_norm(hidden: torch.Tensor, gain: torch.Tensor, epsilon: float) -> torch.
     """Root mean square normalisation (arXiv 1910.07467): `gain * x / sqrt(mean(x ** 2) + epsilon)`.
 
     Args:
-        hidden: (rows, inputs), float dtype; the mean is taken in float32.
+        hidden: (..., inputs), float dtype; the mean is taken in float32.
         gain: (inputs,), same dtype.
         epsilon: added to the mean.
 
     Returns:
-        (rows, inputs), in the dtype of `hidden`.
+        (..., inputs), in the dtype of `hidden`.
     """
     exact = hidden.float()
     scaled = exact * torch.rsqrt(exact.square().mean(-1, keepdim=True) + epsilon)
@@ -37,13 +37,13 @@ def normed_linear(
     """`linear(rms_norm(hidden))` for several weights.
 
     Args:
-        hidden: (rows, inputs).
+        hidden: (..., inputs).
         gain: (inputs,), of the norm.
         epsilon: of the norm.
         weights: with the same inputs.
 
     Returns:
-        (rows, outputs) for each weight; rows may lie apart, their numbers are contiguous.
+        (..., outputs) for each weight; rows may lie apart, their numbers are contiguous.
     """
     normed = rms_norm(hidden, gain, epsilon)
     return [linear(normed, weight, bias) for weight, bias in weights]
@@ -55,14 +55,14 @@ def swiglu_linear(
     """`silu(gate x) * (up x)` of the normed input (SwiGLU, arXiv 2002.05202).
 
     Args:
-        hidden: (rows, inputs).
+        hidden: (..., inputs).
         gain: (inputs,), of the norm.
         epsilon: of the norm.
         gate: (outputs, inputs), contiguous.
         up: same shape.
 
     Returns:
-        (rows, outputs).
+        (..., outputs).
     """
     normed = rms_norm(hidden, gain, epsilon)
     return silu(linear(normed, gate)) * linear(normed, up)
@@ -72,11 +72,11 @@ def residual_linear(hidden: torch.Tensor, weight: Weight, residual: torch.Tensor
     """`residual + linear(hidden)`.
 
     Args:
-        hidden: (rows, inputs).
+        hidden: (..., inputs).
         weight: the layer.
-        residual: (rows, outputs); not written to.
+        residual: (..., outputs); not written to.
 
     Returns:
-        (rows, outputs).
+        (..., outputs).
     """
     return residual + linear(hidden, *weight)

@@ -13,13 +13,13 @@ def ranking(
     """Rank entries: the last ones, then the first ones, then the others by importance; ties go to the earlier entry.
 
     Args:
-        importance: (rows, seen_len), float32. Not written to.
+        importance: (..., seen_len), float. Not written to.
         sink_tokens: first entries that go last.
         recent_tokens: last entries that go after those.
 
     Returns:
-        The importance from the highest to the lowest, wherever its entry ranks, (rows, seen_len), float32; the entries
-        by rank, same shape, int64; and each entry's rank, same shape, int32.
+        The importance from the highest to the lowest, wherever its entry ranks, in its shape and dtype; the entries by
+        rank, same shape, int64; and each entry's rank, same shape, int32.
     """
     seen_len = importance.shape[-1]
     values, order = importance.sort(dim=-1, descending=True, stable=True)
@@ -34,6 +34,7 @@ def first_ranked(ranks: Sequence[torch.Tensor], counts: Sequence[int]) -> list[t
 
     Args:
         ranks: of each layer (batch, heads, entries), int32: each entry's rank; all of `0 .. count - 1` are there.
+            Layers may differ in each of the three.
         counts: how many stay in each.
 
     Returns:

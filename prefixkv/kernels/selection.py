@@ -9,13 +9,13 @@ def selection(importance: torch.Tensor, kept_len: int, sink_tokens: int, recent_
     """The first and the last entries and, of the others, the most important ones; ties go to the earlier entry.
 
     Args:
-        importance: (rows, seen_len), float32, not NaN. Not written to.
+        importance: (..., seen_len), float, not NaN. Not written to.
         kept_len: entries to keep, in 1 .. seen_len.
         sink_tokens: first entries that are always kept.
         recent_tokens: last entries that are always kept; `sink_tokens + recent_tokens <= kept_len`.
 
     Returns:
-        (rows, kept_len), int64: indices along `seen_len`, ascending.
+        (..., kept_len), int64: indices along `seen_len`, ascending.
     """
     seen_len = importance.shape[-1]
     priority = importance.clone()

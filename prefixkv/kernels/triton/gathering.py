@@ -124,7 +124,7 @@ def gather(moves: Sequence[Move], bits: int | None) -> list[Moved]:
     numbers = moves[0].keys.shape[-1]
     if bits is not None and (numbers < SMALLEST_HEAD or numbers & (numbers - 1)):
         return plain_gather(moves, bits)
-    if not all(map(_is_usual, moves)):
+    if not all(map(_is_usual, moves)) or len(set(map(_heads, moves))) > 1:
         return plain_gather(moves, bits)
     if moves[0].keys.dtype == torch.uint8:
         if any(_is_odd(part) for move in moves for part in (move.keys, move.values)):
@@ -175,6 +175,11 @@ def _is_usual(move: Move) -> bool:
         and all(part.stride(-1) == 1 for part in parts)
         and all(note.stride() == move.notes[1].stride() for note in move.notes[2:])
     )
+
+
+def _heads(move: Move) -> tuple[int, ...]:
+    """Batch rows and heads, one number for all layers of a launch."""
+    return (*move.keys.shape[:2], move.notes[0].shape[1])
 
 
 def _is_odd(part: torch.Tensor) -> bool:

@@ -10,18 +10,25 @@ from collections.abc import Sequence
 import torch
 
 from prefixkv.kernels.linear import Weight
-from prefixkv.kernels.triton.rms_norm import rms_norm, swiglu
-from prefixkv.kernels.triton.row_linear import row_linear
+from prefixkv.kernels.triton import rms_norm as norms
+from prefixkv.kernels.triton.row_linear import MOST_WEIGHTS, row_linear
+
+
+def rms_norm(hidden: torch.Tensor, gain: torch.Tensor, epsilon: float) -> torch.Tensor:
+    """As the plain twin."""
+    return norms.rms_norm(_rows(hidden), gain, epsilon).view(hidden.shape)
 
 
 def normed_linear(
     hidden: torch.Tensor, gain: torch.Tensor, epsilon: float, weights: Sequence[Weight]
 ) -> list[torch.Tensor]:
     """As the plain twin."""
-    if hidden.shape[0] == 1 and len({bias is None for _, bias in weights}) == 1:
-        together = row_linear(hidden, weights, norm=(gain, epsilon))
-        return list(together.split([weight.shape[0] for weight, _ in weights], dim=1))
-    normed = rms_norm(hidden, gain, epsilon)
+    rows, leading = _rows(hidden), hidden.shape[:-1]
+    alike = len({bias is None for _, bias in weights}) == 1
+    if rows.shape[0] == 1 and alike and len(weights) <= MOST_WEIGHTS:
+        together = row_linear(rows, weights, norm=(gain, epsilon))
+        return [part.view(*leading, -1) for part in together.split([weight.shape[0] for weight, _ in weights], dim=1)]
+    normed = norms.rms_norm(rows, gain, epsilon).view(hidden.shape)
     return [torch.nn.functional.linear(normed, weight, bias) for weight, bias in weights]
 
 
@@ -29,16 +36,28 @@ def swiglu_linear(
     hidden: torch.Tensor, gain: torch.Tensor, epsilon: float, gate: torch.Tensor, up: torch.Tensor
 ) -> torch.Tensor:
     """As the plain twin."""
-    if hidden.shape[0] == 1:
-        return row_linear(hidden, [(gate, None), (up, None)], norm=(gain, epsilon), swiglu=True)
-    normed = rms_norm(hidden, gain, epsilon)
-    return swiglu(torch.nn.functional.linear(normed, gate), torch.nn.functional.linear(normed, up))
+    rows, leading = _rows(hidden), hidden.shape[:-1]
+    if rows.shape[0] == 1:
+        out = row_linear(rows, [(gate, None), (up, None)], norm=(gain, epsilon), swiglu=True)
+    else:
+        normed = norms.rms_norm(rows, gain, epsilon)
+        out = norms.swiglu(torch.nn.functional.linear(normed, gate), torch.nn.functional.linear(normed, up))
+    return out.view(*leading, gate.shape[0])
 
 
 def residual_linear(hidden: torch.Tensor, weight: Weight, residual: torch.Tensor) -> torch.Tensor:
     """As the plain twin."""
-    if hidden.shape[0] == 1:
-        return row_linear(hidden, [weight], residual=residual)
-    if weight[1] is not None:
-        return residual + torch.nn.functional.linear(hidden, *weight)
-    return torch.addmm(residual, hidden, weight[0].t())
+    rows, residual_rows = _rows(hidden), _rows(residual)
+    if rows.shape[0] == 1:
+        out = row_linear(rows, [weight], residual=residual_rows)
+    elif weight[1] is not None:
+        out = residual_rows + torch.nn.functional.linear(rows, *weight)
+    else:
+        out = torch.addmm(residual_rows, rows, weight[0].t())
+    return out.view(residual.shape)
+
+
+def _rows(hidden: torch.Tensor) -> torch.Tensor:
+    """(rows, numbers), of which the numbers of a row lie side by side."""
+    rows = hidden if hidden.ndim == 2 else hidden.reshape(-1, hidden.shape[-1])
+    return rows if rows.stride(1) == 1 else rows.contiguous()

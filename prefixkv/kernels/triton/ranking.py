@@ -33,11 +33,11 @@ def _promote_kernel(sorted_ptr, order_ptr, ranks_ptr, seen_len, sinks, recent, N
 
 @triton.jit
 def _first_kernel(table_ptr, N: tl.constexpr):
-    """A row of the table has the addresses of a layer's ranks and of their places, its entries, and how many stay."""
-    row, columns, job_ptr = tl.program_id(0), tl.arange(0, N), table_ptr + tl.program_id(1) * 4
-    entries, count = tl.load(job_ptr + 2), tl.load(job_ptr + 3)
+    """A job is a layer: addresses of its ranks and of their places, its entries, how many stay, and its rows."""
+    row, columns, job_ptr = tl.program_id(0), tl.arange(0, N), table_ptr + tl.program_id(1) * 5
+    entries, count, rows = tl.load(job_ptr + 2), tl.load(job_ptr + 3), tl.load(job_ptr + 4)
     ranks_ptr = tl.load(job_ptr).to(tl.pointer_type(tl.int32)) + row * entries
-    ranks = tl.load(ranks_ptr + columns, columns < entries, 0x7FFFFFFF)
+    ranks = tl.load(ranks_ptr + columns, (columns < entries) & (row < rows), 0x7FFFFFFF)
     stays = (ranks < count).to(tl.int32)
     place = tl.cumsum(stays, axis=0) - 1
     out_ptr = tl.load(job_ptr + 1).to(tl.pointer_type(tl.int64)) + row * count
@@ -48,13 +48,14 @@ def ranking(
     importance: torch.Tensor, sink_tokens: int, recent_tokens: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """As the plain twin."""
-    rows, seen_len = importance.shape
+    seen_len = importance.shape[-1]
     if seen_len > LONGEST:
         return plain_ranking(importance, sink_tokens, recent_tokens)
-    values, by_importance = importance.sort(dim=-1, descending=True, stable=True)
+    # A sort's results lie in memory as what was sorted.
+    values, by_importance = importance.contiguous().sort(dim=-1, descending=True, stable=True)
     order, ranks = torch.empty_like(by_importance), torch.empty_like(by_importance, dtype=torch.int32)
     n = max(16, triton.next_power_of_2(seen_len))
-    _promote_kernel[(rows,)](
+    _promote_kernel[(importance.numel() // seen_len,)](
         by_importance, order, ranks, seen_len, sink_tokens, recent_tokens, N=n, num_warps=warps_for(n)
     )
     return values, order, ranks
@@ -65,15 +66,16 @@ def first_ranked(ranks: Sequence[torch.Tensor], counts: Sequence[int]) -> list[t
     longest = max(each.shape[2] for each in ranks)
     if longest > LONGEST:
         return plain_first_ranked(ranks, counts)
-    ranks, (batch, heads) = [each.contiguous() for each in ranks], ranks[0].shape[:2]
+    ranks = [each.contiguous() for each in ranks]
     found = [
-        torch.empty(batch, heads, count, dtype=torch.int64, device=each.device)
+        torch.empty(*each.shape[:2], count, dtype=torch.int64, device=each.device)
         for each, count in zip(ranks, counts, strict=True)
     ]
-    rows = [
-        [each.data_ptr(), places.data_ptr(), each.shape[2], places.shape[2]]
-        for each, places in zip(ranks, found, strict=True)
+    rows = [each.shape[0] * each.shape[1] for each in ranks]
+    jobs = [
+        [each.data_ptr(), places.data_ptr(), each.shape[2], places.shape[2], each_rows]
+        for each, places, each_rows in zip(ranks, found, rows, strict=True)
     ]
     n = max(16, triton.next_power_of_2(longest))
-    _first_kernel[(batch * heads, len(ranks))](job_table(rows, ranks[0].device), N=n, num_warps=warps_for(n))
+    _first_kernel[(max(rows), len(ranks))](job_table(jobs, ranks[0].device), N=n, num_warps=warps_for(n))
     return found

@@ -40,9 +40,10 @@ def _rotary_kernel(
 def rotary(
     query: torch.Tensor, key: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """As the plain twin, in place."""
+    """As the plain twin, in place where a row's numbers lie side by side."""
     batches, tokens, head_dim = cosine.shape
     query_heads, heads = query.shape[1] // head_dim, (query.shape[1] + key.shape[1]) // head_dim
+    query, key = (part if part.stride(1) == 1 else part.contiguous() for part in (query, key))
     cosine, sine = (angles if angles.stride(-1) == 1 else angles.contiguous() for angles in (cosine, sine))
     if cosine.stride() != sine.stride():
         cosine, sine = cosine.contiguous(), sine.contiguous()

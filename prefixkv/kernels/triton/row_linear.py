@@ -16,6 +16,8 @@ from prefixkv.kernels.linear import Weight
 
 Tiles = tuple[int, int, int]
 """Outputs and inputs in a tile, and warps."""
+MOST_WEIGHTS = 3
+"""Weights that share a launch."""
 FEW_OUTPUTS = 8192
 """So few outputs are spread over more, smaller programs, which keeps all multiprocessors reading."""
 

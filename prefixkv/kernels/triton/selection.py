@@ -45,15 +45,16 @@ def warps_for(columns: int) -> int:
 
 def selection(importance: torch.Tensor, kept_len: int, sink_tokens: int, recent_tokens: int) -> torch.Tensor:
     """As the plain twin."""
-    rows, seen_len = importance.shape
+    *leading, seen_len = importance.shape
     if seen_len > LONGEST:
         return plain_selection(importance, kept_len, sink_tokens, recent_tokens)
-    if importance.stride(1) != 1:
-        importance = importance.contiguous()
-    out = torch.empty(rows, kept_len, dtype=torch.int64, device=importance.device)
+    rows = importance.float().reshape(-1, seen_len)
+    if rows.stride(1) != 1:
+        rows = rows.contiguous()
+    out = torch.empty(*leading, kept_len, dtype=torch.int64, device=importance.device)
     n = max(16, triton.next_power_of_2(seen_len))
-    _selection_kernel[(rows,)](
-        importance, out, importance.stride(0), seen_len, kept_len, sink_tokens, recent_tokens, N=n,
+    _selection_kernel[(rows.shape[0],)](
+        rows, out, rows.stride(0), seen_len, kept_len, sink_tokens, recent_tokens, N=n,
         num_warps=warps_for(n),
     )  # fmt: skip
     return out
