@@ -1,6 +1,7 @@
 # make demo: one question about a picture.  make test: the tests, in minutes.  make test-all: the exhaustive ones, too.
 # make lint: ruff and mypy.
 # make docs: the reference page docs/cli.md.  make pictures: the terminal pictures docs/images/*.svg.
+# make test-gpu: every command, method and dtype on a GPU, and its kernels.
 # make families: the README's table of them.  make bench-cpu: what is measured without a GPU, as ratios within one run.
 # TORCH and TRANSFORMERS choose what is installed (make test TORCH=torch==2.13.0), PYTHON the interpreter of a new .venv,
 # ARGS what pytest is told beside (make test ARGS="tests/cli -x").
@@ -9,6 +10,8 @@ TORCH ?= torch
 TRANSFORMERS ?= transformers
 PYTHON ?= python3
 ARGS ?=
+GPU_PROCESSES ?= 6
+GPU_RESULTS ?= build/gpu-tests.json
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -16,7 +19,7 @@ BIN := $(VENV)/bin
 REQUIREMENTS := $(foreach requirement,$(TORCH) $(TRANSFORMERS),'$(requirement)')
 STAMP := $(VENV)/installed-$(shell printf '%s' '$(TORCH) $(TRANSFORMERS)' | cksum | cut -d ' ' -f 1)
 
-.PHONY: demo test test-all bench-cpu install compile families lint format docs pictures clean
+.PHONY: demo test test-all test-gpu bench-cpu install compile families lint format docs pictures clean
 .DEFAULT_GOAL := demo
 
 demo: $(STAMP)
@@ -28,6 +31,11 @@ test: $(STAMP)
 
 test-all: $(STAMP)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --all $(ARGS)
+
+# On a CUDA device: the result is JSON in GPU_RESULTS. Every process has its own copy of the small models on the one GPU.
+test-gpu: $(STAMP)
+	@OMP_NUM_THREADS=1 PREFIXKV_GPU_RESULTS=$(GPU_RESULTS) \
+	  $(BIN)/python -m pytest -q -n $(GPU_PROCESSES) -m gpu --all tests/gpu tests/kernels $(ARGS)
 
 bench-cpu: $(STAMP)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.cpu docs/results/bench-cpu.json

@@ -25,7 +25,7 @@ _PATIENCE = timedelta(days=7)
 
 
 class Launch:
-    """How this process was started.
+    """How this process was started; as a `with`, it leaves the other processes at its end.
 
     Attributes:
         number: of this process.
@@ -37,6 +37,9 @@ class Launch:
 
         Args:
             device: as the user names it.
+
+        Raises:
+            PrefixKVError: the launcher has started more processes here than there are CUDA devices.
         """
         self.number, self.count, self.device = 0, 1, device
         self._state: Any = None
@@ -45,10 +48,25 @@ class Launch:
             from accelerate import PartialState
 
             on_cpu = device == "cpu" or not torch.cuda.is_available()
+            if not on_cpu:
+                _require_own_gpu(torch.cuda.device_count())
             # The others may have more left to do than this one.
             self._state = PartialState(cpu=on_cpu, timeout=_PATIENCE)
             self.number, self.count = self._state.process_index, self._state.num_processes
             self.device = "cpu" if on_cpu else f"cuda:{self._state.local_process_index}"
+
+    def __enter__(self) -> Launch:
+        """Work with the others."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *reason: object) -> None:
+        """Close the group of processes, which NCCL otherwise complains of at exit.
+
+        Where something has gone wrong the others may never come here, so that nobody waits for them: the launcher ends
+        them all.
+        """
+        if self._state is not None and kind is None:
+            self._state.destroy_process_group()
 
     @property
     def is_main(self) -> bool:
@@ -57,8 +75,8 @@ class Launch:
 
     def wait(self) -> None:
         """Until all processes are here."""
-        if self._state is not None:
-            self._state.wait_for_everyone()
+        # The launcher's own barrier names a CUDA device by the process's number, also where the CPU does the work.
+        self.gather([])
 
     def gather(self, own: list[Any]) -> list[Any]:
         """The lists of all processes, one behind the other, in each of them.
@@ -71,6 +89,16 @@ class Launch:
         from accelerate.utils import gather_object
 
         return gather_object(own)
+
+
+def _require_own_gpu(devices: int) -> None:
+    """Raise a PrefixKVError where this process would share a GPU with another of its launch, which NCCL cannot do."""
+    started = int(os.environ.get("LOCAL_WORLD_SIZE") or 1)
+    if started > devices:
+        raise PrefixKVError(
+            f"{started} processes were started, and torch sees {devices} CUDA devices: start no more processes than "
+            "there are devices, or give --device cpu"
+        )
 
 
 def division_of(model: torch.nn.Module) -> tuple[int, int]:

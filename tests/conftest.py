@@ -19,14 +19,6 @@ STRICT_WARNINGS = ("FutureWarning", "DeprecationWarning", "PendingDeprecationWar
 """Errors in pytest's own process by pyproject.toml; in the processes that tests start by this variable."""
 os.environ["PYTHONWARNINGS"] = ",".join(f"error::{category}" for category in STRICT_WARNINGS)
 
-if util.find_spec("triton"):
-    import torch
-
-    # Triton's own functions, `tl.sum` and the like, are made for the device or for the interpreter when it is imported,
-    # which transformers does too: so this is said before any file of tests is read.
-    if not torch.cuda.is_available():
-        os.environ["TRITON_INTERPRET"] = "1"
-
 ONLY_GPU = "need a CUDA device (make test-gpu)"
 ONLY_ALL = "are exhaustive (make test-all)"
 USUAL = "make test runs"
@@ -43,7 +35,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Prepare the count of tests that are left out."""
+    """Prepare the count of tests that are left out; hide the GPUs unless their tests are asked for.
+
+    So the other tests are the same on every machine, in the processes that they start, too.
+    """
+    if "gpu" not in config.option.markexpr:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    if util.find_spec("triton"):
+        import torch
+
+        # Triton's own functions, `tl.sum` and the like, are made for the device or for the interpreter when it is
+        # imported, which transformers does too: so this is said before any file of tests is read.
+        if not torch.cuda.is_available():
+            os.environ["TRITON_INTERPRET"] = "1"
     config.stash[left_out] = Counter()
 
 

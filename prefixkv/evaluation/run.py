@@ -84,7 +84,11 @@ class Evaluation:
             OptionError: a metric that the data does not allow.
             PrefixKVError: data, model or folder are not as they should be.
         """
-        launch = Launch(self.device)
+        with Launch(self.device) as launch:
+            return self._share_in(launch, progress, notify)
+
+    def _share_in(self, launch: Launch, progress: Progress, notify: Notify) -> dict[str, Any] | None:
+        """Measure this process's samples; the figures in the process that reports."""
         if not launch.is_main:
             notify = _silent
         device = launch.device if self.placement.device_map is None else self.device

@@ -11,6 +11,8 @@ from prefixkv.kernels import row_lse
 
 FLASH, CUDNN = 1, 3
 """Values of `torch.nn.attention.SDPBackend`."""
+HEAD_STEP = 8
+"""Both kernels take heads of a multiple of so many elements; torch pads others before it calls them."""
 
 
 def scored_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float) -> torch.Tensor | None:
@@ -23,10 +25,11 @@ def scored_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
         scale: factor on the dot products.
 
     Returns:
-        (batch, length, query_heads, head_dim); None where no kernel gives the number: on the CPU, in float32, or where
-        lengths differ.
+        (batch, length, query_heads, head_dim); None where no kernel gives the number: on the CPU, in float32, where
+        lengths differ, or where the head's size is no multiple of 8.
     """
-    if not query.is_cuda or query.shape[2] != key.shape[2] or query.requires_grad:
+    fits = query.shape[2] == key.shape[2] and query.shape[3] % HEAD_STEP == 0
+    if not query.is_cuda or not fits or query.requires_grad:
         return None
     grouped = query.shape[1] != key.shape[1]
     backend = torch._fused_sdp_choice(query, key, value, None, 0.0, True, scale=scale, enable_gqa=grouped)

@@ -94,13 +94,15 @@ class DecoderWeights:
             forward = vars(module).get("forward")
             patched = forward is not None and not getattr(forward, "computes_the_same", hasattr(module, "_hf_hook"))
             _require(not hooked and not patched, f"its {type(module).__name__} has a hook")
+        # First, since other kinds of layers name their settings otherwise.
+        layers = tuple(_layer(layer) for layer in decoder.layers)
         config = decoder.config
         _require(config.hidden_act == "silu", f"its activation is {config.hidden_act}")
         _require(decoder.rotary_emb.rope_type in FIXED_ROTARY, f"its positions are {decoder.rotary_emb.rope_type}")
         _require(type(decoder.embed_tokens) is torch.nn.Embedding, "its embedding is changed")
         weights = cls(
             decoder.embed_tokens.weight,
-            tuple(_layer(layer) for layer in decoder.layers),
+            layers,
             decoder.norm.weight,
             _linear(head),
             decoder.norm.variance_epsilon,

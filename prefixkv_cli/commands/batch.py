@@ -81,13 +81,13 @@ def batch(
 
     from prefixkv.workers import Launch
 
-    launch = Launch(device)
-    notify = output.notice if launch.is_main else _silent
-    memory_bytes = int(size.amount) if size else None
-    asked = Batch(lines, file.parent, rule, method, max_new_tokens, rows, memory_bytes, notify)
-    placed = device if device_map is not None else launch.device
-    loaded = load_model(model, device=placed, dtype=dtype, notify=notify, placement=placement)
-    records = _run(asked, loaded, out, launch, overwrite)
+    with Launch(device) as launch:
+        notify = output.notice if launch.is_main else _silent
+        memory_bytes = int(size.amount) if size else None
+        asked = Batch(lines, file.parent, rule, method, max_new_tokens, rows, memory_bytes, notify)
+        placed = device if device_map is not None else launch.device
+        loaded = load_model(model, device=placed, dtype=dtype, notify=notify, placement=placement)
+        records = _run(asked, loaded, out, launch, overwrite)
     if records is None:
         return
     errors = [records[line.number] for line in lines if "error" in records[line.number]]

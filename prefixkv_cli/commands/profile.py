@@ -98,10 +98,10 @@ def profile(
     placement = options.placement(device, device_map, load_in_8bit, load_in_4bit, trust_remote_code)
     from prefixkv.workers import Launch
 
-    launch = Launch(device)
-    chosen, source = _samples(images, data, prompts, samples, seed, output.notice if launch.is_main else _silent)
-    path = out if out is not None else named_file("profiles", profile_name(model))
-    measured = measure_to(path, model, chosen, source, device, dtype, placement, launch)
+    with Launch(device) as launch:
+        chosen, source = _samples(images, data, prompts, samples, seed, output.notice if launch.is_main else _silent)
+        path = out if out is not None else named_file("profiles", profile_name(model))
+        measured = measure_to(path, model, chosen, source, device, dtype, placement, launch)
     if not launch.is_main:
         return
     if plot is not None:

@@ -25,9 +25,8 @@ METHOD = "prefixkv"
 
 def loaded(tiny: Tiny) -> LoadedModel:
     """The model as `prefixkv.load_model` would return it."""
-    geometry = KVGeometry.of(tiny.model.config, "float32")
-    device = torch.device("cpu")
-    return LoadedModel("tiny", tiny.model, tiny.processor, geometry, device, bool(tiny.pictures), 0.0)
+    geometry = KVGeometry.of(tiny.model.config, str(tiny.model.dtype).removeprefix("torch."))
+    return LoadedModel("tiny", tiny.model, tiny.processor, geometry, tiny.model.device, bool(tiny.pictures), 0.0)
 
 
 def turns(tiny: Tiny, answers: tuple[str, ...] = ()) -> list[Turn]:
@@ -157,7 +156,7 @@ def bytes_equal_budget(tiny: Tiny) -> None:
 def ragged_rows_equal_single_rows(tiny: Tiny) -> None:
     """A batch of three rows, with pictures of other sizes or none, gives what each row gives alone."""
     model: Any = tiny.model
-    rows = [[Turn("ba ce di fo gu " * repeats, pictures)] for repeats, pictures in _rows(tiny)]
+    rows = [[Turn("ba ce di fo gu " * repeats, pictures)] for repeats, pictures in rows_of(tiny)]
     prompts = [Prompt(tiny.processor, row) for row in rows]
     options = {"max_new_tokens": NEW_TOKENS, "do_sample": False}
     for budget in ("30%", "100%"):
@@ -173,7 +172,8 @@ def ragged_rows_equal_single_rows(tiny: Tiny) -> None:
                 assert kept[0].equal(kept[1])
 
 
-def _rows(tiny: Tiny) -> list[tuple[int, tuple[Any, ...]]]:
+def rows_of(tiny: Tiny) -> list[tuple[int, tuple[Any, ...]]]:
+    """Lengths and pictures of three rows that differ in both."""
     if tiny.prompt_sees_itself:
         return [(3, tiny.pictures), (7, tiny.pictures), (5, tiny.pictures)]
     return [(3, tiny.pictures[:1]), (9, ()), (5, tiny.pictures[1:])]

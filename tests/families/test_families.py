@@ -14,6 +14,7 @@ import prefixkv
 from prefixkv.errors import PrefixKVError
 from prefixkv.inputs.prompts import Prompt, Turn
 from prefixkv.models import families as listed
+from prefixkv.models.decoder_weights import LLAMA_LIKE, DecoderWeights, UnknownDecoderError
 from prefixkv.models.geometry import KVGeometry
 from prefixkv.profiles.calibration import Sample
 from prefixkv.profiles.config import PrefixConfig
@@ -35,6 +36,18 @@ def test_family(family: str, check: Callable[[Tiny], None]) -> None:
             f"this transformers reads {family}'s pictures with torchvision only: {' '.join(str(error).split())[:60]}"
         )
     check(tiny)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_fused_layers_are_made_or_refused_by_a_reason(family: str) -> None:
+    """On a GPU every model is asked whether its decoder is one that is read in fused layers."""
+    model = FAMILIES[family]().model
+    layers = model.get_decoder().layers
+    if type(layers[0]).__name__ in LLAMA_LIKE:
+        assert len(DecoderWeights.of(model).layers) == len(layers)
+    else:
+        with pytest.raises(UnknownDecoderError, match="its layers are"):
+            DecoderWeights.of(model)
 
 
 def test_every_family_that_is_listed_is_tested() -> None:

@@ -1,0 +1,65 @@
+"""Every family's small random model in bfloat16 on a GPU: two turns, and rows of different lengths together."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+
+import prefixkv
+from prefixkv.inputs.padded_batch import padded_batch
+from prefixkv.inputs.prompts import Prompt, Turn
+from tests.families import checks
+from tests.families.tiny_models import FAMILIES, Tiny
+from tests.gpu.device import DEVICE
+
+pytestmark = pytest.mark.gpu
+
+NEW_TOKENS = 12
+
+
+@pytest.fixture(params=FAMILIES)
+def tiny(request: pytest.FixtureRequest) -> Tiny:
+    try:
+        built = FAMILIES[request.param]()
+    except ImportError as error:
+        pytest.skip(f"this transformers reads {request.param}'s pictures with torchvision only: {error}")
+    model: Any = built.model
+    return dataclasses.replace(built, model=model.to(DEVICE, torch.bfloat16))
+
+
+def test_two_turns(tiny: Tiny) -> None:
+    """At 30 %, 40 steps in each of two turns end where they must, and the layers hold their share."""
+    checks.small_budget_runs_two_turns(tiny)
+
+
+def test_bytes_are_the_budget_s(tiny: Tiny) -> None:
+    checks.bytes_equal_budget(tiny)
+
+
+@pytest.mark.parametrize("budget", ["100%", "30%"])
+def test_ragged_rows(tiny: Tiny, budget: str) -> None:
+    """Rows keep together what they keep alone, but for entries that are equally important in 16 bits."""
+    model: Any = tiny.model
+    loaded = checks.loaded(tiny)
+    prompts = [
+        Prompt(tiny.processor, [Turn("ba ce di fo gu " * repeats, pictures)])
+        for repeats, pictures in checks.rows_of(tiny)
+    ]
+    options = {"max_new_tokens": NEW_TOKENS, "do_sample": False}
+    with prefixkv.compress(model, budget, "h2o") as together:
+        inputs = loaded.on_device(padded_batch(prompts, pad_token=0))
+        answers = model.generate(**inputs, past_key_values=together, **options)[:, -NEW_TOKENS:]
+    assert answers.shape == (len(prompts), NEW_TOKENS)
+    for index, prompt in enumerate(prompts):
+        with prefixkv.compress(model, budget, "h2o") as alone:
+            model.generate(**loaded.on_device(prompt.inputs), past_key_values=alone, **options)
+        for layer in range(loaded.geometry.layers):
+            rows = together.kept_positions(layer)[index]
+            for ours, theirs in zip(rows, alone.kept_positions(layer)[0], strict=True):
+                kept = {int(place) for place in ours if place >= 0}
+                expected = set(theirs.tolist())
+                assert len(kept) == len(expected)
+                assert len(kept & expected) >= 0.75 * len(expected)
