@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from prefixkv.cache import attention
 from prefixkv.evaluation.answers import is_exact, is_relaxed, rouge_l
@@ -18,6 +19,13 @@ from prefixkv.evaluation.prefill import Prefill
 from prefixkv.evaluation.side_by_side import follow_side_by_side
 from prefixkv.inputs.token_ids import stop_tokens
 from prefixkv.models.loading import LoadedModel
+
+REPEATABLE = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+"""Attention kernels whose sums are the same in every run.
+
+cuDNN's, which torch prefers on newer GPUs, adds up the parts of a long cache as they come: one figure in some tens then
+differs from the third or fourth digit on.
+"""
 
 Record = dict[str, Any]
 """What was measured of one sample in one cell: plain values."""
@@ -52,7 +60,7 @@ class Measuring:
         Returns:
             A record for the reference and one for each cell.
         """
-        with attention.installed(self.loaded.model):
+        with attention.installed(self.loaded.model), sdpa_kernel(REPEATABLE):
             outcomes = _Run(self, exercise).outcomes(cells)
         full = outcomes[REFERENCE]
         return {cell: self._record(outcome, full, right) for cell, outcome in outcomes.items()}

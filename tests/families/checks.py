@@ -43,7 +43,8 @@ def conversation(tiny: Tiny, budget: str, new_tokens: int = NEW_TOKENS) -> tuple
     notices: list[str] = []
     talk = Conversation(loaded(tiny), budget, METHOD, sampling=Sampling(new_tokens), notify=notices.append)
     answers = ["".join(talk.ask(turn.prompt, turn.images)).strip() for turn in turns(tiny, ("", ""))]
-    assert notices == []
+    # On a GPU a family whose step is not captured says so.
+    assert [notice for notice in notices if not notice.startswith("the step is not captured")] == []
     return answers, talk
 
 

@@ -29,7 +29,7 @@ class PixtralProcessor:
         return dict(self.tokenizer(text, **options)) | inputs
 
     def apply_chat_template(self, messages: Any, **options: Any) -> str:
-        return self.tokenizer.apply_chat_template(messages, chat_template=self.chat_template, **options)
+        return self.tokenizer.apply_chat_template(messages, **({"chat_template": self.chat_template} | options))
 
     def _tokens(self, height: int, width: int) -> str:
         row = "[IMG]" * (width // self._token_pixels)
