@@ -37,7 +37,7 @@ def program_starts() -> Iterator[Ratio]:
                 name,
                 ("command", lambda words=words: run("-m", "prefixkv_cli", *words)),
                 ("typer and rich imported", lambda: run("-c", "import typer, rich.console, rich.table")),
-                repeats=5,
+                repeats=3,
             )
 
 
@@ -60,7 +60,7 @@ def conversations(loaded: Any) -> Iterator[Ratio]:
             "a saved context",
             ("opened", lambda: load_context(path, loaded)),
             ("its picture read", read),
-            repeats=5,
+            repeats=3,
         )
 
     firsts: list[list[float]] = []

@@ -81,8 +81,10 @@ def _exhaustive(items: list[pytest.Item]) -> list[pytest.Item]:
     for cases in families.values():
         marker = cases[0].get_closest_marker("exhaustive")
         assert marker is not None
-        calls = [getattr(case, "callspec", None) for case in cases]
-        chosen = spread([call.indices if call else {} for call in calls], marker.kwargs.get("keep", 0))
+        given = [case.callspec.params if hasattr(case, "callspec") else {} for case in cases]
+        # By identity: cases share the objects that are listed in a decorator, and not all of these can be hashed.
+        values = [{name: id(value) for name, value in params.items()} for params in given]
+        chosen = spread(values, marker.kwargs.get("keep", 0))
         out += [case for index, case in enumerate(cases) if index not in chosen]
     return out
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 from hypothesis import given
@@ -24,3 +28,44 @@ def test_as_many_as_are_kept_in_order_and_the_same_every_time(keep: int, cases: 
     chosen = spread(cases, keep)
     assert len(chosen) == min(keep, len(cases))
     assert chosen == sorted(set(chosen)) == spread(cases, keep)
+
+
+CASES_OF_ONE_TEST = """
+import pytest
+@pytest.mark.exhaustive(keep=3)
+@pytest.mark.parametrize("shape", [{"rows": 1}, {"rows": 2}, {"rows": 3}])
+@pytest.mark.parametrize("name", ["one", "two", "three"])
+def test_many(name, shape): pass
+@pytest.mark.exhaustive
+def test_long(): pass
+def test_short(): pass
+"""
+
+
+def test_make_test_shows_every_value_and_the_rest_is_all_that_is_left(tmp_path: Path) -> None:
+    (tmp_path / "test_cases.py").write_text(CASES_OF_ONE_TEST)
+    usual, rest, whole = (_collected(tmp_path, *options) for options in ((), ("--rest",), ("--all",)))
+    assert usual == ["test_many[one-shape0]", "test_many[two-shape1]", "test_many[three-shape2]", "test_short"]
+    assert len(whole) == 11
+    assert sorted(usual + rest) == sorted(whole)
+
+
+def _collected(folder: Path, *options: str) -> list[str]:
+    words = ["-q", "--collect-only", "-p", "tests.conftest", "-p", "no:cacheprovider", "--rootdir", str(folder)]
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            *words,
+            "-o",
+            "markers=exhaustive: as in pyproject.toml",
+            *options,
+            str(folder),
+        ],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[1],
+        check=False,
+    )
+    return re.findall(r"::(\S+)", done.stdout)
