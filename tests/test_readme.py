@@ -36,7 +36,7 @@ def test_python_examples_run(tmp_path: Path) -> None:
     assert 0.15 < numbers[0] / numbers[1] <= 0.2
 
 
-@pytest.mark.parametrize("page", ["README.md"])
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
 def test_make_targets_exist(page: str) -> None:
     root = Path(__file__).parents[1]
     text = (root / page).read_text(encoding="utf-8")
