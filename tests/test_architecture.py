@@ -57,6 +57,8 @@ USES_NO_TORCH = {
     "models/shapes",
     "inputs/download",
     "inputs/images",
+    "inputs/picture_source",
+    "inputs/png_texts",
     "kernels/packed_row",
     "cache/usage",
     "generation/sampling",

@@ -12,8 +12,7 @@ from typing import Any
 from PIL import Image
 
 from prefixkv.errors import PrefixKVError
-from prefixkv.inputs.download import fetch
-from prefixkv.inputs.images import decode_image, open_image
+from prefixkv.inputs.picture_source import open_source
 
 SHAPE = 'give an object such as {"image": "cat.jpg", "prompt": "What is this?"}'
 
@@ -47,7 +46,7 @@ class Line:
         Raises:
             PrefixKVError: one cannot be read; says why.
         """
-        return tuple(_picture(source, folder) for source in self.sources)
+        return tuple(open_source(source, folder) for source in self.sources)
 
 
 def read_lines(path: Path) -> list[Line]:
@@ -84,15 +83,9 @@ def _line(content: Any, number: int, digest: str) -> Line:
         raise PrefixKVError(f"this is no JSON object: {SHAPE}")
     prompt, image = content.get("prompt"), content.get("image", content.get("images", []))
     label = content.get("id")
-    sources = [image] if isinstance(image, str) else image
+    sources = [image] if isinstance(image, str) else [] if image is None else image
     if not isinstance(prompt, str) or not prompt.strip():
         return Line(number, digest, label=label, error=f"the prompt is {'empty' if prompt else 'missing'}: {SHAPE}")
     if not isinstance(sources, list) or not all(isinstance(source, str) and source for source in sources):
         return Line(number, digest, label=label, error=f"image is {image!r}: give a path, or a list of paths")
     return Line(number, digest, prompt, tuple(sources), label)
-
-
-def _picture(source: str, folder: Path) -> Image.Image:
-    if source.lower().startswith(("http://", "https://")):
-        return decode_image(fetch(source), source)
-    return open_image(folder / Path(source).expanduser())

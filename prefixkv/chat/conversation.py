@@ -20,6 +20,7 @@ from prefixkv.errors import DeviceMemoryError, PrefixKVError
 from prefixkv.generation.answer import Answer, AnswerWriter
 from prefixkv.generation.decoding import decode
 from prefixkv.generation.sampling import Sampling
+from prefixkv.inputs.images import Picture, as_pictures
 from prefixkv.inputs.positions import answer_room
 from prefixkv.inputs.prompts import Prompt, Turn
 from prefixkv.inputs.token_ids import picture_token, stop_tokens
@@ -112,17 +113,17 @@ class Conversation:
         self._waiting.clear()
         self._read_again()
 
-    def attach(self, image: Image.Image) -> None:
+    def attach(self, image: Picture) -> None:
         """Add a picture to the next question.
 
         Args:
-            image: RGB.
+            image: see `as_pictures`.
 
         Raises:
-            PrefixKVError: the model reads no images.
+            PrefixKVError: the model reads no images, or this one cannot be read.
         """
         self._require_images()
-        self._waiting.append(image)
+        self._waiting.extend(as_pictures(image))
 
     def change_budget(self, budget: str | float | Budget | PrefixConfig, method: str | Method = DEFAULT_METHOD) -> None:
         """Go on under another budget or method: the next question reads the whole conversation again, in one go.
@@ -207,24 +208,25 @@ class Conversation:
             steps.close()
         self._note(inputs, prompt)
 
-    def ask(self, prompt: str, images: Sequence[Image.Image] = ()) -> Generator[str, None, None]:
+    def ask(self, prompt: str, images: Picture | Sequence[Picture] | None = None) -> Generator[str, None, None]:
         """Ask and stream the answer.
 
         Args:
             prompt: the question.
-            images: RGB images that come before it, behind those that were attached.
+            images: one or several that come before it, behind those that were attached; see `as_pictures`.
 
         Yields:
             Pieces of the answer. Closing the iterator stops the answer and keeps what was said so far.
 
         Raises:
-            PrefixKVError: the model reads no images.
+            PrefixKVError: the model reads no images, or cannot take this question.
             DeviceMemoryError: the device's memory is full; the conversation goes on without this question.
         """
-        if images:
+        pictures = as_pictures(images)
+        if pictures:
             self._require_images()
         before = self.state()
-        turn = Turn(prompt, (*self._waiting, *images))
+        turn = Turn(prompt, (*self._waiting, *pictures))
         self._turns.append(turn)
         self._waiting.clear()
         is_kept = False

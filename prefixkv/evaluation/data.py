@@ -14,7 +14,7 @@ from PIL import Image
 
 from prefixkv.documents import read_json
 from prefixkv.errors import OptionError, PrefixKVError
-from prefixkv.inputs.images import open_image
+from prefixkv.inputs.picture_source import open_source
 from prefixkv.profiles.calibration import TEXT_SUFFIXES
 
 DATA_HELP = "scenes[:N[:SEED]], followups[:N[:SEED]], text:FILE, or a JSON file shaped as LLaVA-Description or MM-Vet"
@@ -165,7 +165,7 @@ def _question(item: Any, index: int, path: Path, folder: Path, follow_up: bool) 
     context = ((said[0], said[1]),) if follow_up else ()
     question, *rest = said[2 if follow_up else 0 :]
     image = item.get("image", item.get("imagename"))
-    picture = partial(open_image, str(folder / image)) if isinstance(image, str) else None
+    picture = partial(open_source, image, folder) if isinstance(image, str) else None
     return Question(question, rest[0] if rest else None, None, context, picture)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import urllib.error
 import urllib.request
+from urllib.parse import quote, urlsplit, urlunsplit
 
 from prefixkv import __version__
 from prefixkv.errors import PrefixKVError
@@ -24,7 +25,7 @@ def fetch(url: str) -> bytes:
         PrefixKVError: it cannot be had, or is too large.
     """
     try:
-        request = urllib.request.Request(url, headers={"User-Agent": f"prefixkv/{__version__}"})
+        request = urllib.request.Request(_in_ascii(url), headers={"User-Agent": f"prefixkv/{__version__}"})
         with urllib.request.urlopen(request, timeout=PATIENCE_SECONDS) as answer:
             data: bytes = answer.read(MOST_BYTES + 1)
     except urllib.error.HTTPError as error:
@@ -38,3 +39,16 @@ def fetch(url: str) -> bytes:
     if len(data) > MOST_BYTES:
         raise PrefixKVError(f"image {url!r} is larger than {MOST_BYTES:,} bytes: save a smaller one to a file")
     return data
+
+
+def _in_ascii(url: str) -> str:
+    """An address as servers take it: its host in Punycode, other letters as escaped UTF-8.
+
+    Raises:
+        ValueError: it is no address.
+    """
+    parts = urlsplit(url)
+    host = parts.netloc if parts.netloc.isascii() else parts.netloc.encode("idna").decode()
+    kept = "%/:=&?~#+!$,;'@()*[]"
+    path, query = (quote(part, safe=kept, encoding="utf-8", errors="surrogateescape") for part in parts[2:4])
+    return urlunsplit((parts.scheme, host, path, query, ""))

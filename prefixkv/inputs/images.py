@@ -6,14 +6,21 @@ import hashlib
 import io
 import re
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from prefixkv.errors import PrefixKVError
+from prefixkv.inputs.png_texts import SIGNATURE, without_texts
+
+Picture = Image.Image | str | Path | bytes
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
 """What is opened, by Pillow's names; its other readers start programs or are rarely met."""
+MOST_ELONGATED = 100
+"""A longer side than so many times the shorter one is refused: models enlarge the shorter, and the whole with it."""
 
 
 def open_image(path: str | Path) -> Image.Image:
@@ -31,9 +38,15 @@ def open_image(path: str | Path) -> Image.Image:
         PrefixKVError: the file is missing, unreadable, broken, no picture, or too large.
     """
     path = Path(path)
+    try:
+        is_there = path.exists()
+    # A name that is too long, or has a NUL in it, is none that a file can have.
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise PrefixKVError(f"image {str(path)[:100]!r} cannot be opened ({reason}): check the path") from error
     if path.is_dir():
         raise PrefixKVError(f"image {str(path)!r} is a folder: give a picture file")
-    if not path.exists():
+    if not is_there:
         raise PrefixKVError(f"image {str(path)!r} does not exist: check the path")
     if not path.is_file():
         raise PrefixKVError(f"image {str(path)!r} is no regular file: save the picture to a file first")
@@ -57,6 +70,49 @@ def decode_image(data: bytes, name: str) -> Image.Image:
     return _decode(data, name)
 
 
+def as_pictures(given: Picture | Sequence[Picture] | None) -> tuple[Image.Image, ...]:
+    """Pictures as a user of the library gives them: none, one, or several.
+
+    Args:
+        given: each a picture of Pillow, a path, or the content of a picture file.
+
+    Returns:
+        RGB, upright.
+
+    Raises:
+        PrefixKVError: one cannot be read, or is none of these.
+    """
+    if given is None:
+        return ()
+    several = [given] if isinstance(given, (Image.Image, str, Path, bytes)) else given
+    return tuple(_as_picture(picture) for picture in several)
+
+
+def _as_picture(picture: Picture) -> Image.Image:
+    if isinstance(picture, Image.Image):
+        check_shape(picture, str(picture.info.get("name", "given")))
+        return picture if picture.mode == "RGB" else _to_rgb(picture)
+    if isinstance(picture, bytes):
+        return decode_image(picture, "given")
+    if isinstance(picture, (str, Path)):
+        return open_image(picture)
+    raise PrefixKVError(f"a picture is given as {type(picture).__name__}: give a PIL image, a path, or a file's bytes")
+
+
+def check_shape(image: Image.Image, name: str) -> None:
+    """Refuse a picture of which a model would make a huge one.
+
+    Raises:
+        PrefixKVError: one side is more than `MOST_ELONGATED` times the other.
+    """
+    shorter, longer = sorted(image.size)
+    if longer > MOST_ELONGATED * shorter:
+        raise PrefixKVError(
+            f"image {name!r} has {image.width:,} x {image.height:,} pixels, and one side may be at most "
+            f"{MOST_ELONGATED} times the other: cut out the part that matters"
+        )
+
+
 def picture_sha256(image: Image.Image) -> str:
     """Hex digest of a picture's size and pixels, whatever file they came in."""
     header = f"{image.mode} {image.width} {image.height} ".encode()
@@ -65,12 +121,18 @@ def picture_sha256(image: Image.Image) -> str:
 
 def _decode(source: Path | bytes, name: str) -> Image.Image:
     try:
-        _verify(source, name)
-        with _open(source, name) as image:
-            image.load()
-            upright = _to_rgb(ImageOps.exif_transpose(image))
-            upright.info = {"name": name}
-            return upright
+        try:
+            return _read(source, name)
+        # Its texts may be longer than Pillow reads, or broken, where its pixels are whole.
+        except (ValueError, SyntaxError, OSError) as error:
+            data = source if isinstance(source, bytes) else source.read_bytes()
+            plain = without_texts(data) if data.startswith(SIGNATURE) else data
+            if len(plain) == len(data):
+                raise
+            try:
+                return _read(plain, name)
+            except (ValueError, SyntaxError, OSError):
+                raise error from None
     except PermissionError as error:
         raise PrefixKVError(f"image {name!r} may not be read: check its permissions") from error
     except UnidentifiedImageError as error:
@@ -83,6 +145,16 @@ def _decode(source: Path | bytes, name: str) -> Image.Image:
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise PrefixKVError(f"image {name!r} is broken or cut off ({reason}): save or download it again") from error
+
+
+def _read(source: Path | bytes, name: str) -> Image.Image:
+    _verify(source, name)
+    with _open(source, name) as image:
+        check_shape(image, name)
+        image.load()
+        upright = _to_rgb(ImageOps.exif_transpose(image), image.format)
+        upright.info = {"name": name}
+        return upright
 
 
 def _open(source: Path | bytes, name: str) -> Image.Image:
@@ -111,12 +183,33 @@ def _verify(source: Path | bytes, name: str) -> None:
             image.verify()
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16"):
-        # Pillow cuts 16-bit grey at 255 where it is converted to RGB.
-        image = image.convert("I").point(lambda value: value / 257).convert("L")
+def _to_rgb(image: Image.Image, file_format: str | None = None) -> Image.Image:
+    if image.mode.startswith("I;16") or (image.mode == "I" and file_format == "PPM"):
+        # Pillow cuts 16-bit grey at 255 where it is converted to RGB; of a PGM it has made 16 bits.
+        image = _grey(np.asarray(image.convert("I")) / 257)
+    elif image.mode in ("I", "F"):
+        image = _grey(_eight_bits(np.asarray(image).astype(np.float64)))
     if not image.has_transparency_data:
         return image.convert("RGB")
     layer = image.convert("RGBA")
     white = Image.new("RGBA", layer.size, "white")
     return Image.alpha_composite(white, layer).convert("RGB")
+
+
+def _eight_bits(values: np.ndarray) -> np.ndarray:
+    """Numbers of a scanner, a microscope or a depth camera as grey from 0 to 255.
+
+    No file says how bright its numbers are meant; their range does: 0 to 1, a byte, or two bytes. Others are stretched
+    from the least to the largest. What is no number is black.
+    """
+    finite = values[np.isfinite(values)]
+    least, most = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+    if least >= 0 and most <= 65535:
+        black, white = 0.0, next(white for white in (1.0, 255.0, 65535.0) if most <= white)
+    else:
+        black, white = least, most
+    return np.nan_to_num((values - black) * (255 / (white - black or 1)), nan=0, posinf=255, neginf=0)
+
+
+def _grey(values: np.ndarray) -> Image.Image:
+    return Image.fromarray(values.clip(0, 255).astype(np.uint8))

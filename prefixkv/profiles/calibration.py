@@ -13,6 +13,7 @@ from PIL import Image
 from prefixkv.documents import read_json
 from prefixkv.errors import PrefixKVError
 from prefixkv.inputs.images import open_image
+from prefixkv.inputs.picture_source import open_source
 
 DEFAULT_PROMPT = "Describe the image."
 TEXT_CHARACTERS = 4000
@@ -135,4 +136,4 @@ def _sample(item: Any, index: int, path: Path, folder: Path) -> Sample:
         prompt = prompt.replace("<image>", "").strip()
     except (KeyError, IndexError, AttributeError, TypeError):
         raise PrefixKVError(f"{path}: sample {index} has no `question` and no `conversations` with a `value`") from None
-    return Sample(prompt, open_image(str(folder / image)) if isinstance(image, str) else None)
+    return Sample(prompt, open_source(image, folder) if isinstance(image, str) else None)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlsplit
 
 from prefixkv.errors import PrefixKVError
 
@@ -14,7 +12,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 STDIN, CLIPBOARD = "-", "clipboard"
-SOURCES_HELP = "a path, a file:// or http(s):// address, - for stdin, or clipboard"
+SOURCES_HELP = "a path, a file://, http(s):// or data: address, - for stdin, or clipboard"
 SUFFIXES = ("png", "jpg", "jpeg", "webp", "gif", "bmp", "tif", "tiff", "ppm", "avif")
 """What makes a word of a question look like a picture."""
 
@@ -30,24 +28,14 @@ def open_picture(source: str) -> Image:
     Raises:
         PrefixKVError: there is none that can be read.
     """
-    from prefixkv.inputs.images import decode_image, open_image
+    from prefixkv.inputs.images import decode_image
+    from prefixkv.inputs.picture_source import open_source
 
     if source == STDIN:
         return decode_image(_stdin_bytes(), "stdin")
     if source == CLIPBOARD:
         return _clipboard_picture()
-    if re.match(r"https?://", source, re.IGNORECASE):
-        from prefixkv.inputs.download import fetch
-
-        return decode_image(fetch(source), source)
-    return open_image(local_path(source))
-
-
-def local_path(source: str) -> Path:
-    """The path that a path or a file:// address means."""
-    if source.lower().startswith("file:"):
-        return Path(unquote(urlsplit(source).path))
-    return Path(source).expanduser()
+    return open_source(source)
 
 
 def dropped_pictures(line: str) -> tuple[list[str], str]:
@@ -62,6 +50,8 @@ def dropped_pictures(line: str) -> tuple[list[str], str]:
     Returns:
         The pictures' sources, and the rest of the line.
     """
+    from prefixkv.inputs.picture_source import is_file
+
     found: list[str] = []
 
     def take(match: re.Match[str]) -> str:
@@ -69,7 +59,7 @@ def dropped_pictures(line: str) -> tuple[list[str], str]:
         if not re.search(rf"\.({'|'.join(SUFFIXES)})$", source, re.IGNORECASE):
             return match[0]
         anchored = source.startswith(("/", "~/")) or source.lower().startswith("file:")
-        if anchored or local_path(source).is_file():
+        if anchored or is_file(source):
             found.append(source)
             return " "
         return match[0]

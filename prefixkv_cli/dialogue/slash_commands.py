@@ -17,7 +17,7 @@ from prefixkv.policy.methods import METHODS
 from prefixkv.profiles.config import PrefixConfig
 from prefixkv_cli import output
 from prefixkv_cli.dialogue.line_editor import PATHS, PICTURES, Choices
-from prefixkv_cli.dialogue.picture_input import SOURCES_HELP, dropped_pictures, local_path
+from prefixkv_cli.dialogue.picture_input import SOURCES_HELP, dropped_pictures
 from prefixkv_cli.dialogue.talk import Talk
 from prefixkv_cli.dialogue.transcript import write_transcript
 
@@ -71,8 +71,10 @@ def _columns(rows: Sequence[tuple[str, str]]) -> Table:
 
 
 def _image(talk: Talk, argument: str) -> None:
+    from prefixkv.inputs.picture_source import is_file
+
     dropped, rest = dropped_pictures(argument)
-    talk.attach(dropped if dropped and not rest and not local_path(argument).is_file() else [argument])
+    talk.attach(dropped if dropped and not rest and not is_file(argument) else [argument])
 
 
 def _images(talk: Talk, argument: str) -> None:

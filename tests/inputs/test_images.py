@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 from PIL import Image
 
 from prefixkv.errors import PrefixKVError
-from prefixkv.inputs.images import open_image
+from prefixkv.inputs.images import as_pictures, open_image
 
 
 @pytest.fixture
@@ -134,3 +136,80 @@ def test_unreadable_file_is_refused(tmp_path: Path, noise: Image.Image, monkeypa
 
     monkeypatch.setattr(Image, "open", deny)
     assert "permissions" in _refused(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize(
+    ("write", "grey"),
+    [
+        (lambda path: path.write_bytes(b"P5 2 2 65535\n" + b"\x80\x00" * 4), 127),
+        (lambda path: path.write_bytes(b"P5 2 2 4095\n" + b"\x08\x00" * 4), 127),
+        (lambda path: path.write_bytes(b"P5 2 2 65535\n" + b"\x00\xc8" * 4), 0),
+        (lambda path: _save_array(path, np.float32, 0.5, 1), 127),
+        (lambda path: _save_array(path, np.float32, 100, 255), 100),
+        (lambda path: _save_array(path, np.float32, 32768, 65535), 127),
+        (lambda path: _save_array(path, np.float32, np.nan, 1), 0),
+        (lambda path: _save_array(path, np.float32, -np.inf, 1), 0),
+        (lambda path: _save_array(path, np.int32, 32768, 65535), 127),
+        (lambda path: _save_array(path, np.int32, 100, 255), 100),
+        (lambda path: _save_array(path, np.int32, 500_000, 1_000_000), 0),
+    ],
+)
+def test_grey_of_many_bits_or_floats_keeps_its_brightness(
+    tmp_path: Path, write: Callable[[Path], object], grey: int
+) -> None:
+    write(tmp_path / "a.tif")
+    assert open_image(tmp_path / "a.tif").getpixel((0, 0)) == (grey,) * 3
+
+
+def _save_array(path: Path, dtype: type, value: float, white: float) -> None:
+    values = np.full((2, 2), value, dtype)
+    values[1, 1] = white
+    Image.fromarray(values).save(path, format="TIFF")
+
+
+@pytest.mark.parametrize("compressed", [True, False])
+def test_png_with_megabytes_of_text_is_read(tmp_path: Path, noise: Image.Image, compressed: bool) -> None:
+    from PIL.PngImagePlugin import PngInfo
+
+    texts = PngInfo()
+    texts.add_text("workflow", "x" * 3_000_000, zip=compressed)
+    for index in range(30):
+        texts.add_itxt(f"part{index}", "y" * 3_000_000, zip=True)
+    noise.save(tmp_path / "a.png", pnginfo=texts)
+    assert np.array_equal(np.asarray(open_image(tmp_path / "a.png")), np.asarray(noise))
+
+
+def test_png_whose_comment_is_broken_is_read(tmp_path: Path, noise: Image.Image) -> None:
+    from PIL.PngImagePlugin import PngInfo
+
+    texts = PngInfo()
+    texts.add_text("comment", "hello")
+    noise.save(tmp_path / "a.png", pnginfo=texts)
+    (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes().replace(b"hello", b"hallo"))
+    assert np.array_equal(np.asarray(open_image(tmp_path / "a.png")), np.asarray(noise))
+
+
+@pytest.mark.parametrize("size", [(20_000, 1), (1, 500), (30_300, 300)])
+def test_picture_of_which_a_model_would_make_a_huge_one_is_refused(tmp_path: Path, size: tuple[int, int]) -> None:
+    Image.new("L", size).save(tmp_path / "a.png")
+    assert f"{size[0]:,} x {size[1]:,} pixels" in _refused(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("name", ["x" * 300 + ".png", "a\0b.png"])
+def test_name_that_no_file_can_have_is_refused(tmp_path: Path, name: str) -> None:
+    assert re.search("cannot be opened|does not exist", _refused(tmp_path / name))
+
+
+def test_pictures_are_given_as_none_one_or_several(tmp_path: Path, noise: Image.Image) -> None:
+    path = tmp_path / "a.png"
+    noise.save(path)
+    assert as_pictures(None) == as_pictures([]) == ()
+    for one in (noise, path, str(path), path.read_bytes()):
+        for given in (one, [one], (one,)):
+            (picture,) = as_pictures(given)
+            assert np.array_equal(np.asarray(picture), np.asarray(noise))
+    assert as_pictures(Image.new("L", (4, 4)))[0].mode == "RGB"
+    with pytest.raises(PrefixKVError, match="int"):
+        as_pictures([1])  # type: ignore[list-item]
+    with pytest.raises(PrefixKVError, match="pixels"):
+        as_pictures(Image.new("RGB", (1, 5000)))
