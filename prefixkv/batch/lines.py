@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from PIL import Image
 from prefixkv.errors import PrefixKVError
 from prefixkv.inputs.picture_source import open_source
 
+SETTINGS = ("system", "max_new_tokens", "temperature", "top_p", "top_k", "seed", "stop")
+"""Fields of a line that its answer depends on, besides its prompt and its pictures."""
 SHAPE = 'give an object such as {"image": "cat.jpg", "prompt": "What is this?"}'
 
 
@@ -23,7 +26,8 @@ class Line:
 
     Attributes:
         number: of the line in the file, from 1 on.
-        digest: of the line's text, so that a changed line is asked again.
+        digest: of what is asked, so that a changed line is asked again, and one that has only moved is not; of the text
+            of a bad line.
         prompt: the question.
         sources: paths, absolute or from the file's folder, or http(s) addresses.
         label: the line's own `id`, if it has one.
@@ -65,11 +69,17 @@ def read_lines(path: Path) -> list[Line]:
     return lines
 
 
+def repeated(lines: Sequence[Line]) -> dict[int, Line]:
+    """The lines that ask what an earlier one asks, by their number; each with that one, whose answer is theirs."""
+    first: dict[str, Line] = {}
+    return {line.number: first[line.digest] for line in lines if first.setdefault(line.digest, line) is not line}
+
+
 def _parsed(data: bytes) -> Iterator[Line]:
-    for number, raw in enumerate(data.splitlines(), start=1):
+    for number, raw in enumerate(_as_utf8(data).splitlines(), start=1):
         if not raw.strip():
             continue
-        digest = hashlib.sha256(raw.strip()).hexdigest()[:16]
+        digest = _digest(raw.strip())
         try:
             yield _line(json.loads(raw), number, digest)
         except (ValueError, RecursionError):
@@ -83,9 +93,37 @@ def _line(content: Any, number: int, digest: str) -> Line:
         raise PrefixKVError(f"this is no JSON object: {SHAPE}")
     prompt, image = content.get("prompt"), content.get("image", content.get("images", []))
     label = content.get("id")
+    try:
+        json.dumps(label, allow_nan=False)
+    except (ValueError, RecursionError):
+        return Line(number, digest, error="the id is no value that JSON can hold: give a text or a number")
     sources = [image] if isinstance(image, str) else [] if image is None else image
     if not isinstance(prompt, str) or not prompt.strip():
         return Line(number, digest, label=label, error=f"the prompt is {'empty' if prompt else 'missing'}: {SHAPE}")
     if not isinstance(sources, list) or not all(isinstance(source, str) and source for source in sources):
-        return Line(number, digest, label=label, error=f"image is {image!r}: give a path, or a list of paths")
+        return Line(number, digest, label=label, error=f"image is {repr(image)[:200]}: give a path, or a list of paths")
+    asked = {name: value for name, value in content.items() if name in SETTINGS}
+    digest = _digest(json.dumps([prompt, sources, asked], sort_keys=True).encode())
     return Line(number, digest, prompt, tuple(sources), label)
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _as_utf8(data: bytes) -> bytes:
+    """The bytes of a text in UTF-8; a text in UTF-16, as PowerShell writes it, is known by its mark or its zeros.
+
+    Raises:
+        PrefixKVError: it is UTF-16 and broken.
+    """
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        encoding = "utf-16"
+    elif b"\0" in data[:2]:
+        encoding = "utf-16-be" if data[:1] == b"\0" else "utf-16-le"
+    else:
+        return data.removeprefix(codecs.BOM_UTF8)
+    try:
+        return data.decode(encoding).encode(errors="surrogatepass")
+    except UnicodeError as error:
+        raise PrefixKVError(f"the file is in UTF-16, and broken ({error}): save it as UTF-8") from error

@@ -1,35 +1,72 @@
 """The file of answers: written line by line, so that a run that was stopped goes on. Knows nothing of torch.
 
-Every record names its line and the settings it was made with, so that nothing is asked twice or mixed up. While several
-processes work, each but the first writes a file of its own beside it.
+Every record names what was asked and the settings it was answered with, so that nothing is asked twice or mixed up, and
+nothing that was answered is lost: answers to lines that are no longer there go to a file beside it. While several
+processes work, each but the first writes a file of its own.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from prefixkv.batch.lines import Line
+from prefixkv.batch.picture_files import are_the_same, file_marks
 from prefixkv.documents import refuse_link, write_whole
 from prefixkv.errors import PrefixKVError
 
+_BEGINNING = b'{"line": '
+"""Of every record, also of one that a stopped process has only begun."""
+
 
 class ResultFile:
-    """The answers so far."""
+    """The answers so far.
 
-    def __init__(self, path: Path, settings: str, process: int = 0) -> None:
+    Attributes:
+        path: of the answers.
+        earlier_path: of answers to lines that are no longer there, or whose pictures are others by now.
+        retried: errors of earlier runs that are tried again, as the last `gather` has found.
+        set_aside: answers that it has put into the file of earlier ones.
+    """
+
+    def __init__(self, path: Path, settings: str, process: int = 0, folder: Path = Path()) -> None:
         """Name the file; nothing is read or written yet.
 
         Args:
             path: of the answers.
             settings: digest of all that the answers depend on besides their lines.
             process: number of this process.
+            folder: what the pictures' relative paths start from.
         """
-        self.path, self._settings = path, settings
+        self.path, self._settings, self._folder = path, settings, folder
+        self.earlier_path = path.with_name(f"{path.name}.earlier")
         self._own = path if process == 0 else self._part(process)
+        self._lock = FileLock(path.with_name(f".{path.name}.lock"))
+        self.retried = self.set_aside = 0
+
+    def hold(self) -> None:
+        """Keep other runs from the file until `release`, or until this process ends.
+
+        Raises:
+            PrefixKVError: another run has it.
+        """
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise PrefixKVError(f"another run writes to {self.path}: wait for its end, or give another --out") from None
+        except OSError as error:
+            raise PrefixKVError(f"{self.path} cannot be written: {error.strerror}") from error
+
+    def release(self) -> None:
+        """Let others have the file."""
+        Path(self._lock.lock_file).unlink(missing_ok=True)
+        self._lock.release()
 
     def remove(self) -> None:
         """Delete the records of earlier runs."""
@@ -37,27 +74,47 @@ class ResultFile:
             refuse_link(path)
             path.unlink(missing_ok=True)
 
-    def gather(self, lines: Iterable[Line]) -> dict[int, dict[str, Any]]:
+    def gather(self, lines: Sequence[Line], retry: bool = False) -> dict[int, dict[str, Any]]:
         """The records that are there, put into one file in the order of their lines.
 
         Args:
-            lines: those of the batch; records of others, or of lines that have changed, are dropped.
+            lines: those of the batch.
+            retry: whether to leave out errors that may have passed: all but those of a line that is itself wrong.
 
         Returns:
-            Records by the number of their line.
+            Records by the number of their line; lines that ask the same have the same answer.
 
         Raises:
-            PrefixKVError: the file was written with other settings, or is no such file.
+            PrefixKVError: the file was written with other settings, holds answers to other questions only, or is no
+                such file.
         """
-        known = {line.number: line.digest for line in lines}
-        records = {}
+        asked = {line.digest: line for line in lines}
         paths = [self.path, *self._parts()]
+        found: dict[str, dict[str, Any]] = {}
+        others = []
         for record in (record for path in paths for record in self._read(path)):
-            if known.get(record["line"]) == record["input"]:
-                records[record["line"]] = record
-        if records or self.path.exists():
-            text = "".join(_text(records[number]) for number in sorted(records))
-            write_whole(self.path, text.encode())
+            line = asked.get(record["input"])
+            if line is not None and are_the_same(record.get("pictures"), line.sources, self._folder):
+                found[line.digest] = record
+            elif "error" not in record:
+                others.append(record)
+        if others and not found:
+            raise PrefixKVError(
+                f"{self.path} holds answers to other questions ({len(others)} of them): give another --out, or "
+                "--overwrite"
+            )
+        tried = {d for d, record in found.items() if retry and "error" in record and asked[d].error is None}
+        self.retried, self.set_aside = sum(line.digest in tried for line in lines), len(others)
+        records = {
+            line.number: _named(line) | _unnamed(found[line.digest])
+            for line in lines
+            if line.digest in found and line.digest not in tried
+        }
+        if others:
+            self._set_aside(others)
+        text = b"".join(_text(records[number]) for number in sorted(records))
+        if text or self.path.exists():
+            write_whole(self.path, text)
         for part in paths[1:]:
             part.unlink(missing_ok=True)
         return records
@@ -76,16 +133,25 @@ class ResultFile:
         Raises:
             PrefixKVError: the place cannot be written.
         """
-        named = {"line": line.number} | ({"id": line.label} if line.label is not None else {})
-        record = named | dict(content) | {"input": line.digest, "settings": self._settings}
+        record = _named(line) | dict(content) | {"input": line.digest, "settings": self._settings}
+        if "error" not in record and any(marks := file_marks(line.sources, self._folder)):
+            record["pictures"] = marks
         try:
             self._own.parent.mkdir(parents=True, exist_ok=True)
-            with self._own.open("a", encoding="utf-8") as file:
+            with self._own.open("ab") as file:
                 file.write(_text(record))
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
             raise PrefixKVError(f"{self._own} cannot be written: {error.strerror}") from error
+
+    def _set_aside(self, records: list[dict[str, Any]]) -> None:
+        refuse_link(self.earlier_path)
+        try:
+            before = self.earlier_path.read_bytes() if self.earlier_path.exists() else b""
+        except OSError as error:
+            raise PrefixKVError(f"{self.earlier_path} cannot be read: {error.strerror}") from error
+        write_whole(self.earlier_path, before + b"".join(_text(record) for record in records))
 
     def _parts(self) -> list[Path]:
         prefix = f".{self.path.name}.part-"
@@ -97,22 +163,21 @@ class ResultFile:
 
     def _read(self, path: Path) -> Iterator[dict[str, Any]]:
         refuse_link(path)
-        if not path.exists():
-            return
-        if path.is_dir():
-            raise PrefixKVError(f"{path} is a folder: give a file for the answers")
-        *whole, last = path.read_bytes().split(b"\n")
+        try:
+            data = path.read_bytes() if path.exists() else b""
+        except IsADirectoryError:
+            raise PrefixKVError(f"{path} is a folder: give a file for the answers") from None
+        except OSError as error:
+            raise PrefixKVError(f"{path} cannot be read: {error.strerror}") from error
+        *whole, last = data.split(b"\n")
         for number, raw in enumerate([*whole, last], start=1):
-            try:
-                record = json.loads(raw)
-                settings = record["settings"]
-                _ = record["line"], record["input"]
-            except (ValueError, KeyError, TypeError):
+            if number > len(whole) and (not raw or raw.startswith(_BEGINNING) or _BEGINNING.startswith(raw)):
                 # Behind the last line break is what a stopped process had begun to write, or nothing.
-                if number > len(whole):
-                    return
-                raise PrefixKVError(f"{path}: line {number} is no answer of a batch: give another --out") from None
-            if settings != self._settings:
+                return
+            record = _record(raw)
+            if record is None:
+                raise PrefixKVError(f"{path}: line {number} is no answer of a batch: give another --out")
+            if record["settings"] != self._settings:
                 raise PrefixKVError(
                     f"{path} was written with another model, budget, method or answer length: give another --out, or "
                     "--overwrite"
@@ -120,5 +185,28 @@ class ResultFile:
             yield record
 
 
-def _text(record: Mapping[str, Any]) -> str:
-    return json.dumps(record, ensure_ascii=False) + "\n"
+def _record(raw: bytes) -> dict[str, Any] | None:
+    try:
+        record = json.loads(raw)
+    except (ValueError, RecursionError):
+        return None
+    kinds = {"line": int, "input": str, "settings": str}
+    if not isinstance(record, dict) or any(type(record.get(name)) is not kind for name, kind in kinds.items()):
+        return None
+    return record
+
+
+def _named(line: Line) -> dict[str, Any]:
+    return {"line": line.number} | ({"id": line.label} if line.label is not None else {})
+
+
+def _unnamed(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in record.items() if name not in ("line", "id")}
+
+
+def _text(record: Mapping[str, Any]) -> bytes:
+    try:
+        return json.dumps(record, ensure_ascii=False).encode() + b"\n"
+    # Half of a pair of UTF-16 is no text: JSON has it escaped.
+    except UnicodeEncodeError:
+        return json.dumps(record).encode() + b"\n"

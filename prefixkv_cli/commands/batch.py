@@ -19,6 +19,7 @@ from prefixkv_cli import options, output
 
 if TYPE_CHECKING:
     from prefixkv.batch.lines import Line
+    from prefixkv.batch.results import ResultFile
     from prefixkv.batch.run import Batch
 
 
@@ -56,8 +57,9 @@ def batch(
 
     The budget is each line's own. An `image` may be a list of several; relative paths start from the file's folder. A
     bad line gets a record with `error` and its number, the others are answered, and the exit code is 1. A run that was
-    stopped goes on where it was; one that is finished does nothing again. `accelerate launch -m prefixkv_cli batch ...`
-    divides the lines among processes.
+    stopped goes on where it was; one that is finished does nothing again, but tries once more what met an error.
+    Answers are known by what was asked: lines may move, and those that ask the same are answered once.
+    `accelerate launch -m prefixkv_cli batch ...` divides the lines among processes.
 
     Example: prefixkv batch questions.jsonl --out answers.jsonl --budget 20%
     """
@@ -112,19 +114,20 @@ def _rule(budget: str, method: str, config: str | None) -> Budget | PrefixConfig
 
 def _run(asked: Batch, loaded: Any, out: Path, launch: Any, overwrite: bool) -> dict[int, dict[str, Any]] | None:
     """All records; None in a process that does not report."""
+    from prefixkv.batch.lines import repeated
     from prefixkv.batch.results import ResultFile
 
     if isinstance(asked.budget, PrefixConfig):
         asked.budget.require_model(loaded.identity)
-    results = ResultFile(out, asked.settings(loaded), launch.number)
+    results = ResultFile(out, asked.settings(loaded), launch.number, asked.folder)
     if launch.is_main:
+        results.hold()
         if overwrite:
             results.remove()
-        done = results.gather(asked.lines)
-        if done:
-            output.notice(f"{len(done)} of {len(asked.lines)} lines are answered already in {out}")
+        _say_what_is_there(results, len(results.gather(asked.lines, retry=True)), len(asked.lines))
     launch.wait()
-    done = results.read()
+    # A line that asks what an earlier one asks has its answer in the end.
+    done: dict[int, Any] = repeated(asked.lines) | results.read()
     launch.wait()
     columns = (TextColumn("answering"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     shown = launch.is_main and output.is_terminal(sys.stderr) and not output.is_quiet()
@@ -136,7 +139,23 @@ def _run(asked: Batch, loaded: Any, out: Path, launch: Any, overwrite: bool) -> 
             loaded, results, done, launch.number, launch.count, lambda count: bar.update(task, advance=count * step)
         )
     launch.wait()
-    return results.gather(asked.lines) if launch.is_main else None
+    if not launch.is_main:
+        return None
+    records = results.gather(asked.lines)
+    results.release()
+    return records
+
+
+def _say_what_is_there(results: ResultFile, answered: int, lines: int) -> None:
+    if answered:
+        output.notice(f"{answered} of {lines} lines are answered already in {results.path}")
+    if results.retried:
+        output.notice(f"lines that met an error, and are tried again: {results.retried}")
+    if results.set_aside:
+        output.notice(
+            f"answers to lines that are no longer there, or whose pictures are others now: {results.set_aside}, kept "
+            f"in {results.earlier_path}"
+        )
 
 
 def _report(out: Path, lines: list[Line], errors: list[dict[str, Any]], json: bool) -> None:
