@@ -62,7 +62,7 @@ class _Invocation:
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        print(f"prefixkv {prefixkv.__version__}")
+        output.write_text(f"prefixkv {prefixkv.__version__}\n")
         raise typer.Exit
 
 
@@ -90,7 +90,7 @@ def _globals(
     """
     context.obj.debug = debug
     if context.invoked_subcommand is None:
-        print(context.get_help())
+        output.write_text(context.get_help() + "\n")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -113,7 +113,7 @@ def _run(arguments: list[str]) -> int:
     try:
         # None where a command came to its end; the number of a typer.Exit otherwise.
         code = typer.main.get_command(app).main(arguments, "prefixkv", standalone_mode=False, obj=invocation) or 0
-        sys.stdout.flush()
+        output.flush()
     except (output.ReaderLeftError, BrokenPipeError):
         # Whoever read us has all it wants. Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

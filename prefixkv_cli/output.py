@@ -1,13 +1,20 @@
-"""Where things go: answers and data on stdout; progress, tables, notices and errors on stderr."""
+"""Where things go: answers and data on stdout; progress, tables, notices and errors on stderr.
+
+All that the program says goes through here, and nothing of it reaches a terminal as a control sequence but Rich's own.
+"""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from rich.console import Console, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+
+from prefixkv.errors import PrefixKVError
+from prefixkv_cli.escaping import visible, visible_json
 
 _quiet = False
 
@@ -16,14 +23,28 @@ class ReaderLeftError(Exception):
     """Nobody reads stdout any more, as after `| head -1`; no OSError, because Typer ends those with exit code 1."""
 
 
+class _SafeConsole(Console):
+    """Rich's console, which hands on the control characters of a text as they are; here they are shown."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Make segments; those of Rich's own control are left alone."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(visible(segment.text), segment.style)
+
+
 def stderr_console() -> Console:
     """A console on stderr; without colour where that is no terminal, or where NO_COLOR is set."""
-    return Console(stderr=True, highlight=False)
+    return _SafeConsole(stderr=True, highlight=False)
 
 
 def stdout_console() -> Console:
-    """A console on stdout, likewise."""
-    return Console(highlight=False)
+    """A console on stdout, likewise.
+
+    Raises:
+        PrefixKVError: there is no stdout.
+    """
+    _require_stdout()
+    return _SafeConsole(highlight=False)
 
 
 def be_quiet(quiet: bool) -> bool:
@@ -61,7 +82,7 @@ def show(renderable: RenderableType) -> None:
 
 def write_json(record: Mapping[str, Any] | list[Any]) -> None:
     """The one value that `--json` promises, on stdout."""
-    write_text(json.dumps(record, ensure_ascii=False) + "\n")
+    _write(visible_json(json.dumps(record, ensure_ascii=False)) + "\n")
 
 
 def write_text(text: str) -> None:
@@ -69,7 +90,19 @@ def write_text(text: str) -> None:
 
     Raises:
         ReaderLeftError: whoever read stdout has closed it.
+        PrefixKVError: there is no stdout.
     """
+    _write(visible(text))
+
+
+def flush() -> None:
+    """Write what is held back, where there is a stdout."""
+    if sys.stdout is not None:
+        sys.stdout.flush()
+
+
+def _write(text: str) -> None:
+    _require_stdout()
     encoding = sys.stdout.encoding
     try:
         sys.stdout.write(text.encode(encoding, errors="replace").decode(encoding))
@@ -79,6 +112,12 @@ def write_text(text: str) -> None:
 
 
 def _line(label: str, text: str, style: str) -> None:
+    text = visible(" ".join(text.splitlines()))
     # A terminal's lines are broken between words; a file's are not broken at all.
     wraps = is_terminal(sys.stderr)
     stderr_console().print(f"{label}: {text}", style=style, markup=False, soft_wrap=not wraps)
+
+
+def _require_stdout() -> None:
+    if sys.stdout is None:
+        raise PrefixKVError("standard output is closed: leave it open, or send it to a file")

@@ -62,7 +62,7 @@ def path(config: ConfigArgument) -> None:
 
     Example: prefixkv configs path fifth
     """
-    print(find_file("configs", config))
+    output.write_text(f"{find_file('configs', config)}\n")
 
 
 @app.command("import")
