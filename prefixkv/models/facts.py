@@ -13,7 +13,7 @@ from prefixkv.models.files import read_config, weight_bytes
 from prefixkv.models.geometry import KVGeometry
 from prefixkv.models.identity import ModelIdentity
 from prefixkv.models.loading import Notify
-from prefixkv.models.names import ALIASES, check_model_name
+from prefixkv.models.names import check_model_name, folder_notice, full_name
 from prefixkv.models.picture_tokens import counted_picture_tokens, fixed_picture_tokens, reads_pictures
 from prefixkv.models.shapes import SHAPES
 from prefixkv.transformers_compat import setting
@@ -83,7 +83,9 @@ def model_facts(name: str, pictures: Sequence[tuple[int, int]] = (), notify: Not
         PrefixKVError: the configuration cannot be had, or the model cannot be compressed.
     """
     check_model_name(name)
-    wanted = ALIASES.get(name, name)
+    wanted = full_name(name)
+    if said := folder_notice(name):
+        notify(said)
     path = config_path(wanted)
     if path is None and wanted in SHAPES:
         notify(f"the configuration of {wanted!r} is not on this machine; these are the built-in figures")

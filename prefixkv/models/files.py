@@ -10,7 +10,7 @@ from prefixkv.errors import PrefixKVError
 from prefixkv.models.config_file import published_dtype
 from prefixkv.models.geometry import DTYPE_BYTES
 from prefixkv.models.identity import ModelIdentity
-from prefixkv.models.names import ALIASES, check_model_name, source_of
+from prefixkv.models.names import check_model_name, full_name, source_of
 from prefixkv.models.pretrained import read_part, reading
 from prefixkv.models.shapes import SHAPES
 
@@ -29,7 +29,7 @@ def read_config(name: str) -> Any:
     check_model_name(name)
     import transformers
 
-    wanted = ALIASES.get(name, name)
+    wanted = full_name(name)
     with reading(f"the configuration of {wanted!r}"):
         return read_part(transformers.AutoConfig, source_of(wanted))
 
@@ -45,7 +45,7 @@ def read_identity(name: str) -> ModelIdentity:
 
 def identity_of(name: str, config: Any) -> ModelIdentity:
     """The same from a configuration that was read; its dtype is the published one."""
-    return ModelIdentity.of(ALIASES.get(name, name), config, published_dtype(config))
+    return ModelIdentity.of(full_name(name), config, published_dtype(config))
 
 
 def weight_bytes(name: str) -> int:
@@ -69,7 +69,7 @@ def weight_bytes(name: str) -> int:
 
 def weights_are_here(name: str) -> bool:
     """Whether a model can be loaded without the network."""
-    wanted = ALIASES.get(name, name)
+    wanted = full_name(name)
     if wanted in ("auto", "demo") or Path(wanted).expanduser().is_dir():
         return True
     from huggingface_hub import try_to_load_from_cache
@@ -79,7 +79,7 @@ def weights_are_here(name: str) -> bool:
 
 def _folder(name: str) -> Path | None:
     """Where a model's files are on this disk."""
-    folder = Path(source_of(ALIASES.get(name, name)))
+    folder = Path(source_of(full_name(name)))
     if folder.is_dir():
         return folder
     from huggingface_hub import try_to_load_from_cache

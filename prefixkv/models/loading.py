@@ -18,6 +18,8 @@ from prefixkv.models.names import (
     check_device_name,
     check_dtype_name,
     check_model_name,
+    folder_notice,
+    full_name,
     profile_name,
     source_of,
 )
@@ -189,7 +191,9 @@ def find_device(name: str) -> torch.device:
 def _choose(name: str, device: torch.device, notify: Notify) -> str:
     """The model behind a name: `demo`, a hub id or a folder."""
     if name != "auto":
-        return ALIASES.get(name, name)
+        if said := folder_notice(name):
+            notify(said)
+        return full_name(name)
     from huggingface_hub import try_to_load_from_cache
 
     llava = ALIASES["llava"]

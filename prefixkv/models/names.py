@@ -21,9 +21,11 @@ def check_model_name(name: str) -> None:
     Raises:
         PrefixKVError: says what is missing.
     """
-    path = Path(name).expanduser()
     if name in ("auto", "demo", *ALIASES):
         return
+    path = _path(name)
+    if path is None:
+        raise PrefixKVError(f"model {name[:100]!r} is not there: no folder can have that name, and no hub id")
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise PrefixKVError(f"folder {name!r} holds no model: there is no config.json in it")
@@ -50,8 +52,8 @@ def check_dtype_name(name: str) -> None:
 
 def profile_name(name: str) -> str:
     """The name under which a model's profile is saved."""
-    wanted = "demo" if name == "auto" else ALIASES.get(name, name)
-    plain = re.sub(r"[^A-Za-z0-9._-]+", "--", str(Path(wanted).expanduser())).strip(".-")
+    wanted = "demo" if name == "auto" else full_name(name)
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "--", wanted).strip(".-")
     return plain[-100:].strip(".-")
 
 
@@ -59,7 +61,23 @@ def known_name(path: str) -> str:
     """The name of a model that was loaded from a folder or a hub id: `demo` for the bundled one."""
     from prefixkv.demo import weights_path
 
-    return "demo" if path and Path(path) == weights_path() else path
+    return "demo" if path and Path(path) == weights_path() else full_name(path)
+
+
+def full_name(name: str) -> str:
+    """What a model is called in files, wherever they are read later: an alias's hub id, a folder's whole path."""
+    if name in ("auto", "demo", *ALIASES):
+        return ALIASES.get(name, name)
+    path = _path(name)
+    return str(path.resolve()) if name and path is not None and path.is_dir() else name
+
+
+def folder_notice(name: str) -> str | None:
+    """What to say where a folder is called like an alias, which is meant then; None where none is."""
+    if name not in ("auto", "demo", *ALIASES) or not Path(name).is_dir():
+        return None
+    meant = f"the alias of {ALIASES[name]}" if name in ALIASES else "a name of its own"
+    return f"{name!r} is {meant}: for the folder that is called so, give ./{name}"
 
 
 def source_of(name: str) -> str:
@@ -68,4 +86,14 @@ def source_of(name: str) -> str:
         from prefixkv.demo import weights_path
 
         return str(weights_path())
-    return str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else name
+    return full_name(name)
+
+
+def _path(name: str) -> Path | None:
+    """The path that a name may be; None where no file system or user has such a one."""
+    try:
+        path = Path(name).expanduser()
+        path.is_dir()
+    except (OSError, ValueError, RuntimeError):
+        return None
+    return path

@@ -12,7 +12,8 @@ from prefixkv.documents import write_json
 from prefixkv.errors import PrefixKVError
 from prefixkv.home import find_file, named_file, names
 from prefixkv.models.identity import ModelIdentity
-from prefixkv.models.loading import ALIASES, check_model_name, read_identity
+from prefixkv.models.loading import check_model_name, read_identity
+from prefixkv.models.names import full_name
 from prefixkv.models.shapes import SHAPES
 from prefixkv.profiles.config import PrefixConfig
 from prefixkv_cli import options, output
@@ -77,7 +78,7 @@ def import_release(
     Example: prefixkv configs import confs/prefixkv_7b_0.5.json --model llava
     """
     check_model_name(model)
-    wanted = ALIASES.get(model, model)
+    wanted = full_name(model)
     shape = SHAPES.get(wanted)
     identity = ModelIdentity(wanted, None, shape.geometry, None) if shape else read_identity(model)
     chosen = name or file.stem

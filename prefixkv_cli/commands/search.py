@@ -12,7 +12,8 @@ from prefixkv.documents import file_sha256
 from prefixkv.errors import OptionError, PrefixKVError
 from prefixkv.home import find_file, named_file
 from prefixkv.models.identity import ModelIdentity
-from prefixkv.models.loading import ALIASES, check_model_name, profile_name, weights_are_here
+from prefixkv.models.loading import check_model_name, profile_name, weights_are_here
+from prefixkv.models.names import full_name
 from prefixkv.models.shapes import SHAPES
 from prefixkv.policy.budget import Budget, format_bytes
 from prefixkv.policy.methods import DEFAULT_METHOD, get_method
@@ -88,7 +89,7 @@ def search(
     path = _profile_path(profile, model, allocation)
     measured = LayerProfile.load(path) if path else None
     identity = measured.model if measured else _shape_of(model)
-    wanted = ALIASES.get(model, model)
+    wanted = full_name(model)
     if measured and model != "auto" and identity.id != wanted:
         raise PrefixKVError(f"profile {path} is for {identity.id}, not for {wanted}: give its own profile")
     tokens = DEFAULT_CONTEXT if context is None else context
@@ -146,7 +147,7 @@ def _profile_path(profile: str | None, model: str, allocation: str) -> Path | No
 
 def _shape_of(model: str) -> ModelIdentity:
     """The model's shape without its weights: built in, or from its configuration."""
-    wanted = ALIASES.get(model, model)
+    wanted = full_name(model)
     if wanted in SHAPES:
         return ModelIdentity(wanted, None, SHAPES[wanted].geometry, None)
     from prefixkv.models.loading import read_identity
