@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from transformers import PreTrainedModel
 
 from prefixkv.cache import attention
+from prefixkv.cache.installations import shared
 from prefixkv.cache.prefix_cache import PrefixKVCache
+from prefixkv.engine.generate_steps import generate_steps
 from prefixkv.models.identity import ModelIdentity
 from prefixkv.models.names import known_name
 from prefixkv.policy.budget import Budget
@@ -50,7 +52,7 @@ def compress(
     dtype = str(model.dtype).removeprefix("torch.")
     identity = ModelIdentity.of(known_name(model.name_or_path or "") or type(model).__name__, model.config, dtype)
     cache = make_cache(model, identity, budget, method, _warn)
-    with attention.installed(model):
+    with attention.installed(model), shared(model, generate_steps):
         yield cache
 
 

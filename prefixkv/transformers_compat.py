@@ -145,3 +145,11 @@ def chosen_attention(
         yield
     finally:
         part.set_attn_implementation(before)
+
+
+def is_capturing_hook(hook: Callable[..., Any]) -> bool:
+    """Whether a forward hook is one of transformers' own, which it leaves on layers whose hidden states were asked for.
+
+    It changes nothing, and notes nothing unless the pass asks for hidden states or attention.
+    """
+    return str(getattr(hook, "__module__", "")).startswith("transformers.utils.")

@@ -17,9 +17,10 @@ MAX_LINES = 300
 LEVELS = (
     {"errors", "documents", "home", "platforms", "transformers_compat"},
     {"models", "kernels"},
-    {"policy", "inputs", "machine", "workers"},
+    {"policy", "inputs", "machine", "workers", "decoder"},
     {"cache"},
     {"profiles", "generation"},
+    {"engine"},
     {"compression", "chat", "evaluation", "benchmark"},
     {"batch"},
 )

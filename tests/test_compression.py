@@ -231,7 +231,8 @@ def test_log_sum_exp_is_asked_for_only_where_all_queries_are_summed(
     """Elsewhere stock attention runs as it is, so that a budget of 100 % gives its very bits on a GPU too."""
     asked: list[tuple[int, ...]] = []
     monkeypatch.setattr(
-        "prefixkv.cache.attention.scored_attention", lambda query, key, value, scale: asked.append(tuple(query.shape))
+        "prefixkv.cache.compressed_attention.scored_attention",
+        lambda query, key, value, scale: asked.append(tuple(query.shape)),
     )
     model = tiny.llava()
     with prefixkv.compress(model, budget, method) as cache, torch.no_grad():

@@ -9,7 +9,7 @@ import torch
 from transformers import GenerationConfig
 
 from prefixkv.cache import attention
-from prefixkv.cache.rows import RowsCache
+from prefixkv.cache.prefix_cache import PrefixKVCache
 from prefixkv.inputs.padded_batch import padded_batch
 from prefixkv.inputs.prompts import Prompt
 from prefixkv.inputs.token_ids import stop_tokens
@@ -18,7 +18,7 @@ from prefixkv.transformers_compat import cache_argument
 
 
 def answer_together(
-    loaded: LoadedModel, prompts: Sequence[Prompt], new_cache: Callable[[int], RowsCache], new_tokens: int
+    loaded: LoadedModel, prompts: Sequence[Prompt], new_cache: Callable[[int], PrefixKVCache], new_tokens: int
 ) -> list[dict[str, Any]]:
     """Answer greedily.
 

@@ -15,7 +15,7 @@ from prefixkv.batch.answers import answer_together
 from prefixkv.batch.lines import Line
 from prefixkv.batch.plan import Room
 from prefixkv.batch.results import ResultFile
-from prefixkv.cache.rows import RowsCache
+from prefixkv.cache.prefix_cache import PrefixKVCache
 from prefixkv.errors import PrefixKVError
 from prefixkv.inputs.prompts import Prompt, Turn
 from prefixkv.models.loading import LoadedModel, Notify
@@ -174,12 +174,12 @@ class Batch:
             for half in (rows[:middle], rows[middle:]):
                 self._answer(loaded, half, results, progress)
 
-    def _new_cache(self, loaded: LoadedModel) -> Callable[[int], RowsCache]:
+    def _new_cache(self, loaded: LoadedModel) -> Callable[[int], PrefixKVCache]:
         budget, method, shares = self._rule()
         look_ahead = find_look_ahead(loaded.model, loaded.identity, method, _silent)
 
-        def new_cache(rows: int) -> RowsCache:
+        def new_cache(rows: int) -> PrefixKVCache:
             whole = Budget(budget.text, budget.kind, budget.amount * rows) if budget.kind == "bytes" else budget
-            return RowsCache(loaded.geometry, whole, method, shares, look_ahead=look_ahead)
+            return PrefixKVCache(loaded.geometry, whole, method, shares, look_ahead=look_ahead)
 
         return new_cache

@@ -6,6 +6,7 @@ import platform
 import statistics
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,21 @@ def allocated_bytes(device: torch.device) -> int:
 def peak_bytes(device: torch.device) -> int | None:
     """Most bytes of tensors since `reset_peak`; None where the device does not say."""
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+
+
+def peak_above(device: torch.device, before: int) -> int | None:
+    """The same, less the bytes that existed before."""
+    peak = peak_bytes(device)
+    return None if peak is None else peak - before
+
+
+def timed(device: torch.device, work: Callable[[], object]) -> float:
+    """Seconds that some work takes, all that it has queued included."""
+    synchronize(device)
+    started = time.perf_counter()
+    work()
+    synchronize(device)
+    return time.perf_counter() - started
 
 
 def reset_peak(device: torch.device) -> None:

@@ -11,8 +11,9 @@ from transformers import PreTrainedModel
 
 from prefixkv.benchmark import hardware
 from prefixkv.benchmark.cell import Cell
+from prefixkv.benchmark.load import STATIC, STOCK, Load
 from prefixkv.benchmark.random_model import random_look_ahead
-from prefixkv.benchmark.run import STOCK, Load, measure, uses_look_ahead
+from prefixkv.benchmark.run import measure, uses_look_ahead
 from prefixkv.errors import OptionError
 from prefixkv.models.geometry import KVGeometry
 from prefixkv.policy.budget import Budget
@@ -37,6 +38,8 @@ class Plan:
         rows_at_once: rows that are read in one forward pass; all where None.
         equal_shares: whether every layer keeps as much; else the method's own shares.
         repeats: measured prefills of each cell.
+        path: see `Load`.
+        padding_tokens: see `Load`.
     """
 
     contexts: tuple[int, ...]
@@ -48,6 +51,8 @@ class Plan:
     rows_at_once: int | None = None
     equal_shares: bool = False
     repeats: int = 3
+    path: str = "decode"
+    padding_tokens: int = 0
 
 
 def run_benchmark(
@@ -85,7 +90,9 @@ def run_benchmark(
         for batch in plan.batches:
             load = Load(model, geometry, context, batch, plan.new_tokens, bandwidth, plan.repeats)
             load = replace(load, method=plan.method, keep_fractions=shares, rows_at_once=plan.rows_at_once)
-            runs = [(load, STOCK)] if plan.baseline and batch else []
+            load = replace(load, path=plan.path, padding_tokens=plan.padding_tokens)
+            peers = (STOCK, STATIC) if plan.path == "generate" and device.type == "cuda" else (STOCK,)
+            runs = [(load, peer) for peer in peers] if plan.baseline and batch else []
             for budget in plan.budgets:
                 if look_ahead is not None and uses_look_ahead(load, budget):
                     runs.append((replace(load, look_ahead=look_ahead), budget))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from prefixkv.errors import BudgetTooSmallError
 from prefixkv.models.geometry import KVGeometry
 from prefixkv.policy.budget import Budget
 from prefixkv.policy.methods import Method
@@ -39,49 +40,61 @@ class Capacity:
         """Whether nothing is ever evicted: method `full`, or a budget of 100 %."""
         return self.method.keeps_all or (self.budget.kind == "fraction" and self.budget.amount == 1)
 
-    def unpacked(self, seen_tokens: int, batch: int) -> int:
-        """Entries of all layers, in the model's precision, that fit once `seen_tokens` of each row are read."""
-        return self.budget.entries(self.geometry, seen_tokens, batch)
+    def unpacked(self, seen_tokens: int) -> int:
+        """Entries of all layers, in the model's precision, that fit once `seen_tokens` are read."""
+        return self.budget.entries(self.geometry, seen_tokens)
 
-    def holds_all(self, seen_tokens: int, batch: int) -> bool:
+    def holds_all(self, seen_tokens: int) -> bool:
         """Whether every entry fits in the model's precision."""
-        return self.geometry.layers * seen_tokens <= self.unpacked(seen_tokens, batch)
+        return self.geometry.layers * seen_tokens <= self.unpacked(seen_tokens)
 
-    def bits(self, seen_tokens: int, batch: int, before: int | None, is_evicted: bool) -> int | None:
+    def check_full(self, entries: int) -> None:
+        """Refuse what a method that keeps everything cannot store any more under a hard limit.
+
+        Args:
+            entries: of all layers together.
+
+        Raises:
+            BudgetTooSmallError: they are too many.
+        """
+        if self.keeps_all and self.budget.is_hard_limit and entries > self.unpacked(0):
+            raise BudgetTooSmallError(
+                f"method {self.method.name!r} keeps everything, and that is more than budget {self.budget.text!r} "
+                "allows: choose another method or a larger budget"
+            )
+
+    def bits(self, seen_tokens: int, before: int | None, is_evicted: bool) -> int | None:
         """In how many bits an element is stored from now on; None for the model's precision.
 
         Args:
-            seen_tokens: tokens read of each row.
-            batch: rows.
+            seen_tokens: tokens read.
             before: bits of what is stored already.
             is_evicted: whether entries were evicted or packed before, so that not all can be had as they were.
         """
-        if not self.method.packs or self.keeps_all or (self.holds_all(seen_tokens, batch) and not is_evicted):
+        if not self.method.packs or self.keeps_all or (self.holds_all(seen_tokens) and not is_evicted):
             return None
-        fitting = self.unpacked(seen_tokens, batch)
+        fitting = self.unpacked(seen_tokens)
         return packed_bits(self.geometry, fitting, self.geometry.layers * seen_tokens, before, self.losses)
 
-    def stored(self, seen_tokens: int, batch: int, bits: int | None) -> int:
+    def stored(self, seen_tokens: int, bits: int | None) -> int:
         """The same in the precision in which they are stored; there may be fewer to store.
 
         Args:
-            seen_tokens: tokens read of each row.
-            batch: rows.
+            seen_tokens: tokens read.
             bits: of a stored element; None for the model's precision.
         """
-        return self.unpacked(seen_tokens, batch) * self.geometry.entry_bytes // entry_bytes(self.geometry, bits)
+        return self.unpacked(seen_tokens) * self.geometry.entry_bytes // entry_bytes(self.geometry, bits)
 
-    def total(self, seen_tokens: int, batch: int, bits: int | None) -> int:
+    def total(self, seen_tokens: int, bits: int | None) -> int:
         """Entries that all layers together may store: what fits, no more than there are, no fewer than the floors.
 
         A hard limit holds whatever the floors are, which fit into it.
 
         Args:
-            seen_tokens: tokens read of each row.
-            batch: rows.
+            seen_tokens: tokens read.
             bits: of a stored element; None for the model's precision.
         """
-        total, layers = self.stored(seen_tokens, batch, bits), self.geometry.layers
+        total, layers = self.stored(seen_tokens, bits), self.geometry.layers
         if not self.budget.is_hard_limit:
             total = max(total, layers * min(seen_tokens, self.method.floor_tokens))
         return min(total, layers * seen_tokens)

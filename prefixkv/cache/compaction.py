@@ -48,7 +48,6 @@ class Compaction:
         shares: LayerShares,
         capacity: Capacity,
         seen_tokens: int,
-        batch: int,
         bits: int | None,
         text_tokens: Callable[[], int],
         ahead: int = 0,
@@ -61,7 +60,6 @@ class Compaction:
             shares: of this chunk.
             capacity: what fits.
             seen_tokens: tokens read when the chunk is.
-            batch: rows.
             bits: in which an element is stored; None for the model's own precision.
             text_tokens: says how many of the tokens read are text; asked once at most.
             ahead: layers that may be held whole beside the slack; without any, the newest curve is waited for.
@@ -74,11 +72,11 @@ class Compaction:
         self._is_hard_limit, self._waits = capacity.budget.is_hard_limit, capacity.method.waits
         self._whole_bytes = capacity.geometry.entry_bytes
         self._stored_bytes = entry_bytes(capacity.geometry, bits)
-        self._total = capacity.total(seen_tokens, batch, bits)
+        self._total = capacity.total(seen_tokens, bits)
         most = self._total * self._stored_bytes
         slack = most // SLACK + ahead * seen_tokens * self._stored_bytes
         self._most_bytes = most if self._is_hard_limit else most + slack
-        self._is_small = len(layers) * seen_tokens * self._whole_bytes * batch <= small_bytes
+        self._is_small = len(layers) * seen_tokens * self._whole_bytes <= small_bytes
         # So many layers may be whole when the others are cut to the total.
         self._behind = slack // (seen_tokens * self._whole_bytes)
 
@@ -140,7 +138,7 @@ class Compaction:
             layer.ranks = None
 
     def _bytes(self, layer: CompressedLayer) -> int:
-        """What a layer stores or holds, of one row of the batch."""
+        """What a layer stores or holds."""
         return layer.kept_tokens * (self._stored_bytes if layer.arriving is None else self._whole_bytes)
 
     def _cut(self, counts: Sequence[int], wanted: int) -> int:

@@ -44,7 +44,7 @@ class FusedLayer:
         Args:
             module: the decoder layer.
             weights: its weights.
-            attend: attention, see `prefixkv.cache.attention.attend`.
+            attend: attention, see `prefixkv.cache.compressed_attention.attend`.
         """
         self._attention, self._weights, self._attend = module.self_attn, weights, attend
         self._plain = module.forward

@@ -5,11 +5,9 @@ A layer knows how many entries it has read and which it still stores; how many i
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable, Sequence
-
 import torch
 
+from prefixkv.cache.decode_limit import DecodeLimit
 from prefixkv.cache.stored_entries import StoredEntries
 from prefixkv.errors import PrefixKVError
 from prefixkv.kernels.dispatch import gather, pack
@@ -28,8 +26,14 @@ class CompressedLayer(StoredEntries):
     behind the stored entries, or over the oldest entry of the decode window where the layer is at its limit. Keys are
     stored after RoPE, so the order in the buffer does not matter to a single query.
 
+    The eviction queue is a ring of slots, so that a step on the device can turn it by itself. What is in it need not be
+    known to the host, which only counts.
+
     Attributes:
         arriving: keys and values of a chunk, with the stored ones before them, until they are compacted.
+        order: (capacity,), int32: the ring. Its slots are those that decoding may evict, the oldest at `head`.
+        head: place of the oldest slot in the ring.
+        count: slots in the ring.
         seen_tokens: tokens read, kept or not.
         kept_tokens: entries stored or held.
     """
@@ -49,19 +53,25 @@ class CompressedLayer(StoredEntries):
         self.free()
         self.arriving: tuple[torch.Tensor, torch.Tensor] | None = None
         self._order: torch.Tensor | None = None
-        self.window: deque[int] = deque()
+        self.order: torch.Tensor | None = None
+        self.head = self.count = 0
         self.seen_tokens = self.anchor_seen = self.anchor_kept = 0
         self.is_initialized = False
+
+    def follow(self, device: torch.device) -> None:
+        """Bring entries and queue to where the layer computes."""
+        super().follow(device)
+        self.order = None if self.order is None else self.order.to(device)
 
     def arrive(self, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Take in a chunk; it waits beside the buffer until `keep` is told what stays.
 
         Args:
-            keys: (batch, kv_heads, chunk_len, head_dim), after RoPE.
+            keys: (1, kv_heads, chunk_len, head_dim), after RoPE.
             values: same shape.
 
         Returns:
-            (batch, kv_heads, kept_tokens + chunk_len, head_dim): stored entries in text order, the chunk behind them.
+            (1, kv_heads, kept_tokens + chunk_len, head_dim): stored entries in text order, the chunk behind them.
         """
         if self.arriving is not None:
             raise PrefixKVError(
@@ -83,9 +93,9 @@ class CompressedLayer(StoredEntries):
         """Store the chosen ones of the entries that `arrive` returned in a buffer of exactly their number.
 
         Args:
-            indices: (batch, heads, kept_len), int64, into the entries that `arrive` returned, in the order of storage;
+            indices: (1, heads, kept_len), int64, into the entries that `arrive` returned, in the order of storage;
                 None for all in text order.
-            importance: (batch, heads, entries), float32, of the same entries.
+            importance: (1, heads, entries), float32, of the same entries.
             chunk_len: tokens of the chunk.
             bits: 8, 4 or 2 to store them packed. What is packed in so many bits already is copied as it is.
         """
@@ -97,7 +107,7 @@ class CompressedLayer(StoredEntries):
         """Count the chunk as read and leave its entries as they are, until `shrunk` says how many stay.
 
         Args:
-            importance: (batch, heads, entries), float32, of the entries that `arrive` returned.
+            importance: (1, heads, entries), float32, of the entries that `arrive` returned.
             chunk_len: tokens of the chunk.
         """
         self._take_in(importance, chunk_len)
@@ -108,8 +118,8 @@ class CompressedLayer(StoredEntries):
         """Say in which order held entries are given up; one of the two is given.
 
         Args:
-            order: (batch, heads, entries), int64: those that stay longest first; they are stored in this order.
-            ranks: (batch, heads, entries), int32: each entry's place in such an order, where they are stored in the
+            order: (1, heads, entries), int64: those that stay longest first; they are stored in this order.
+            ranks: (1, heads, entries), int32: each entry's place in such an order, where they are stored in the
                 order of the text.
         """
         self._order, self.ranks = order, ranks
@@ -140,7 +150,7 @@ class CompressedLayer(StoredEntries):
         Args:
             count: entries that stay.
             bits: 8, 4 or 2 to store held entries packed.
-            chosen: (batch, heads, count), int64: which these are, where the layer has ranks and not all stay; else
+            chosen: (1, heads, count), int64: which these are, where the layer has ranks and not all stay; else
                 they are the first ones.
 
         Returns:
@@ -165,91 +175,109 @@ class CompressedLayer(StoredEntries):
             rows, bits = (keys, values), None
         return self.move(rows, indices, count), bits
 
-    def open_window(self, slots: Iterable[int]) -> None:
+    def open_queue(self, slots: range) -> None:
         """Mark the compaction as done.
 
         Args:
             slots: entries that may be evicted while decoding, the first one first; generated entries follow them.
         """
-        self.window = deque(slots)
+        assert self.keys is not None
+        self.set_queue(torch.arange(slots.start, slots.stop, slots.step, dtype=torch.int32, device=self.device))
         self.anchor_seen, self.anchor_kept = self.seen_tokens, self.kept_tokens
 
-    def write(
-        self, keys: torch.Tensor, values: torch.Tensor, limit: int, is_hard: bool = True
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def set_queue(self, slots: torch.Tensor) -> None:
+        """Make the eviction queue anew, with room for every slot of the buffer.
+
+        Args:
+            slots: (count,), int32, the oldest first.
+        """
+        assert self.keys is not None
+        self.order = slots.new_empty(self.keys.shape[2])
+        self.order[: len(slots)] = slots
+        self.head, self.count = 0, len(slots)
+
+    @property
+    def queue(self) -> torch.Tensor:
+        """The slots that decoding evicts next, (count,), int32, the oldest first."""
+        if self.order is None:
+            return torch.empty(0, dtype=torch.int32)
+        end = self.head + self.count
+        if end <= len(self.order):
+            return self.order[self.head : end]
+        return torch.cat([self.order[self.head :], self.order[: end - len(self.order)]])
+
+    def write(self, keys: torch.Tensor, values: torch.Tensor, limit: DecodeLimit) -> tuple[torch.Tensor, torch.Tensor]:
         """Store the entry of one generated token in place.
 
         Evicting comes before attending, so the layer never holds more than its limit; the new token itself is seen.
 
         Args:
-            keys: (batch, kv_heads, 1, head_dim), after RoPE.
+            keys: (1, kv_heads, 1, head_dim), after RoPE.
             values: same shape.
-            limit: entries the layer may hold; at that number the oldest entry of the window is overwritten.
-            is_hard: see `next_slot`.
+            limit: of entries; at it the oldest entry of the queue is overwritten.
 
         Returns:
-            All stored entries, (batch, kv_heads, kept_tokens, head_dim); views where they are not packed.
+            All stored entries, (1, kv_heads, kept_tokens, head_dim); views where they are not packed.
         """
         self.follow(keys.device)
-        slot = self.next_slot(limit, is_hard)
-        self.occupy(slot)
+        self.reserve(limit, 1)
+        slot = self.next_slot(limit)
         assert self.keys is not None
         assert self.values is not None
         assert self.positions is not None
         assert self.importance is not None
         for buffer, new in ((self.keys, keys), (self.values, values)):
-            buffer[:, :, slot] = new[:, :, 0] if self.bits is None else pack(new[:, :, 0], self.bits)
-        self.positions[..., slot] = self.seen_tokens - 1
-        self.importance[..., slot] = 0.0
+            buffer.index_copy_(2, slot, new if self.bits is None else pack(new, self.bits))
+        self.positions.index_fill_(2, slot, self.seen_tokens)
+        self.importance.index_fill_(2, slot, 0.0)
+        self.count_steps(limit, 1)
         return self.entries
 
-    def next_slot(self, limit: int, is_hard: bool = True) -> int:
-        """Where the next token's entry goes; room is made for it, nothing else changes.
+    def next_slot(self, limit: DecodeLimit) -> torch.Tensor:
+        """Where the next token's entry goes, (1,), int64: taken off the queue's oldest end and put at the newest."""
+        assert self.order is not None
+        if self.kept_tokens < limit.allowed(self.seen_tokens):
+            slot = torch.full((1,), self.kept_tokens, dtype=torch.int32, device=self.order.device)
+        else:
+            slot = self.order[self.head : self.head + 1].clone()
+        newest = (self.head + self.count) % len(self.order)
+        self.order[newest : newest + 1] = slot
+        return slot.long()
+
+    def reserve(self, limit: DecodeLimit, steps: int) -> None:
+        """Make room for so many further tokens; a buffer that grows does so ahead, unless its limit is fixed.
 
         Args:
-            limit: entries the layer may hold; at that number the oldest entry of the window is overwritten.
-            is_hard: whether the buffer may not be larger than the limit either. Otherwise, as the limit rises token by
-                token, the buffer grows ahead of it, or it would be copied with every step.
+            limit: of entries.
+            steps: tokens that will be read.
         """
         if self.keys is None:
             raise PrefixKVError("the first tokens must arrive as a chunk")
-        if self.kept_tokens >= limit:
-            return self.window[0]
-        if self.kept_tokens == self.keys.shape[2]:
-            ahead = self.kept_tokens + self.kept_tokens // GROWTH + 1
-            self._grow(min(limit, ahead) if is_hard else ahead)
-        return self.kept_tokens
+        needed = limit.kept_after(self.kept_tokens, self.seen_tokens, steps)
+        if needed > self.keys.shape[2]:
+            ahead = needed + self.kept_tokens // GROWTH
+            self._grow(ahead if limit.fixed is None else min(limit.fixed, ahead))
+            self.set_queue(self.queue)
 
-    def occupy(self, slot: int) -> None:
-        """Count the next token as read and its entry as stored; whoever calls this writes the buffers.
+    def steps_left(self, limit: DecodeLimit, most: int) -> int:
+        """Further tokens, up to `most`, for which the buffer has room."""
+        assert self.keys is not None
+        return limit.steps_within(self.keys.shape[2], self.kept_tokens, self.seen_tokens, most)
+
+    def count_steps(self, limit: DecodeLimit, steps: int) -> None:
+        """Count tokens as read whose entries are stored and whose slots have gone through the queue.
 
         Args:
-            slot: from `next_slot`.
+            limit: of entries.
+            steps: such tokens.
         """
-        if slot == self.kept_tokens:
-            self.kept_tokens += 1
-        else:
-            self.window.popleft()
-        self.window.append(slot)
-        self.seen_tokens += 1
-
-    def take_rows(self, others: Sequence[CompressedLayer]) -> None:
-        """Take over the rows of layers that have read texts of one length and keep as many entries; they end empty.
-
-        Raises:
-            PrefixKVError: a layer differs in length.
-        """
-        lengths = {(layer.seen_tokens, layer.kept_tokens, tuple(layer.window)) for layer in (self, *others)}
-        if len(lengths) > 1:
-            raise PrefixKVError(
-                "rows can be joined only where each layer has read and keeps as many tokens in all of them"
-            )
-        for name in ("keys", "values", "positions", "importance"):
-            setattr(self, name, torch.cat([getattr(layer, name) for layer in (self, *others)]))
-            for layer in others:
-                setattr(layer, name, None)
-        for layer in others:
-            layer.reset()
+        assert self.order is not None
+        kept = limit.kept_after(self.kept_tokens, self.seen_tokens, steps)
+        added = kept - self.kept_tokens
+        self.head = (self.head + steps - added) % len(self.order)
+        self.count += added
+        self.kept_tokens = kept
+        self.seen_tokens += steps
 
     def _restore_text_order(self) -> None:
         """Undo the order that ranking and overwriting have left, so that ties are again broken by position."""

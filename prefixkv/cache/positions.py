@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from prefixkv.cache.windows import WindowedCache
+from prefixkv.cache.prefix_cache import PrefixKVCache
 from prefixkv.transformers_compat import cache_in
 
 AXES = 3
@@ -41,7 +41,7 @@ def tracked(model: PreTrainedModel) -> Iterator[None]:
 @torch.compiler.disable
 def _fill_in(part: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
     cache = cache_in(kwargs)
-    if not isinstance(cache, WindowedCache):
+    if not isinstance(cache, PrefixKVCache):
         return None
     positions = kwargs.get("position_ids")
     if positions is None:
@@ -51,7 +51,7 @@ def _fill_in(part: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[
     return args, kwargs | {"position_ids": positions}
 
 
-def _following(part: Any, cache: WindowedCache, kwargs: dict[str, Any]) -> torch.Tensor:
+def _following(part: Any, cache: PrefixKVCache, kwargs: dict[str, Any]) -> torch.Tensor:
     """Positions of the tokens that the model is about to read, (axes, batch, tokens), int64."""
     tokens = kwargs["input_ids"] if kwargs.get("input_ids") is not None else kwargs["inputs_embeds"]
     batch, count = tokens.shape[:2]

@@ -21,7 +21,7 @@ def score(method: Method, layer: CompressedLayer, evidence: Evidence) -> tuple[t
         evidence: of that chunk.
 
     Returns:
-        (batch, heads, entries), float32, `heads` 1 where they share a choice; and the importance of picture entries
+        (1, heads, entries), float32, `heads` 1 where they share a choice; and the importance of picture entries
         together, as the scorer said it, one number that stays on the device; None where pictures do not count.
     """
     assert method.scorer is not None
@@ -43,10 +43,10 @@ def entry_marks(layer: CompressedLayer, is_text: torch.Tensor | None) -> torch.T
 
     Args:
         layer: holds a chunk that is not compacted yet.
-        is_text: (batch, tokens), bool, of all tokens read, on any device; None where all are text.
+        is_text: (1, tokens), bool, of all tokens read, on any device; None where all are text.
 
     Returns:
-        (batch, heads, entries), bool, on the layer's device; None where all are text.
+        (1, heads, entries), bool, on the layer's device; None where all are text.
     """
     if is_text is None:
         return None

@@ -1,17 +1,17 @@
-"""A copy of a compressed cache in host memory, and the way back: bit for bit what the cache held.
+"""A copy of a row of the compressed cache in host memory, and the way back: bit for bit what the cache held.
 
 Knows nothing of conversations or files.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass, field
 
 import torch
 
 from prefixkv.cache.layer import CompressedLayer
 from prefixkv.cache.prefix_cache import PrefixKVCache
+from prefixkv.cache.row import CacheRow
 
 
 @dataclass(frozen=True)
@@ -19,10 +19,10 @@ class LayerSnapshot:
     """One layer's entries, in the order of its buffer; the buffer's free part is not copied.
 
     Attributes:
-        keys: (batch, kv_heads, kept_tokens, head_dim), after RoPE, or packed rows; None for an empty layer.
+        keys: (1, kv_heads, kept_tokens, head_dim), after RoPE, or packed rows; None for an empty layer.
         values: same shape.
-        positions: (batch, heads, kept_tokens), int64.
-        importance: (batch, heads, kept_tokens), float32.
+        positions: (1, heads, kept_tokens), int64.
+        importance: (1, heads, kept_tokens), float32.
         window: slots that decoding overwrites next, oldest first.
         seen_tokens: tokens read.
         anchor_seen: tokens read when the layer was last compacted.
@@ -47,7 +47,7 @@ class LayerSnapshot:
             _entries(layer.values, kept),
             _entries(layer.positions, kept),
             _entries(layer.importance, kept),
-            tuple(layer.window),
+            tuple(layer.queue.tolist()),
             layer.seen_tokens,
             layer.anchor_seen,
             layer.anchor_kept,
@@ -65,7 +65,8 @@ class LayerSnapshot:
             copied = getattr(self, name)
             # A second copy: decoding overwrites buffers in place, and a snapshot may be restored more than once.
             setattr(layer, name, None if copied is None else copied.to(device, copy=True))
-        layer.window = deque(self.window)
+        if self.keys is not None:
+            layer.set_queue(torch.tensor(self.window, dtype=torch.int32, device=device))
         layer.seen_tokens, layer.kept_tokens = self.seen_tokens, self.kept_tokens
         layer.anchor_seen, layer.anchor_kept = self.anchor_seen, self.anchor_kept
         layer.is_initialized = self.keys is not None
@@ -76,7 +77,7 @@ class WindowSnapshot:
     """One layer that attends to a sliding window.
 
     Attributes:
-        keys: (batch, kv_heads, entries, head_dim).
+        keys: (1, kv_heads, entries, head_dim).
         values: same shape.
         seen_tokens: tokens read.
     """
@@ -88,74 +89,69 @@ class WindowSnapshot:
 
 @dataclass(frozen=True)
 class CacheSnapshot:
-    """All layers of a cache.
+    """All layers of one row.
 
     Attributes:
         layers: one per compressed layer.
         limits: entries that each may hold under a hard limit; empty before the first chunk.
-        batch: rows.
         windows: the window layers that have read something, by their number among all decoder layers.
-        next_positions: (batch,), int64, see `WindowedCache`; None for most models.
+        next_positions: (1,), int64, see `CacheRow`; None for most models.
         bits: in which elements are stored; None for the model's own precision.
-        is_text: (batch, tokens), bool: which tokens are text, as far as somebody said; None where all are.
+        is_text: (1, tokens), bool: which tokens are text, as far as somebody said; None where all are.
     """
 
     layers: tuple[LayerSnapshot, ...]
     limits: tuple[int, ...]
-    batch: int
     windows: dict[int, WindowSnapshot] = field(default_factory=dict)
     next_positions: torch.Tensor | None = None
     bits: int | None = None
     is_text: torch.Tensor | None = None
 
     @classmethod
-    def take(cls, cache: PrefixKVCache) -> CacheSnapshot:
-        """Copy a cache between two forward passes.
+    def take(cls, row: CacheRow) -> CacheSnapshot:
+        """Copy a row between two forward passes.
 
         Args:
-            cache: stays as it is.
+            row: stays as it is.
         """
         windows = {
             place: WindowSnapshot(_host(layer.keys), _host(layer.values), layer.cumulative_length)
-            for place, layer in cache.windows.items()
+            for place, layer in row.windows.items()
             if layer.keys is not None and layer.values is not None and layer.cumulative_length
         }
-        positions, is_text = (
-            None if tensor is None else _host(tensor) for tensor in (cache.next_positions, cache.is_text)
-        )
-        layers = tuple(map(LayerSnapshot.take, cache.layers))
-        return cls(layers, tuple(cache.limits), cache.batch, windows, positions, cache.bits, is_text)
+        positions, is_text = (None if tensor is None else _host(tensor) for tensor in (row.next_positions, row.is_text))
+        layers = tuple(map(LayerSnapshot.take, row.layers))
+        return cls(layers, tuple(row.limits), windows, positions, row.bits, is_text)
 
-    def restore(self, cache: PrefixKVCache, device: torch.device) -> None:
-        """Make a cache what it was.
+    def restore(self, row: CacheRow, device: torch.device) -> None:
+        """Make a row what it was.
 
         Args:
-            cache: of the same model, budget and method; what it holds is freed first.
+            row: of the same model, budget and method; what it holds is freed first.
             device: where the model is; where it is spread over several, a layer follows its keys when they come.
         """
-        cache.reset()
-        for compressed, snapshot in zip(cache.layers, self.layers, strict=True):
+        row.reset()
+        for compressed, snapshot in zip(row.layers, self.layers, strict=True):
             snapshot.restore(compressed, device)
         for place, window in self.windows.items():
             keys, values = (part.to(device, copy=True) for part in (window.keys, window.values))
-            layer = cache.windows[place]
+            layer = row.windows[place]
             layer.lazy_initialization(keys, values)
             layer.keys, layer.values, layer.cumulative_length = keys, values, window.seen_tokens
-        cache.limits, cache.batch = list(self.limits), self.batch
-        cache.bits = self.bits
-        cache.is_text = None if self.is_text is None else self.is_text.to(device, copy=True)
-        cache.next_positions = None if self.next_positions is None else self.next_positions.to(device, copy=True)
+        row.limits, row.bits = list(self.limits), self.bits
+        row.is_text = None if self.is_text is None else self.is_text.to(device, copy=True)
+        row.next_positions = None if self.next_positions is None else self.next_positions.to(device, copy=True)
 
 
 def copy_of(cache: PrefixKVCache, device: torch.device) -> PrefixKVCache:
     """A second cache that holds, on buffers of its own, what a cache holds between two forward passes.
 
     Args:
-        cache: stays as it is; a profile's queries are shared, since they are only read.
+        cache: of one row, stays as it is; a profile's queries are shared, since they are only read.
         device: where the model is, as for `CacheSnapshot.restore`.
     """
     second = cache.emptied()
-    CacheSnapshot.take(cache).restore(second, device)
+    CacheSnapshot.take(cache.row).restore(second.row, device)
     return second
 
 

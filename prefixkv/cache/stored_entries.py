@@ -19,12 +19,12 @@ class StoredEntries(RefusingLayer):
     Attributes:
         head_dim: elements of a key or a value.
         model_dtype: in which the model computes.
-        keys: (batch, kv_heads, capacity, head_dim) or None; the first `kept_tokens` are in use. Packed, uint8 rows.
+        keys: (1, kv_heads, capacity, head_dim) or None; the first `kept_tokens` are in use. Packed, uint8 rows.
         values: same shape.
-        positions: (batch, heads, capacity), int64, original position of each entry; `heads` is 1 where all kv heads
+        positions: (1, heads, capacity), int64, original position of each entry; `heads` is 1 where all kv heads
             share a choice.
-        importance: (batch, heads, capacity), float32; generated entries have 0.
-        ranks: (batch, heads, capacity), int32: while a chunk is compacted, which entries stay longest; else None.
+        importance: (1, heads, capacity), float32; generated entries have 0.
+        ranks: (1, heads, capacity), int32: while a chunk is compacted, which entries stay longest; else None.
         kept_tokens: entries in use.
     """
 
@@ -55,6 +55,13 @@ class StoredEntries(RefusingLayer):
             setattr(self, name, getattr(self, name).to(device))
 
     @property
+    def kept_positions(self) -> torch.Tensor:
+        """Original positions of the entries, (1, heads, kept_tokens), int64, in the order of the buffer."""
+        if self.positions is None:
+            return torch.empty(1, 1, 0, dtype=torch.int64)
+        return self.positions[..., : self.kept_tokens]
+
+    @property
     def buffer_bytes(self) -> int:
         """Bytes of the buffers that exist, read off their storage."""
         return sum(tensor.untyped_storage().nbytes() for tensor in (self.keys, self.values) if tensor is not None)
@@ -76,13 +83,13 @@ class StoredEntries(RefusingLayer):
         """What a buffer, or a part of one, holds, in the model's precision.
 
         Args:
-            buffer: (batch, kv_heads, entries, head_dim), or packed rows.
+            buffer: (1, kv_heads, entries, head_dim), or packed rows.
         """
         return buffer if self.bits is None else unpack(buffer, self.bits, self.model_dtype)
 
     @property
     def entries(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values of all stored entries, (batch, kv_heads, kept_tokens, head_dim); views where not packed."""
+        """Keys and values of all stored entries, (1, kv_heads, kept_tokens, head_dim); views where not packed."""
         assert self.keys is not None
         assert self.values is not None
         keys, values = (self.unpacked(buffer[:, :, : self.kept_tokens]) for buffer in (self.keys, self.values))
@@ -97,9 +104,9 @@ class StoredEntries(RefusingLayer):
         """What is to be done to store chosen entries in buffers of exactly their number.
 
         Args:
-            rows: keys and values, (batch, kv_heads, entries, head_dim) or packed rows; None for the stored ones. The
+            rows: keys and values, (1, kv_heads, entries, head_dim) or packed rows; None for the stored ones. The
                 notes are of the same entries.
-            indices: (batch, heads, count), int64, in the order of storage; None for the first ones.
+            indices: (1, heads, count), int64, in the order of storage; None for the first ones.
             count: entries.
         """
         keys, values = rows or (self.keys, self.values)

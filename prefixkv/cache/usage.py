@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -40,6 +41,33 @@ class CacheUsage:
     allocated_bytes: int
     keep_fraction: float
     layers: tuple[LayerUsage, ...]
+
+    @classmethod
+    def of(cls, layers: tuple[LayerUsage, ...], entry_bytes: int, allocated_bytes: int) -> CacheUsage:
+        """Sum the layers up.
+
+        Args:
+            layers: in order.
+            entry_bytes: of an uncompressed entry.
+            allocated_bytes: of all buffers.
+        """
+        full, kept = sum(layer.seen_tokens for layer in layers) * entry_bytes, sum(layer.bytes for layer in layers)
+        return cls(full, kept, allocated_bytes, kept / full if full else 1.0, layers)
+
+    @classmethod
+    def together(cls, rows: Sequence[CacheUsage]) -> CacheUsage:
+        """What several rows of one model hold together; a layer's numbers are sums over the rows."""
+        layers = tuple(
+            LayerUsage(
+                parts[0].layer,
+                sum(part.seen_tokens for part in parts),
+                sum(part.kept_tokens for part in parts),
+                sum(part.bytes for part in parts),
+            )
+            for parts in zip(*(row.layers for row in rows), strict=True)
+        )
+        full, kept = sum(row.full_bytes for row in rows), sum(row.kept_bytes for row in rows)
+        return cls(full, kept, sum(row.allocated_bytes for row in rows), kept / full if full else 1.0, layers)
 
     def as_dict(self) -> dict[str, Any]:
         """The fields as plain values, for JSON."""

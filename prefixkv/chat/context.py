@@ -119,7 +119,7 @@ def load_context(
     except (KeyError, TypeError, ValueError) as error:
         raise PrefixKVError(f"context {path} is not whole ({error}): save it again with `prefixkv save`") from None
     conversation = Conversation(loaded, budget_of(head), head["method"], sampling, notify)
-    conversation.cache.keep_fractions = head["keep_fractions"]
+    conversation.cache.row.keep_fractions = head["keep_fractions"]
     if head.get("look_ahead_sha256") != _look_ahead_digest(conversation.cache):
         notify(f"the profile of {loaded.id!r} is not that with which the context was saved: later turns may differ")
     conversation.resume(state)
@@ -164,7 +164,7 @@ def _state(head: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Conversati
     kinds = bytearray(tensors["reading.kinds"].numpy().tobytes())
     reading = Reading(tensors["reading.tokens"].tolist(), kinds, head["pictures_read"])
     optional = {name: tensors.get(name) for name in _OPTIONAL}
-    cache = CacheSnapshot(tuple(layers), tuple(head["limits"]), 1, windows, bits=head["bits"], **optional)
+    cache = CacheSnapshot(tuple(layers), tuple(head["limits"]), windows, bits=head["bits"], **optional)
     return ConversationState(head["system"], tuple(turns), answers, tuple(pictures), reading, cache)
 
 

@@ -16,9 +16,9 @@ from prefixkv.cache.usage import CacheUsage
 from prefixkv.chat.conversation_state import ConversationState
 from prefixkv.chat.peak_memory import peak_bytes
 from prefixkv.chat.reading import Reading
+from prefixkv.engine.decoding import decode
 from prefixkv.errors import DeviceMemoryError, PrefixKVError
 from prefixkv.generation.answer import Answer, AnswerWriter
-from prefixkv.generation.decoding import decode
 from prefixkv.generation.sampling import Sampling
 from prefixkv.inputs.images import Picture, as_pictures
 from prefixkv.inputs.positions import answer_room
@@ -179,14 +179,14 @@ class Conversation:
     def state(self) -> ConversationState:
         """Everything at this moment, the cache copied to host memory."""
         turns, answers, reading = tuple(self._turns), tuple(self._answers), self.reading.copy()
-        return ConversationState(self.system, turns, answers, self.waiting, reading, CacheSnapshot.take(self.cache))
+        return ConversationState(self.system, turns, answers, self.waiting, reading, CacheSnapshot.take(self.cache.row))
 
     def resume(self, state: ConversationState) -> None:
         """Go back to a state of a conversation with the same model, budget and method."""
         self.system = state.system
         self._turns, self._answers = list(state.turns), list(state.answers)
         self._waiting, self.reading = list(state.waiting), state.reading.copy()
-        state.cache.restore(self.cache, self.loaded.device)
+        state.cache.restore(self.cache.row, self.loaded.device)
 
     def read(self) -> None:
         """Read the pictures of the next question before it is known.

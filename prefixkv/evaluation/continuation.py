@@ -16,7 +16,11 @@ from transformers import PreTrainedModel
 from prefixkv.cache.prefix_cache import PrefixKVCache
 from prefixkv.cache.snapshot import copy_of
 from prefixkv.cache.usage import CacheUsage
+from prefixkv.generation.forward import read_tokens
 from prefixkv.transformers_compat import cache_argument
+
+ROWS = 32
+"""So many rows are one batch of those that are followed together."""
 
 
 class State:
@@ -177,3 +181,27 @@ def follow(state: State, continuations: Sequence[Continuation]) -> None:
         for branch, token, group in part(*pending.pop()):
             branch.read([token])
             pending.append((branch, group))
+
+
+def follow_together(model: PreTrainedModel, begun: Sequence[tuple[State, Sequence[Continuation]]]) -> None:
+    """Follow continuations on several caches to their ends, all with one step of the model a token.
+
+    Reading the weights, not the cache, is what a step of a single prompt costs; so all cells together cost little more
+    than one. The rows differ in rounding only: a batch multiplies its matrices in another order than a single row does.
+
+    Args:
+        model: inside `prefixkv.cache.attention.installed`.
+        begun: states of one row each, which are used up, and what is to be followed from each. What one continuation
+            needs of another one's predictions must come behind it.
+    """
+    branches = list(begun)
+    while branches:
+        parted = [branch for state, followed in branches for branch in part(state, followed)]
+        for start in range(0, len(parted), ROWS):
+            together = parted[start : start + ROWS]
+            cache = PrefixKVCache.of_rows([state.cache.row for state, _, _ in together])
+            tokens = torch.tensor([token for _, token, _ in together], device=together[0][0].logits.device)
+            logits = read_tokens(model, cache, tokens)
+            for row, (state, _, _) in enumerate(together):
+                state.logits = logits[row : row + 1]
+        branches = [(state, followed) for state, _, followed in parted]

@@ -13,10 +13,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from prefixkv.cache import attention
 from prefixkv.evaluation.answers import is_exact, is_relaxed, rouge_l
 from prefixkv.evaluation.cells import REFERENCE, Cell, new_cache
-from prefixkv.evaluation.continuation import Continuation, GivenText, OwnAnswer, State, follow
+from prefixkv.evaluation.continuation import Continuation, GivenText, OwnAnswer, State, follow, follow_together
 from prefixkv.evaluation.exercise import Exercise
 from prefixkv.evaluation.prefill import Prefill
-from prefixkv.evaluation.side_by_side import follow_side_by_side
 from prefixkv.inputs.token_ids import stop_tokens
 from prefixkv.models.loading import LoadedModel
 
@@ -180,10 +179,9 @@ class _Run:
 
     def _follow(self, begun: Iterable[tuple[State, _Followed]]) -> list[_Followed]:
         """Follow what is begun one after the other, or side by side."""
-        wanted = self._measuring.side_by_side or self._exercise.is_text
-        if wanted and self._prefill.fits_a_batch:
+        if self._measuring.side_by_side or self._exercise.is_text:
             rows = list(begun)
-            follow_side_by_side(self._model, [(state, followed.all) for state, followed in rows])
+            follow_together(self._model, [(state, followed.all) for state, followed in rows])
             return [followed for _, followed in rows]
         done = []
         for state, followed in begun:

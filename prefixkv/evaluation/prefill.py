@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from prefixkv.cache import attention
+from prefixkv.cache import hand_off
+from prefixkv.cache.hand_off import HandOff
 from prefixkv.cache.prefix_cache import PrefixKVCache
 from prefixkv.evaluation.cells import REFERENCE
 from prefixkv.kernels import row_lse
@@ -53,7 +54,7 @@ class _Recorder(PrefixKVCache):
         self.passes.append(layer)
         if layer_idx in self.windows:
             return super().update(key_states, value_states, layer_idx)
-        attention.hand_off(key_states, layer.note)
+        hand_off.leave(key_states, HandOff(layer.note))
         return key_states, value_states
 
 
@@ -81,11 +82,6 @@ class Prefill:
         output = model(**inputs, **cache_argument(self._recorder), use_cache=True, logits_to_keep=1)
         self.logits: torch.Tensor = output.logits[:, -1].float()
 
-    @property
-    def fits_a_batch(self) -> bool:
-        """Whether decode steps of several caches may be one batch: all layers compressed, positions of one axis."""
-        return not self._recorder.windows and self._recorder.next_positions is None
-
     def fill(self, cache: PrefixKVCache) -> None:
         """Have an empty cache take in the prompt and compact it.
 
@@ -95,11 +91,11 @@ class Prefill:
         if self._recorder.marks is not None:
             cache.mark(self._recorder.marks)
         for layer in self._recorder.passes:
-            cache.update(layer.keys, layer.values, layer.index)
-            compact = attention.take_hand_off()
-            if compact is not None and layer.queries is not None:
+            keys, _ = cache.update(layer.keys, layer.values, layer.index)
+            word = hand_off.take(keys)
+            if word is not None and word.after is not None and layer.queries is not None:
                 if layer.lse is not None:
                     row_lse.remember(layer.queries, layer.lse)
-                compact(layer.queries, layer.scale)
+                word.after(layer.queries, layer.scale)
                 row_lse.forget()
         cache.next_positions = self._recorder.next_positions

@@ -13,6 +13,7 @@ import torch
 
 from prefixkv.errors import PrefixKVError
 from prefixkv.kernels.linear import Weight
+from prefixkv.transformers_compat import is_capturing_hook
 
 LLAMA_LIKE = {
     "LlamaDecoderLayer",
@@ -90,7 +91,9 @@ class DecoderWeights:
         decoder, head = model.get_decoder(), model.get_output_embeddings()
         _require(hasattr(decoder, "layers") and hasattr(decoder, "rotary_emb"), "its decoder has another structure")
         for module in decoder.modules():
-            hooked = module._forward_hooks or module._forward_pre_hooks
+            hooked = not all(
+                map(is_capturing_hook, (*module._forward_hooks.values(), *module._forward_pre_hooks.values()))
+            )
             forward = vars(module).get("forward")
             patched = forward is not None and not getattr(forward, "computes_the_same", hasattr(module, "_hf_hook"))
             _require(not hooked and not patched, f"its {type(module).__name__} has a hook")

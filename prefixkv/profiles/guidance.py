@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from prefixkv.cache.capacity import Capacity
-from prefixkv.cache.rows import RowsCache
+from prefixkv.cache.prefix_cache import PrefixKVCache
 from prefixkv.errors import PrefixKVError
 from prefixkv.models.identity import ModelIdentity
 from prefixkv.policy.budget import Budget
@@ -28,7 +28,7 @@ def make_cache(
     budget: str | float | Budget | PrefixConfig,
     method: str | Method,
     notify: Notify,
-) -> RowsCache:
+) -> PrefixKVCache:
     """An empty cache for a model, with the look-ahead queries of its profile where the method uses them.
 
     Args:
@@ -50,7 +50,7 @@ def make_cache(
     recipe = get_method(method)
     keeps_all = Capacity(identity.geometry, Budget.parse(budget), recipe).keeps_all
     look_ahead = None if keeps_all else find_look_ahead(model, identity, recipe, notify)
-    return RowsCache(identity.geometry, budget, recipe, fractions, look_ahead=look_ahead)
+    return PrefixKVCache(identity.geometry, budget, recipe, fractions, look_ahead=look_ahead)
 
 
 def find_look_ahead(model: Any, identity: ModelIdentity, method: str | Method, notify: Notify) -> LookAhead | None:

@@ -11,7 +11,8 @@ import torch
 from transformers import DynamicCache
 
 from prefixkv import __version__
-from prefixkv.cache import attention
+from prefixkv.cache import attention, hand_off
+from prefixkv.cache.hand_off import HandOff
 from prefixkv.errors import PrefixKVError
 from prefixkv.inputs.prompts import Prompt, Turn
 from prefixkv.models.loading import LoadedModel, Notify
@@ -63,7 +64,7 @@ class _Recorder(DynamicCache):
         elif self._queries is not None:
             number = layer_idx - sum(self.is_sliding[:layer_idx])
             after = partial(self._record, self._queries, number, keys.shape[2] - self._prompt_tokens - 1)
-        attention.hand_off(keys, None if self.is_sliding[layer_idx] else after)
+        hand_off.leave(keys, HandOff(None if self.is_sliding[layer_idx] else after))
         return keys, values
 
     def _record(self, recorder: QueryRecorder, layer: int, offset: int, queries: torch.Tensor, scale: float) -> None:

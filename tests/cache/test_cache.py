@@ -11,7 +11,9 @@ import prefixkv
 from prefixkv.cache import attention
 from prefixkv.cache.layer import CompressedLayer
 from prefixkv.cache.prefix_cache import PrefixKVCache
+from prefixkv.cache.row import CacheRow
 from prefixkv.errors import BudgetTooSmallError, PrefixKVError
+from prefixkv.generation.forward import read_tokens
 from prefixkv.models.geometry import KVGeometry
 from prefixkv.policy.allocation import prefix
 from prefixkv.policy.selection import cumulative_importance
@@ -216,19 +218,28 @@ def test_buffers_grow_ahead_and_not_with_every_token(method: str, monkeypatch: p
 
 
 def test_rows_read_apart_decode_as_if_read_together() -> None:
-    model, rows = tiny.llama(), tiny.text(60, batch=3)
-    caches = [PrefixKVCache(KVGeometry.of(model.config, "float32"), "30%", "h2o") for _ in range(3)]
+    """A view of rows of other lengths, budgets and methods: each stores and answers what it does alone."""
+    model = tiny.llama()
+    geometry = KVGeometry.of(model.config, "float32")
+    kinds = [("30%", "h2o"), ("20tok", "prefixkv"), ("100%", "full"), ("25%", "prefixkv-release")]
+    texts = [tiny.text(length, seed=length) for length in (60, 41, 23, 90)]
+
+    def read() -> list[CacheRow]:
+        rows = [CacheRow(geometry, *kind) for kind in kinds]
+        for row, text in zip(rows, texts, strict=True):
+            prefill(model, {"input_ids": text}, PrefixKVCache.of_rows([row]))
+        return rows
+
     with attention.installed(model):
-        prefill(model, {"input_ids": rows}, caches[0])
-        prefill(model, {"input_ids": rows[:2]}, caches[1])
-        prefill(model, {"input_ids": rows[2:]}, caches[2])
-        caches[1].take_rows(caches[2:])
-        assert caches[2].usage().allocated_bytes == 0
-        logits = []
-        for cache in caches[:2]:
-            with torch.no_grad():
-                logits.append(model(input_ids=tiny.text(1, batch=3), **cache_argument(cache)).logits)
-        assert all(caches[0].kept_positions(layer).equal(caches[1].kept_positions(layer)) for layer in range(2))
-    torch.testing.assert_close(logits[0], logits[1])
-    with pytest.raises(PrefixKVError, match="rows can be joined only where"):
-        caches[0].take_rows([PrefixKVCache(KVGeometry.of(model.config, "float32"), "30%", "h2o")])
+        alone, together = read(), read()
+        view, singles = PrefixKVCache.of_rows(together), [PrefixKVCache.of_rows([row]) for row in alone]
+        for step in range(40):
+            tokens = tiny.text(1, step, 4)[:, 0]
+            logits = read_tokens(model, view, tokens)
+            for index, single in enumerate(singles):
+                expected = read_tokens(model, single, tokens[index : index + 1])
+                torch.testing.assert_close(logits[index], expected[0], rtol=1e-4, atol=1e-4)
+    for one, other in zip(alone, together, strict=True):
+        assert all(one.kept_positions(layer).equal(other.kept_positions(layer)) for layer in range(2))
+    with pytest.raises(PrefixKVError, match="holds 4 rows, where one is wanted"):
+        assert view.row

@@ -10,14 +10,14 @@ import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from prefixkv.cache import attention
+from prefixkv.cache.compressed_attention import attend
 from prefixkv.cache.fused_layers import FusedLayer, fused_layers
 from prefixkv.cache.prefix_cache import PrefixKVCache
-from prefixkv.cache.rows import RowsCache
 from prefixkv.models.decoder_weights import DecoderWeights
 from prefixkv.models.geometry import KVGeometry
 from prefixkv.transformers_compat import cache_argument
 from tests import tiny
-from tests.generation.test_decoding_step import MODELS, SIZES
+from tests.engine.test_captured_rows import MODELS, SIZES
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 @torch.no_grad()
 def read(model: Any, chunks: list[torch.Tensor], fused: bool, cache: PrefixKVCache, **options: Any) -> torch.Tensor:
     """Logits behind the last of several chunks."""
-    with attention.installed(model), fused_layers(model, attention.attend, anywhere=fused):
+    with attention.installed(model), fused_layers(model, attend, anywhere=fused):
         for chunk in chunks:
             output = model(input_ids=chunk, **cache_argument(cache), **options)
         return output.logits
@@ -63,7 +63,7 @@ def test_padded_rows_give_the_same_logits(calls: list[str]) -> None:
     mask = torch.ones_like(tokens)
     mask[0, :15] = 0
     geometry = KVGeometry.of(model.config, "float32")
-    caches = [RowsCache(geometry, "30%", "h2o") for _ in range(2)]
+    caches = [PrefixKVCache(geometry, "30%", "h2o") for _ in range(2)]
     plain, fused = (
         read(model, [tokens], fused, cache, attention_mask=mask)[:, -1]
         for fused, cache in zip((False, True), caches, strict=True)
@@ -98,17 +98,17 @@ def test_what_keeps_everything_single_tokens_and_gradients_are_transformers_own(
     read(model, [tiny.text(1)], True, cache)
     assert set(calls) == {"plain"}
     calls.clear()
-    with attention.installed(model), fused_layers(model, attention.attend, anywhere=True):
+    with attention.installed(model), fused_layers(model, attend, anywhere=True):
         assert model(input_ids=prompt).logits.requires_grad
     assert set(calls) == {"plain"}
 
 
 def test_layers_come_back_and_are_still_known_to_the_decode_step() -> None:
     model = tiny.llama()
-    with pytest.raises(ZeroDivisionError), fused_layers(model, attention.attend, anywhere=True):
+    with pytest.raises(ZeroDivisionError), fused_layers(model, attend, anywhere=True):
         assert all(isinstance(layer.forward, FusedLayer) for layer in model.model.layers)
         DecoderWeights.of(model)
-        with fused_layers(model, attention.attend, anywhere=True):
+        with fused_layers(model, attend, anywhere=True):
             pass
         assert all(isinstance(layer.forward, FusedLayer) for layer in model.model.layers)
         raise ZeroDivisionError
@@ -118,6 +118,6 @@ def test_layers_come_back_and_are_still_known_to_the_decode_step() -> None:
 def test_a_layer_with_a_forward_of_its_own_is_left_alone() -> None:
     model = tiny.llama()
     own = model.model.layers[1].forward = lambda hidden_states, **_: hidden_states
-    with fused_layers(model, attention.attend, anywhere=True):
+    with fused_layers(model, attend, anywhere=True):
         assert model.model.layers[1].forward is own
         assert "forward" not in vars(model.model.layers[0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from prefixkv.cache.decode_limit import DecodeLimit
 from prefixkv.cache.layer import CompressedLayer
 
 
@@ -12,8 +13,8 @@ def test_stored_entries_follow_the_keys_to_their_device() -> None:
     layer = CompressedLayer(8, torch.float32)
     layer.arrive(torch.ones(1, 2, 5, 8), torch.ones(1, 2, 5, 8))
     layer.keep(None, torch.zeros(1, 1, 5), 5)
-    layer.open_window(range(5))
+    layer.open_queue(range(5))
     new = torch.ones(1, 2, 1, 8, device="meta")
-    keys, values = layer.write(new, new, limit=6)
+    keys, values = layer.write(new, new, DecodeLimit(6))
     assert {part.device.type for part in (keys, values, layer.positions, layer.importance)} == {"meta"}
     assert keys.shape == values.shape == (1, 2, 6, 8)

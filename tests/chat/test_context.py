@@ -60,7 +60,7 @@ def test_loaded_context_goes_on_as_if_it_had_never_been_saved(
     for layer, other in zip(conversation.cache.layers, loaded.cache.layers, strict=True):
         assert torch.equal(layer.keys[:, :, : layer.kept_tokens], other.keys)
         assert torch.equal(layer.positions[:, :, : layer.kept_tokens], other.positions)
-        assert layer.window == other.window
+        assert layer.queue.equal(other.queue)
     for question in LATER:
         assert said(loaded, question) == said(conversation, question)
 

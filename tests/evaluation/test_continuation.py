@@ -10,12 +10,11 @@ import torch
 
 from prefixkv.cache import attention
 from prefixkv.cache.prefix_cache import PrefixKVCache
+from prefixkv.engine.decoding import decode
 from prefixkv.evaluation.cells import Cell, new_cache
-from prefixkv.evaluation.continuation import GivenText, OwnAnswer, State, follow
+from prefixkv.evaluation.continuation import GivenText, OwnAnswer, State, follow, follow_together
 from prefixkv.evaluation.perplexity import Reference, perplexity
 from prefixkv.evaluation.prefill import Prefill
-from prefixkv.evaluation.side_by_side import follow_side_by_side
-from prefixkv.generation.decoding import decode
 from prefixkv.generation.sampling import Sampling
 from prefixkv.inputs.prompts import Prompt, Turn
 from prefixkv.inputs.token_ids import stop_tokens
@@ -108,7 +107,7 @@ def test_copy_has_buffers_of_its_own(demo: LoadedModel, inputs: dict[str, torch.
     assert other.cache.seen_tokens == state.cache.seen_tokens + 33
     for layer, same in zip(state.cache.layers, before.layers, strict=True):
         assert torch.equal(layer.keys, same.keys)
-        assert layer.window == same.window
+        assert layer.queue.equal(same.queue)
 
 
 def test_text_side_by_side_is_text_alone(text_model: LoadedModel) -> None:
@@ -120,7 +119,7 @@ def test_text_side_by_side_is_text_alone(text_model: LoadedModel) -> None:
     with torch.inference_mode(), attention.installed(text_model.model):
         states = [_state(text_model, {"input_ids": ids}, cell) for cell in cells]
         together = [GivenText(text) for _ in cells]
-        follow_side_by_side(text_model.model, [(state, [one]) for state, one in zip(states, together, strict=True)])
+        follow_together(text_model.model, [(state, [one]) for state, one in zip(states, together, strict=True)])
         for cell, joint, state in zip(cells, together, states, strict=True):
             alone, single = GivenText(text), _state(text_model, {"input_ids": ids}, cell)
             follow(single, [alone])

@@ -34,7 +34,7 @@ def _own_pass(loaded: LoadedModel, inputs: dict[str, torch.Tensor], cell: Cell) 
 def _assert_equal(one: PrefixKVCache, other: PrefixKVCache) -> None:
     for layer, same in zip(one.layers, other.layers, strict=True):
         assert layer.kept_tokens == same.kept_tokens
-        assert layer.window == same.window
+        assert layer.queue.equal(same.queue)
         assert (layer.anchor_seen, layer.anchor_kept) == (same.anchor_seen, same.anchor_kept)
         for name in ("keys", "values", "positions", "importance"):
             assert torch.equal(getattr(layer, name), getattr(same, name)), name

@@ -13,12 +13,12 @@ import torch
 
 from prefixkv.cache import attention
 from prefixkv.cache.prefix_cache import PrefixKVCache
-from prefixkv.generation.captured.graph import CapturedStep
-from prefixkv.generation.decoding import decode, decode_rows
+from prefixkv.decoder.captured import CapturedStep
+from prefixkv.engine.decoding import decode, decode_rows
 from prefixkv.generation.sampling import Sampling
 from prefixkv.models.geometry import KVGeometry
 from tests import tiny
-from tests.generation.test_decoding_step import mistral, qwen2
+from tests.engine.test_captured_rows import mistral, qwen2
 
 pytestmark = pytest.mark.gpu
 

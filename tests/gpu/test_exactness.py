@@ -11,10 +11,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from prefixkv.cache import attention
 from prefixkv.cache.fused_layers import FusedLayer
 from prefixkv.cache.prefix_cache import PrefixKVCache
-from prefixkv.generation.captured.entries import next_entries, occupy
-from prefixkv.generation.captured.step import decoder_step
-from prefixkv.kernels.entry_table import EntryTable
-from prefixkv.models.decoder_weights import DecoderWeights
+from prefixkv.engine.captured_rows import CapturedRows
+from prefixkv.generation.forward import read_tokens
 from prefixkv.models.geometry import KVGeometry
 from prefixkv.transformers_compat import cache_argument
 
@@ -71,15 +69,11 @@ def step_logits(model: Any, prompt: torch.Tensor, given: torch.Tensor, own: bool
     with attention.installed(model):
         cache = new_cache(model, "100%")
         model(input_ids=prompt, **cache_argument(cache))
-        weights, table, found = DecoderWeights.of(model), EntryTable(len(cache.layers), prompt.device), []
+        rows, found = CapturedRows(model, len(cache.rows)), []
+        for place, row in enumerate(cache.rows if own else ()):
+            rows.join(place, row)
         for token in given.split(1, dim=1):
-            if own:
-                entries = next_entries(cache)
-                table.upload(entries)
-                found.append(decoder_step(weights, table, token[:, 0], torch.zeros_like(token[:, 0])))
-                occupy(cache, entries)
-            else:
-                found.append(model(input_ids=token, **cache_argument(cache)).logits[:, -1])
+            found.append(rows.advance(token[:, 0]) if own else read_tokens(model, cache, token[:, 0]))
         return torch.stack(found).float()
 
 

@@ -11,6 +11,7 @@ import torch
 
 import prefixkv
 from prefixkv.cache import attention
+from prefixkv.cache.row import CacheRow
 from prefixkv.chat.conversation import Conversation
 from prefixkv.demo import profile_path
 from prefixkv.demo.questions import question_set
@@ -43,14 +44,14 @@ def _queries(model: Any, inputs: dict[str, torch.Tensor]) -> list[torch.Tensor]:
     """Every layer's queries after RoPE, (query_heads, seen_len, head_dim), from a run of the stock model."""
     seen: list[torch.Tensor] = []
 
-    class Recorder(prefixkv.PrefixKVCache):
-        def _compact(self, index: int, chunk_len: int, queries: torch.Tensor, scale: float) -> None:
+    class Recorder(CacheRow):
+        def _compact(self, index: int, queries: torch.Tensor, scale: float) -> None:
             seen.append(queries[0])
-            super()._compact(index, chunk_len, queries, scale)
+            super()._compact(index, queries, scale)
 
     identity = ModelIdentity.of("tiny", model.config, "float32")
     with attention.installed(model):
-        _prefill(model, inputs, Recorder(identity.geometry, "100%", "full"))
+        _prefill(model, inputs, prefixkv.PrefixKVCache.of_rows([Recorder(identity.geometry, "100%", "full")]))
     return seen
 
 

@@ -110,8 +110,8 @@ def _delete_as_the_next_step_will(cache: PrefixKVCache, layer: int, released: re
     """The release deletes behind a step, the cache when the next one begins: it has settled on the same entry."""
     stored = cache.layers[layer]
     kept = stored.positions[0, 0, : stored.kept_tokens].tolist() if stored.positions is not None else []
-    if cache.decode_limit(layer) == stored.kept_tokens:
-        kept.remove(kept[stored.window[0]])
+    if cache.row.decode_limit(layer).allowed(stored.seen_tokens) == stored.kept_tokens:
+        kept.remove(kept[int(stored.queue[0])])
     assert sorted(kept) == released.entries
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 import prefixkv
-from prefixkv.generation.captured.refusal import NotCapturableError
-from prefixkv.generation.decoding import decode, decode_rows
+from prefixkv.decoder.refusal import NotCapturableError
+from prefixkv.engine.decoding import decode, decode_rows
 from prefixkv.generation.sampling import Sampling
 from tests import tiny
 

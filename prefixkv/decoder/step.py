@@ -1,4 +1,4 @@
-"""One decode step of a Llama-like decoder in the project's own kernels, from token ids to logits."""
+"""One decode step of a Llama-like decoder in the project's kernels, from token ids to logits, rows of any length."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from collections.abc import Sequence
 
 import torch
 
-from prefixkv.kernels.dispatch import decode_attention, normed_linear, residual_linear, swiglu_linear
+from prefixkv.kernels.dispatch import decode_attention, next_slots, normed_linear, residual_linear, swiglu_linear
 from prefixkv.kernels.entry_table import COLUMNS, WHOLE_BITS, EntryTable
 from prefixkv.models.decoder_weights import DecoderWeights
 
 SEEN_TOKENS = COLUMNS.index("seen_tokens")
 
 
+@torch.no_grad()
 def decoder_step(
     weights: DecoderWeights,
     table: EntryTable,
@@ -20,28 +21,29 @@ def decoder_step(
     offsets: torch.Tensor,
     formats: Sequence[int] = (WHOLE_BITS,),
 ) -> torch.Tensor:
-    """Read one token for each row; its entries come into the cache on the way.
+    """Read one token for each row; its entries come into the rows' buffers on the way.
 
-    The same launches whatever the cache holds: lengths, slots and buffers come from the table.
+    The same launches whatever the rows hold: slots are chosen on the device, lengths and buffers come from the table.
 
     Args:
         weights: the decoder.
-        table: says for every layer where its entries lie; they are written to.
-        tokens: (rows,), int64.
+        table: says for every layer and row where its entries lie, which are written to, and counts the token as read.
+        tokens: (rows,), int64; of idle rows, any.
         offsets: (rows,), int64: how far a row's position is from the number of tokens read, 0 in most models.
         formats: the precisions that occur in the table.
 
     Returns:
-        (rows, vocabulary), float32.
+        (rows, vocabulary), float32; of idle rows, anything.
     """
+    next_slots(table)
     cosine, sine = weights.angles(table.cells[0, :, SEEN_TOKENS] - 1 + offsets)
     head_dim = cosine.shape[1]
     hidden = torch.nn.functional.embedding(tokens, weights.embedding)
     for index, layer in enumerate(weights.layers):
         projected = normed_linear(hidden, layer.input_gain, layer.epsilon, layer.projections)
         query, key, value = (part.unflatten(-1, (-1, head_dim)) for part in projected)
-        mixed = decode_attention(query, key, value, cosine, sine, layer.scale, table, index, formats)
-        hidden = residual_linear(mixed.flatten(1), layer.output, hidden)
+        attended = decode_attention(query, key, value, cosine, sine, layer.scale, table, index, formats)
+        hidden = residual_linear(attended.flatten(1), layer.output, hidden)
         inner = swiglu_linear(hidden, layer.inner_gain, layer.epsilon, layer.gate, layer.up)
         hidden = residual_linear(inner, layer.down, hidden)
     (logits,) = normed_linear(hidden, weights.final_gain, weights.epsilon, [weights.head])

@@ -8,15 +8,18 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from transformers import MistralConfig, MistralForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 import prefixkv
 from prefixkv.benchmark.random_model import random_look_ahead
 from prefixkv.cache import attention
 from prefixkv.cache.prefix_cache import PrefixKVCache
-from prefixkv.generation.captured.entries import next_entries, obstacle, occupy, write
-from prefixkv.generation.captured.step import decoder_step
-from prefixkv.kernels.entry_table import WHOLE_BITS, EntryTable
+from prefixkv.cache.row import CacheRow
+from prefixkv.engine import captured_rows
+from prefixkv.engine.captured_rows import CapturedRows
+from prefixkv.generation.forward import read_tokens
 from prefixkv.models.decoder_weights import DecoderWeights, UnknownDecoderError
 from prefixkv.models.geometry import KVGeometry
 from prefixkv.transformers_compat import cache_argument
@@ -57,23 +60,23 @@ def packing(model: Any, budget: str) -> Iterator[PrefixKVCache]:
         yield PrefixKVCache(geometry, budget, "guided", look_ahead=random_look_ahead(model, geometry))
 
 
+@pytest.fixture(autouse=True)
+def on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if a CPU had graphs: a step is computed anew in plain torch where a GPU replays it."""
+    monkeypatch.setattr(captured_rows, "device_obstacle", lambda device: None)
+
+
 @torch.no_grad()
 def run(model: Any, opened: Any, own: bool) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """Logits of 60 steps behind a prompt, the tokens being given, and the kept positions of every layer."""
     with opened as cache:
         model(input_ids=tiny.text(40), **cache_argument(cache))
-        weights, table = DecoderWeights.of(model), EntryTable(len(cache.layers), 1, torch.device("cpu"))
-        found = []
+        rows, found = CapturedRows(model, 1), []
+        if own:
+            rows.join(0, cache.row)
         for step in range(60):
-            tokens = tiny.text(1, seed=step)
-            if own:
-                assert obstacle(cache) is None
-                bits = cache.layers[0].bits or WHOLE_BITS
-                write(table, entries := next_entries(cache))
-                found.append(decoder_step(weights, table, tokens[:, 0], torch.zeros(1, dtype=torch.int64), (bits,)))
-                occupy(cache, entries)
-            else:
-                found.append(model(input_ids=tokens, **cache_argument(cache)).logits[:, -1])
+            tokens = tiny.text(1, seed=step)[:, 0]
+            found.append(rows.advance(tokens) if own else read_tokens(model, cache, tokens))
         return torch.stack(found), [cache.kept_positions(layer) for layer in range(len(cache.layers))]
 
 
@@ -101,7 +104,66 @@ def test_own_step_on_packed_entries(budget: str, bits: int) -> None:
     with packing(model, budget) as cache, torch.no_grad():
         model(input_ids=tiny.text(40), **cache_argument(cache))
         assert cache.layers[0].bits == bits
-        assert obstacle(cache) is None
+        assert captured_rows.obstacle(cache.row, model.device) is None
+
+
+class Ragged:
+    """Rows of other lengths, budgets, methods and precisions, read on a model."""
+
+    KINDS = (("30%", "h2o"), ("20tok", "prefixkv"), ("100%", "full"), ("40%", "guided"), ("9tok", "local"))
+
+    def __init__(self, model: Any) -> None:
+        self.model, self.geometry = model, KVGeometry.of(model.config, "float32")
+        self.look_ahead = random_look_ahead(model, self.geometry)
+
+    def row(self, kind: int, length: int, seed: int) -> CacheRow:
+        row = CacheRow(self.geometry, *self.KINDS[kind], None, self.look_ahead)
+        with torch.no_grad():
+            self.model(input_ids=tiny.text(length, seed), **cache_argument(PrefixKVCache.of_rows([row])))
+        return row
+
+
+def kept(row: CacheRow) -> list[Any]:
+    return [(layer.kept_positions.tolist(), layer.queue.tolist()) for layer in row.layers]
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_rows_that_come_and_go_store_what_they_store_alone(data: st.DataObject) -> None:
+    """Arrivals, departures, a second user of the model's step between, and plain steps between captured ones."""
+    model = mistral()
+    ragged, most = Ragged(model), 5
+    with attention.installed(model):
+        rows, other = CapturedRows(model, most), CapturedRows(model, 2)
+        other.join(1, ragged.row(0, 30, 99))
+        here: dict[int, tuple[CacheRow, CacheRow]] = {}
+        for step in range(25):
+            what = data.draw(st.sampled_from(["step", "step", "step", "join", "leave", "other", "plain"]))
+            free = [place for place in range(most) if place not in here]
+            if what == "join" and free:
+                kind = data.draw(st.integers(0, 4)), data.draw(st.integers(2, 70)), step
+                here[free[0]] = ragged.row(*kind), ragged.row(*kind)
+                rows.join(free[0], here[free[0]][0])
+            elif what == "leave" and here:
+                place = data.draw(st.sampled_from(sorted(here)))
+                rows.leave(place)
+                one, same = here.pop(place)
+                assert kept(one) == kept(same)
+            elif what == "other":
+                other.advance(tiny.text(1, step, 2)[:, 0])
+            elif what == "plain" and here:
+                place = min(here)
+                for row in here[place]:
+                    read_tokens(model, PrefixKVCache.of_rows([row]), tiny.text(1, step)[:, 0])
+            elif here:
+                tokens = tiny.text(1, step, most)[:, 0]
+                logits = rows.advance(tokens)
+                for index, (place, (_, same)) in enumerate(sorted(here.items())):
+                    expected = read_tokens(model, PrefixKVCache.of_rows([same]), tokens[place : place + 1])
+                    torch.testing.assert_close(logits[index], expected[0], rtol=1e-4, atol=1e-4)
+    for one, same in here.values():
+        assert kept(one) == kept(same)
+        assert one.seen_tokens == same.seen_tokens
 
 
 def test_a_hook_a_changed_layer_and_another_kind_of_decoder_are_told_apart() -> None:
@@ -110,6 +172,8 @@ def test_a_hook_a_changed_layer_and_another_kind_of_decoder_are_told_apart() -> 
     with pytest.raises(UnknownDecoderError, match="LlamaMLP has a hook"):
         DecoderWeights.of(model)
     handle.remove()
+    # Transformers leaves hooks of its own where hidden states were asked for.
+    model(tiny.text(3), output_hidden_states=True)
     DecoderWeights.of(model)
     model.model.layers[1].self_attn.q_proj = torch.nn.Sequential(model.model.layers[1].self_attn.q_proj)
     with pytest.raises(UnknownDecoderError, match="Sequential"):

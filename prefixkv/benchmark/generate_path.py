@@ -1,0 +1,98 @@
+"""Measures a step of stock `generate`, as a user calls it: inside `compress`, or with transformers' own caches.
+
+A step is the difference between an answer of many tokens and one of few, divided by the tokens between: what reading
+the prompt, capturing and compiling cost is not in it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from prefixkv.benchmark import hardware
+from prefixkv.benchmark.cell import Cell
+from prefixkv.benchmark.load import STATIC, STOCK, Load
+from prefixkv.cache import attention
+from prefixkv.cache.installations import shared
+from prefixkv.cache.prefix_cache import PrefixKVCache
+from prefixkv.engine.generate_steps import generate_steps
+from prefixkv.transformers_compat import cache_argument
+
+FEW_TOKENS, MANY_TOKENS = 32, 160
+RUNS = 5
+
+
+def measure_generate(load: Load, budget: str, cell: Cell) -> Cell:
+    """Measure one way of generating.
+
+    Args:
+        load: what to run; its rows are padded on the left by 0 up to `padding_tokens`.
+        budget: as `Budget.parse` reads it, or `STOCK`, or `STATIC`.
+        cell: what is known beforehand.
+    """
+    inputs, before = _padded(load), hardware.allocated_bytes(load.device)
+    caches: list[PrefixKVCache] = []
+
+    def run(tokens: int) -> float:
+        caches.clear()
+        options: dict[str, Any] = {"max_new_tokens": tokens, "min_new_tokens": tokens, "do_sample": False}
+        if budget == STATIC:
+            options["cache_implementation"] = "static"
+        elif budget != STOCK:
+            caches.append(PrefixKVCache(load.geometry, budget, load.method, load.keep_fractions, load.look_ahead))
+            options |= cache_argument(caches[0])
+        generate: Any = load.model.generate
+        return hardware.timed(load.device, lambda: generate(**inputs, **options, pad_token_id=0))
+
+    with _as_compress_does(load, budget):
+        first = run(1)
+        first_steps = run(2) - run(1)
+        prefills = [run(1) for _ in range(load.repeats)]
+        hardware.reset_peak(load.device)
+        steps = list(_steps(run))
+    kept = caches[0].usage().kept_bytes if caches else load.batch * load.geometry.token_bytes * _tokens(load)
+    step_ms = statistics.median(steps) * 1000
+    return replace(
+        cell,
+        path="generate",
+        prefill_ms=hardware.median_ms(prefills or [first]),
+        step_ms=step_ms,
+        first_step_ms=first_steps * 1000,
+        tokens_per_second=load.batch / step_ms * 1000,
+        kv_bytes=kept,
+        peak_bytes=hardware.peak_above(load.device, before),
+        roofline_ms=load.roofline_ms(kept),
+    )
+
+
+def _tokens(load: Load) -> int:
+    return load.context_tokens + MANY_TOKENS - 1
+
+
+def _steps(run: Callable[[int], float]) -> Iterator[float]:
+    # What is compiled or captured for a length is not timed.
+    run(MANY_TOKENS)
+    for _ in range(RUNS):
+        yield (run(MANY_TOKENS) - run(FEW_TOKENS)) / (MANY_TOKENS - FEW_TOKENS)
+
+
+@contextlib.contextmanager
+def _as_compress_does(load: Load, budget: str) -> Iterator[None]:
+    if budget in (STOCK, STATIC):
+        yield
+        return
+    with attention.installed(load.model), shared(load.model, generate_steps):
+        yield
+
+
+def _padded(load: Load) -> dict[str, torch.Tensor]:
+    prompt = load.prompt()
+    mask = torch.ones_like(prompt)
+    for row, padding in enumerate(torch.linspace(0, load.padding_tokens, load.batch).long().tolist()):
+        mask[row, :padding] = 0
+    return {"input_ids": prompt, "attention_mask": mask}

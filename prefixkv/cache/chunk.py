@@ -1,0 +1,109 @@
+"""A chunk of several tokens while the model reads it: a prompt, or a later turn. What stays of it is settled here.
+
+Layers are compacted one by one: when a layer's attention is done its importance is scored, and where its share is known
+it is copied to a buffer of its exact size. Else it is held as it arrived, the shares of the layers read so far are
+found, and layers are cut where their share fell (it never rises). Since the shares of `prefix` can only fall with every
+further layer, the result is that of a search over all layers at once, while one layer is there whole; or a few
+(`prefixkv.cache.compaction`), where a share of the tokens is searched for, or all of a chunk that is small beside a
+GPU's memory.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from prefixkv.cache.compaction import AHEAD, Compaction, small_bytes
+from prefixkv.cache.scoring import entry_marks, score
+from prefixkv.policy.importance import Evidence
+from prefixkv.policy.look_ahead import PlacedQueries
+from prefixkv.policy.ranking import choose
+from prefixkv.policy.shares import LayerShares
+from prefixkv.policy.text_marks import TextMarks
+
+if TYPE_CHECKING:
+    from prefixkv.cache.row import CacheRow
+
+
+class Chunk:
+    """One chunk of one row."""
+
+    def __init__(self, row: CacheRow, keys: torch.Tensor, marks: TextMarks) -> None:
+        """Begin: choose the precision of storage, and see whether everything fits.
+
+        Args:
+            row: whose chunk it is; its layers have not read it yet.
+            keys: (1, kv_heads, chunk_len, head_dim), of the first layer.
+            marks: which of the chunk's tokens are text.
+        """
+        self._row, self._marks, self._len = row, marks, keys.shape[2]
+        self._seen = row.seen_tokens + self._len
+        row.budget.check_floor(row.geometry, row.method.floor_tokens)
+        self._shares = LayerShares(row.method, row.geometry.layers, row.keep_fractions, row.budget.is_hard_limit)
+        row.is_text = marks.behind(row.is_text, 1, row.seen_tokens, self._len)
+        is_evicted = any(layer.kept_tokens < layer.seen_tokens or layer.bits is not None for layer in row.layers)
+        row.bits = row.capacity.bits(self._seen, row.layers[0].bits, is_evicted)
+        # What is stored comes to the new precision before the first layer is compacted.
+        for layer in row.layers:
+            if row.bits is not None and layer.kept_tokens and layer.bits != row.bits:
+                layer.repack(row.bits)
+        self._fits = not is_evicted and row.capacity.holds_all(self._seen)
+        self._compaction = None if self._shares.is_known else self._new_compaction(keys)
+        self._placed: PlacedQueries | None = None
+        if row.look_ahead is not None and not row.keeps_all:
+            behind = self._seen if row.next_positions is None else int(row.next_positions.max())
+            self._placed = PlacedQueries(row.look_ahead, behind)
+
+    def _new_compaction(self, keys: torch.Tensor) -> Compaction:
+        # Later turns find layers that hold earlier entries, for which room is reserved: there nothing waits.
+        row = self._row
+        is_first = keys.is_cuda and self._seen == self._len and not row.budget.is_hard_limit
+        ahead, small = (AHEAD, small_bytes(keys.device) // row.beside) if is_first else (0, 0)
+        parts = row.layers, self._shares, row.capacity
+        return Compaction(*parts, self._seen, row.bits, self._text_tokens, ahead, small)
+
+    def compact(self, index: int, queries: torch.Tensor, scale: float) -> None:
+        """Choose what stays of the layer that has just attended, and of the earlier ones.
+
+        Args:
+            index: of the layer, among the compressed ones.
+            queries: (1, query_heads, chunk_len, head_dim).
+            scale: factor on the dot products.
+        """
+        row = self._row
+        layer = row.layers[index]
+        assert layer.arriving is not None
+        entries = layer.arriving[0].shape[2]
+        if row.keeps_all:
+            row.capacity.check_full(sum(other.kept_tokens for other in row.layers if other is not layer) + entries)
+            layer.keep(None, queries.new_zeros(1, 1, entries, dtype=torch.float32), self._len)
+        else:
+            importance, pictures = score(row.method, layer, self.evidence(index, queries, scale))
+            if self._fits or self._compaction is None:
+                total = row.capacity.total(self._seen, row.bits)
+                count = entries if self._fits else min(entries, self._shares.known(total, self._seen)[index])
+                layer.keep(choose(row.method, importance, count), importance, self._len, row.bits)
+            else:
+                layer.hold(importance, self._len)
+                self._compaction.take_in(index, pictures)
+
+    def evidence(self, index: int, queries: torch.Tensor, scale: float) -> Evidence:
+        """What a layer's entries are scored by; as for `compact`."""
+        row = self._row
+        layer = row.layers[index]
+        is_text = entry_marks(layer, row.is_text) if row.method.keeps_text else None
+        placed = None if self._placed is None else self._placed[index].to(queries.device)
+        tail = self._len if self._marks.is_text is None else self._marks.tail
+        assert layer.arriving is not None
+        return Evidence(queries, layer.arriving[0], scale, is_text, tail, placed)
+
+    def _text_tokens(self) -> int:
+        return self._seen if self._row.is_text is None else int(self._row.is_text.sum(dim=1).max())
+
+    def finish(self) -> None:
+        """All layers have read the chunk: cut them to what they hold from now on."""
+        if self._compaction is not None and not self._fits and not self._row.keeps_all:
+            self._compaction.finish()
+        for layer in self._row.layers:
+            layer.open_queue(self._row.method.evictable(layer.kept_tokens))

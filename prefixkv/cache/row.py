@@ -1,0 +1,262 @@
+"""One prompt's compressed entries in all layers: takes in keys and values and keeps the whole within a budget.
+
+A row knows nothing of transformers' caches, nor of other rows that are read or decoded in the same pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+
+from prefixkv.cache import hand_off
+from prefixkv.cache.capacity import Capacity
+from prefixkv.cache.chunk import Chunk
+from prefixkv.cache.decode_limit import DecodeLimit
+from prefixkv.cache.hand_off import HandOff
+from prefixkv.cache.layer import CompressedLayer
+from prefixkv.cache.usage import CacheUsage, LayerUsage
+from prefixkv.cache.windows import new_windows, update_window
+from prefixkv.models.geometry import KVGeometry
+from prefixkv.policy import allocation
+from prefixkv.policy.budget import Budget
+from prefixkv.policy.look_ahead import LookAhead
+from prefixkv.policy.methods import DEFAULT_METHOD, Method, get_method
+from prefixkv.policy.text_marks import TextMarks
+
+MANY_STEPS = 2**20
+"""As good as for ever."""
+
+
+class CacheRow:
+    """What one prompt and its answer keep, and how.
+
+    A hard limit bounds the layers' buffers together; beside them one layer at a time exists as a working copy. Methods
+    whose shares are known only when all layers have read (`Method.waits`) exceed it until then.
+
+    A method that packs stores entries as they are while the budget holds them all, and from then on in 8, 4 or 2 bits,
+    so that the same bytes hold more of them.
+
+    Attributes:
+        geometry: the model's KV shape.
+        budget: what may be stored.
+        method: how it is chosen.
+        capacity: how many entries the budget holds.
+        windows: layers that attend to a sliding window, by their number among all decoder layers.
+        keep_fractions: proportions of the layers' shares from a configuration; None where the method finds them.
+        look_ahead: a profile's queries, where the method uses them.
+        bits: in which elements are stored; None for the model's own precision.
+        limits: entries that each layer may hold under a hard limit; empty before the first chunk.
+        is_text: (1, tokens), bool: which tokens are text, as far as somebody said; None where all are.
+        next_positions: (1,), int64: the position that follows the text, in models whose positions have several axes
+            and so do not equal the number of tokens; None for others.
+        is_in_pass: whether a forward pass of the model is under way whose end `end_pass` will tell.
+        beside: rows that are read in the same pass, this one among them.
+        version: another number whenever buffers or counts change in other ways than by `count_step`.
+    """
+
+    def __init__(
+        self,
+        geometry: KVGeometry,
+        budget: str | float | Budget = "20%",
+        method: str | Method = DEFAULT_METHOD,
+        keep_fractions: Sequence[float] | None = None,
+        look_ahead: LookAhead | None = None,
+    ) -> None:
+        """Make an empty row.
+
+        Args:
+            geometry: the model's KV shape.
+            budget: what to keep, as `Budget.parse` reads it.
+            method: name of a method.
+            keep_fractions: proportions of the layers' shares, from a configuration; else the method's allocator finds
+                them for every prompt.
+            look_ahead: a profile's queries, which make `guided` what it is; other methods do not use them.
+
+        Raises:
+            OptionError: unknown method or budget.
+            BudgetTooSmallError: when a hard limit cannot hold the method's protected entries.
+        """
+        self.geometry, self.budget, self.method = geometry, Budget.parse(budget), get_method(method)
+        self.keep_fractions = keep_fractions
+        self.look_ahead = look_ahead if self.method.is_guided else None
+        losses = {} if self.look_ahead is None else self.look_ahead.losses
+        self.capacity = Capacity(geometry, self.budget, self.method, losses)
+        dtype = getattr(torch, geometry.dtype)
+        self._layers = [CompressedLayer(geometry.head_dim, dtype) for _ in range(geometry.layers)]
+        self._numbers = {place: number for number, place in enumerate(geometry.compressed_layers)}
+        self.is_in_pass, self.beside, self.version = False, 1, 0
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything and free the buffers."""
+        for layer in self._layers:
+            layer.reset()
+        self.windows = new_windows(self.geometry)
+        self.bits: int | None = None
+        self.limits: list[int] = []
+        self.is_text: torch.Tensor | None = None
+        self.next_positions: torch.Tensor | None = None
+        self._marks = TextMarks(None, 0)
+        self._chunk: Chunk | None = None
+        self._is_due = False
+        self._steps = 0
+        self.version += 1
+
+    def emptied(self, budget: Budget | None = None) -> CacheRow:
+        """An empty row of the same kind: same shape, method, shares and look-ahead queries.
+
+        Args:
+            budget: instead of the row's own.
+        """
+        return type(self)(self.geometry, budget or self.budget, self.method, self.keep_fractions, self.look_ahead)
+
+    @property
+    def keeps_all(self) -> bool:
+        """Whether nothing is ever evicted: method `full`, or a budget of 100 %."""
+        return self.capacity.keeps_all
+
+    @property
+    def layers(self) -> list[CompressedLayer]:
+        """The compressed layers, in order; steps that were only counted are made up for first."""
+        if self._steps:
+            steps, self._steps = self._steps, 0
+            for index, layer in enumerate(self._layers):
+                layer.count_steps(self.decode_limit(index), steps)
+            if self.next_positions is not None:
+                self.next_positions = self.next_positions + steps
+        return self._layers
+
+    @property
+    def seen_tokens(self) -> int:
+        """Tokens that the row has read."""
+        return self._layers[0].seen_tokens + self._steps
+
+    @property
+    def position(self) -> int:
+        """Where the model believes the next token to be: the tokens read, or what the first layer keeps of them."""
+        return self.layers[0].kept_tokens if self.method.positions == "compressed" else self.seen_tokens
+
+    def seen_at(self, place: int) -> int:
+        """Tokens that one of all decoder layers has read."""
+        layer = self.windows[place] if place in self.windows else self._layers[self._numbers[place]]
+        return layer.get_seq_length() + (0 if place in self.windows else self._steps)
+
+    def kept_positions(self, layer: int) -> torch.Tensor:
+        """Original positions of a layer's entries, (1, heads, kept_tokens), int64, in the order of the buffer."""
+        return self.layers[layer].kept_positions
+
+    def usage(self) -> CacheUsage:
+        """What is stored now, measured on the tensors that exist, against the uncompressed cache of the same tokens."""
+        layers = tuple(
+            LayerUsage(index, layer.seen_tokens, layer.kept_tokens, layer.kept_bytes)
+            for index, layer in enumerate(self.layers)
+        )
+        return CacheUsage.of(layers, self.geometry.entry_bytes, sum(layer.buffer_bytes for layer in self.layers))
+
+    def reserve(self, steps: int) -> int:
+        """Make room in every layer for so many further tokens.
+
+        Returns:
+            Tokens for which there is room; more than were asked for where buffers are as large or limits are fixed.
+        """
+        self.version += 1
+        left = MANY_STEPS
+        for index, layer in enumerate(self.layers):
+            limit = self.decode_limit(index)
+            layer.reserve(limit, steps)
+            left = min(left, layer.steps_left(limit, left))
+        return left
+
+    def count_step(self) -> None:
+        """Count a token as read that a step on the device has stored by itself (`prefixkv.kernels.next_slots`)."""
+        self._steps += 1
+
+    def update(self, keys: torch.Tensor, values: torch.Tensor, place: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Take in one layer's new keys and values, and leave word for the attention call on what is returned.
+
+        Args:
+            keys: (1, kv_heads, new_len, head_dim), after RoPE.
+            values: same shape.
+            place: number among all decoder layers.
+
+        Returns:
+            Keys and values to attend to, (1, kv_heads, entries, head_dim).
+        """
+        if place in self.windows:
+            keys, values = update_window(self.windows[place], keys, values)
+            hand_off.leave(keys, HandOff())
+            return keys, values
+        index, new_len = self._numbers[place], keys.shape[2]
+        layer = self.layers[index]
+        if layer.seen_tokens and new_len == 1 and layer.arriving is None:
+            if index == 0:
+                self.capacity.check_full(self.geometry.layers * (layer.seen_tokens + 1))
+                self.version += 1
+            keys, values = layer.write(keys, values, self.decode_limit(index))
+            hand_off.leave(keys, HandOff())
+            return keys, values
+        if index == 0:
+            self._chunk = Chunk(self, keys, self._marks)
+            self._marks = TextMarks(None, 0)
+        keys, values = layer.arrive(keys, values)
+        scorer = self.method.scorer
+        sums_all = not self.keeps_all and (scorer == "accumulated" or (scorer == "guided" and self.look_ahead is None))
+        hand_off.leave(keys, HandOff(partial(self._compact, index), sums_all=sums_all))
+        return keys, values
+
+    def mark(self, marks: TextMarks) -> None:
+        """Say which tokens of the next chunk are text; where nobody says, all are."""
+        self._marks = marks
+
+    def end_pass(self) -> None:
+        """The forward pass that read a chunk is queued: settle what each layer holds from now on."""
+        self.is_in_pass = False
+        if self._is_due:
+            self._is_due = False
+            self._finish()
+
+    def decode_limit(self, index: int) -> DecodeLimit:
+        """What a layer may hold while tokens are read one by one."""
+        layer = self._layers[index]
+        if self.keeps_all:
+            return DecodeLimit()
+        if self.budget.is_hard_limit:
+            return DecodeLimit(self.limits[index])
+        if self.method.allocator != "release":
+            return DecodeLimit(None, layer.anchor_kept, layer.anchor_seen)
+        if self.keep_fractions:
+            return DecodeLimit.of_share(self.keep_fractions[index])
+        # It deletes one entry after a step that left the layer one entry or more above its share.
+        return DecodeLimit(None, layer.anchor_kept, layer.anchor_seen, is_release=True)
+
+    def check_step(self) -> None:
+        """Refuse a further token where the method keeps everything and the budget is used up.
+
+        Raises:
+            BudgetTooSmallError: it is.
+        """
+        self.capacity.check_full(self.geometry.layers * (self.seen_tokens + 1))
+
+    def _compact(self, index: int, queries: torch.Tensor, scale: float) -> None:
+        assert self._chunk is not None
+        self._chunk.compact(index, queries, scale)
+        if index == self.geometry.layers - 1:
+            self._is_due = self.is_in_pass
+            if not self._is_due:
+                self._finish()
+
+    def _finish(self) -> None:
+        """All layers have read the chunk: what each holds from now on is settled."""
+        assert self._chunk is not None
+        self._chunk.finish()
+        self._fix_limits()
+        self._chunk = None
+        self.version += 1
+
+    def _fix_limits(self) -> None:
+        if self.budget.is_hard_limit and all(layer.kept_tokens == layer.seen_tokens for layer in self._layers):
+            self.limits = allocation.uniform(self.capacity.stored(self.seen_tokens, self.bits), self.geometry.layers)
+        else:
+            self.limits = [layer.kept_tokens for layer in self._layers]

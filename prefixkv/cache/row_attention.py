@@ -1,0 +1,103 @@
+"""Attention of several rows in one forward pass: each row takes in its own tokens and attends to its own entries."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from prefixkv.cache.hand_off import Attend
+from prefixkv.cache.row import CacheRow
+from prefixkv.cache.windows import window_mask
+from prefixkv.policy.text_marks import TextMarks
+
+
+class RowsPass:
+    """One forward pass of several rows; which columns are a row's own is asked once, for all layers."""
+
+    def __init__(self, rows: Sequence[CacheRow]) -> None:
+        """Begin a pass.
+
+        Args:
+            rows: one for each row of the batch.
+        """
+        self._rows = rows
+        self._columns: Sequence[slice | torch.Tensor] | None = None
+
+    def attend(
+        self,
+        place: int,
+        marks: TextMarks | None,
+        attend: Attend,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        mask: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """Have every row take in its new tokens, attend, and be compacted, by itself.
+
+        Args:
+            place: the layer, among all decoder layers.
+            marks: which tokens are text, where a chunk begins; else None.
+            attend: the attention of this layer, called with query, key, value and mask.
+            query: (batch, query_heads, new_len, head_dim), padding included.
+            key: (batch, kv_heads, new_len, head_dim).
+            value: same shape.
+            mask: (batch, 1, new_len or 1, tokens), bool, of the text's columns; None without padding.
+
+        Returns:
+            (batch, new_len, query_heads, head_dim); 0 where a row is padded.
+        """
+        batch, query_heads, new_len, head_dim = query.shape
+        output = query.new_zeros(batch, new_len, query_heads, head_dim)
+        # A step is one token of each row, none of them padding.
+        is_step = new_len == 1 and all(row.seen_at(place) for row in self._rows)
+        if self._columns is None:
+            self._columns = [slice(0, 1)] * batch if is_step else _own_columns(mask, batch, new_len)
+        for index, (row, own) in enumerate(zip(self._rows, self._columns, strict=True)):
+            if isinstance(own, torch.Tensor) and not len(own):
+                continue
+            queries, new_keys, new_values = (part[index : index + 1, :, own] for part in (query, key, value))
+            if marks is not None:
+                row.mark(marks.row(index, own))
+            keys, values = row.update(new_keys, new_values, place)
+            seen = None if is_step else _own_mask(mask, index, own, new_len)
+            if place in row.windows:
+                window = row.geometry.window_tokens
+                seen = window_mask(seen, queries.shape[2], keys.shape[2], window, keys.device)
+            elif seen is not None:
+                # Every query sees the entries that are stored.
+                stored = seen.new_ones(*seen.shape[:-1], keys.shape[2] - seen.shape[-1])
+                seen = torch.cat([stored, seen], dim=-1)
+            output[index, own] = attend(queries, keys, values, seen)[0][0]
+        return output
+
+
+def _own_columns(mask: torch.Tensor | None, batch: int, new_len: int) -> Sequence[slice | torch.Tensor]:
+    """Each row's columns of a chunk that are not padding; a slice, which copies nothing, where they are in one piece.
+
+    Args:
+        mask: (batch, 1, new_len or 1, tokens), bool: what is visible, by columns where there is one query for all; a
+            padding column does not even see itself. None without padding.
+        batch: rows.
+        new_len: columns of the chunk.
+    """
+    if mask is None:
+        return [slice(0, new_len)] * batch
+    columns: list[slice | torch.Tensor] = []
+    last = mask[:, 0, :, mask.shape[-1] - new_len :]
+    visible = last[:, 0] if mask.shape[2] == 1 else last.diagonal(dim1=1, dim2=2)
+    for row in visible.expand(batch, -1):
+        own = row.nonzero()[:, 0]
+        ends = own[[0, -1]].tolist() if len(own) else [0, -1]
+        in_one_piece = len(own) > 0 and ends[1] - ends[0] + 1 == len(own)
+        columns.append(slice(ends[0], ends[1] + 1) if in_one_piece else own)
+    return columns
+
+
+def _own_mask(mask: torch.Tensor | None, index: int, own: slice | torch.Tensor, new_len: int) -> torch.Tensor | None:
+    """What a row's new tokens see of each other, where a mask says more than which columns are padding."""
+    if mask is None or mask.shape[2] == 1:
+        return None
+    mask = mask.expand(-1 if mask.shape[0] > 1 else index + 1, -1, -1, -1)
+    return mask[index : index + 1, :, :, mask.shape[-1] - new_len :][:, :, own][..., own]

@@ -1,0 +1,146 @@
+"""The decode step as one CUDA graph, captured once for a model, a number of rows and the precisions of storage.
+
+The graph holds addresses of weights, of its own small inputs and of the entry table, but none of a row's buffers: rows
+that come, go, grow and are read again replay the same graph.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+
+from prefixkv.decoder.refusal import NotCapturableError
+from prefixkv.decoder.step import decoder_step
+from prefixkv.kernels.entry_table import WHOLE_BITS, EntryTable, LayerEntries
+from prefixkv.kernels.packing import pack
+from prefixkv.models.decoder_weights import DecoderWeights, UnknownDecoderError
+
+_captured: weakref.WeakKeyDictionary[Any, dict[tuple[int, tuple[int, ...]], CapturedStep]] = weakref.WeakKeyDictionary()
+_pools: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+_capturing = threading.RLock()
+
+
+class CapturedStep:
+    """A step that can be replayed. Its table belongs to one user at a time; who comes next writes it anew.
+
+    Attributes:
+        table: where the entries lie.
+        rows: rows of the table.
+        lock: held by who writes the inputs, replays and reads the logits.
+    """
+
+    def __init__(self, weights: DecoderWeights, rows: int, formats: Sequence[int], pool: Any) -> None:
+        """Run the step once on a cache of nothing, which compiles its kernels, and capture it.
+
+        On a CPU nothing is captured, and a replay computes the step anew in plain torch.
+        """
+        self._addresses, self.rows, self.lock = weights.addresses(), rows, threading.RLock()
+        self._owner: weakref.ref[Any] | None = None
+        device = weights.embedding.device
+        self.table = EntryTable(len(weights.layers), rows, device)
+        self._tokens = torch.zeros(rows, dtype=torch.int64, device=device)
+        self._offsets = torch.zeros(rows, dtype=torch.int64, device=device)
+        # Named, so that they live until the device has read them.
+        entries = [_one_entry(weights, bits) for bits in formats]
+        for row, entry in enumerate(entries[:rows]):
+            self.table.write(row, [entry] * len(weights.layers))
+        self._run = partial(decoder_step, weights, self.table, self._tokens, self._offsets, tuple(formats))
+        self._logits = self._run()
+        self._graph: torch.cuda.CUDAGraph | None = None
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+            self._graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"):
+                self._logits = self._run()
+        self._clear()
+
+    @classmethod
+    def of(cls, model: Any, rows: int, formats: Sequence[int] = (WHOLE_BITS,)) -> CapturedStep:
+        """The step of a model, captured where it is new or its weights have moved.
+
+        Args:
+            model: on one CUDA device.
+            rows: of the table.
+            formats: precisions of storage that may occur in it.
+
+        Raises:
+            NotCapturableError: the model is of another kind.
+        """
+        try:
+            weights = DecoderWeights.of(model)
+        except UnknownDecoderError as error:
+            raise NotCapturableError.because(error) from error
+        with _capturing:
+            steps, load = _captured.setdefault(model, {}), (rows, tuple(formats))
+            if load not in steps or steps[load]._addresses != weights.addresses():
+                steps.pop(load, None)
+                # Graphs of one model never run at the same time: they share their working memory.
+                on_gpu = model.device.type == "cuda"
+                pool = _pools.setdefault(model, torch.cuda.graph_pool_handle()) if on_gpu else None
+                steps[load] = cls(weights, rows, formats, pool)
+            return steps[load]
+
+    @staticmethod
+    def is_ready(model: Any, rows: int, formats: Sequence[int] = (WHOLE_BITS,)) -> bool:
+        """Whether a step was captured for such a load."""
+        return (rows, tuple(formats)) in _captured.get(model, {})
+
+    def _clear(self) -> None:
+        for row in range(self.rows):
+            self.table.clear(row)
+
+    def claim(self, owner: object) -> bool:
+        """Have the table for oneself; under the lock.
+
+        Args:
+            owner: who uses the step from now on.
+
+        Returns:
+            Whether somebody else had it: then all of its rows are idle.
+        """
+        if self._owner is not None and self._owner() is owner:
+            return False
+        self._clear()
+        self._owner = weakref.ref(owner)
+        return True
+
+    def disown(self, owner: object) -> None:
+        """Let the table go, if it is this one's."""
+        with self.lock:
+            if self._owner is not None and self._owner() is owner:
+                self._owner = None
+
+    def replay(self, tokens: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
+        """Queue the step; the host does not wait. Under the lock.
+
+        Args:
+            tokens: (rows or fewer,), int64, of the first rows.
+            offsets: (rows,), int64, added to the positions.
+
+        Returns:
+            (rows, vocabulary), float32; the next replay overwrites it.
+        """
+        self._tokens[: len(tokens)].copy_(tokens)
+        self._offsets.copy_(offsets)
+        if self._graph is None:
+            return self._run()
+        self._graph.replay()
+        return self._logits
+
+
+def _one_entry(weights: DecoderWeights, bits: int) -> LayerEntries:
+    layer = weights.layers[0]
+    like, device = layer.input_gain, layer.input_gain.device
+    head_dim = weights.angles(torch.zeros(1, dtype=torch.int64, device=device))[0].shape[1]
+    kv_heads = layer.projections[1][0].shape[0] // head_dim
+    keys, values = (like.new_zeros(1, kv_heads, 1, head_dim) for _ in range(2))
+    if bits != WHOLE_BITS:
+        keys, values = pack(keys, bits), pack(values, bits)
+    positions = torch.zeros(1, 1, 1, dtype=torch.int64, device=device)
+    order = torch.zeros(1, dtype=torch.int32, device=device)
+    return LayerEntries(keys, values, positions, positions.float(), order, bits, kept_tokens=1, seen_tokens=1, count=1)

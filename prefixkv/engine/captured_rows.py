@@ -1,0 +1,222 @@
+"""Rows that are decoded by replays of a captured step: what the entry table is told of them, and when.
+
+A step counts on the device. The host writes a row's cells when it comes, when its buffers have grown, and when somebody
+else had the table; between those it only counts steps, and a row catches up when it is looked at.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+from prefixkv.cache.row import CacheRow
+from prefixkv.decoder.captured import CapturedStep
+from prefixkv.decoder.refusal import NotCapturableError
+from prefixkv.generation.places import place_index
+from prefixkv.kernels.dispatch import triton_obstacle
+from prefixkv.kernels.entry_table import RELEASE, SHARE, WHOLE_BITS, LayerEntries
+from prefixkv.models.decoder_weights import DecoderWeights, UnknownDecoderError
+
+AHEAD = 256
+"""Tokens for which room is made when a buffer is full; more where more were generated already."""
+PACKED_HEAD = 32
+"""Smallest head whose packed halves the matrix units take; a power of two it must be."""
+
+
+class CapturedRows:
+    """The rows of one batch, which come and go.
+
+    Attributes:
+        rows: by place; None where a place is free.
+    """
+
+    def __init__(self, model: Any, most_rows: int) -> None:
+        """Nobody is here yet.
+
+        Args:
+            model: on one device.
+            most_rows: rows at the same time.
+        """
+        self._model, self._device = model, model.device
+        self.rows: list[CacheRow | None] = [None] * most_rows
+        self._offsets = torch.zeros(1 << (most_rows - 1).bit_length(), dtype=torch.int64, device=self._device)
+        self._step: CapturedStep | None = None
+        # Of the rows that are in the table: the version that was written, and the steps until a buffer is full.
+        self._versions: dict[int, int] = {}
+        self._left: dict[int, int] = {}
+
+    def join(self, place: int, row: CacheRow) -> None:
+        """Take a row in; it is written to the table when the next step is queued.
+
+        Args:
+            place: a free one.
+            row: has read a prompt.
+
+        Raises:
+            NotCapturableError: the row or the model cannot be decoded in this way; nothing has changed.
+        """
+        if reason := obstacle(row, self._device):
+            raise NotCapturableError.because(reason)
+        if not self.places:
+            _weights(self._model)
+        self.rows[place] = row
+
+    def leave(self, place: int) -> None:
+        """Let a row go; what its steps have stored is its own."""
+        self.rows[place] = None
+        if self._versions.pop(place, None) is not None and self._step is not None:
+            with self._step.lock:
+                if not self._step.claim(self):
+                    self._step.table.clear(place)
+
+    @property
+    def places(self) -> list[int]:
+        """Places that are taken, ascending."""
+        return [place for place, row in enumerate(self.rows) if row is not None]
+
+    @torch.no_grad()
+    def advance(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Queue the step that reads a token of each row; the host does not wait.
+
+        Args:
+            tokens: (places,), int64, by place; at least as many as there are places up to the last one taken.
+
+        Returns:
+            Logits, (rows, vocabulary), float32, in the order of `places`.
+
+        Raises:
+            BudgetTooSmallError: a method keeps everything and the budget is used up; no row has read its token.
+        """
+        present = [(place, row) for place, row in enumerate(self.rows) if row is not None]
+        for _, row in present:
+            row.check_step()
+        if any(self._versions.get(place) != row.version for place, row in present):
+            self._choose_step()
+        step = self._step
+        assert step is not None
+        with step.lock, _on(self._device):
+            if step.claim(self):
+                self._versions.clear()
+            for place, row in present:
+                if self._versions.get(place) != row.version or not self._left[place]:
+                    self._write(step, place, row)
+                self._left[place] -= 1
+                row.count_step()
+            logits = step.replay(tokens[: step.rows], self._offsets[: step.rows])
+            at = place_index(tuple(place for place, _ in present), self._device)
+            return logits[at].clone() if isinstance(at, slice) else logits[at]
+
+    def _choose_step(self) -> None:
+        """Take the smallest step with room for the rows that are here, in the precisions that occur."""
+        size = 1 << self.places[-1].bit_length()
+        with _on(self._device):
+            step = CapturedStep.of(self._model, size, formats_of(row for row in self.rows if row is not None))
+        if step is not self._step:
+            if self._step is not None:
+                self._step.disown(self)
+            self._step = step
+            self._versions.clear()
+
+    def _write(self, step: CapturedStep, place: int, row: CacheRow) -> None:
+        """Tell the table of a row, which has room for some tokens then."""
+        generated = row.seen_tokens - row.layers[0].anchor_seen
+        self._left[place] = row.reserve(max(AHEAD, generated))
+        offset = 0 if row.next_positions is None else row.next_positions[0] - row.seen_tokens
+        self._offsets[place] = offset
+        step.table.write(place, entries(row))
+        self._versions[place] = row.version
+
+
+def formats_of(rows: Iterable[CacheRow]) -> tuple[int, ...]:
+    """Precisions that occur in rows, as a captured step is asked for them."""
+    return tuple(sorted({row.bits or WHOLE_BITS for row in rows}, reverse=True))
+
+
+def _weights(model: Any) -> None:
+    """Refuse a model whose decoder is of a kind that the step does not know."""
+    try:
+        DecoderWeights.of(model)
+    except UnknownDecoderError as error:
+        raise NotCapturableError.because(error) from error
+
+
+def _on(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
+
+
+def entries(row: CacheRow) -> list[LayerEntries]:
+    """What the entry table is told of a row, one for each layer."""
+    found = []
+    for index, layer in enumerate(row.layers):
+        limit = row.decode_limit(index)
+        kind = limit.fixed if limit.fixed is not None else RELEASE if limit.is_release else SHARE
+        keys, values, positions, importance, order = (
+            layer.keys,
+            layer.values,
+            layer.positions,
+            layer.importance,
+            layer.order,
+        )
+        assert keys is not None
+        assert values is not None
+        assert positions is not None
+        assert importance is not None
+        assert order is not None
+        found.append(
+            LayerEntries(
+                keys,
+                values,
+                positions,
+                importance,
+                order,
+                layer.bits or WHOLE_BITS,
+                kept_tokens=layer.kept_tokens,
+                seen_tokens=layer.seen_tokens,
+                anchor_seen=limit.anchor_seen,
+                anchor_kept=limit.anchor_kept,
+                limit=kind,
+                head=layer.head,
+                count=layer.count,
+            )
+        )
+    return found
+
+
+def obstacle(row: CacheRow, device: torch.device) -> str | None:
+    """Why a row cannot be decoded by the captured step; None where it can.
+
+    Args:
+        row: has read a prompt.
+        device: of the model.
+    """
+    if reason := device_obstacle(device):
+        return reason
+    if row.windows:
+        return "it has window layers"
+    if row.method.positions != "true":
+        return f"method {row.method.name!r} has positions of its own"
+    for layer in row.layers:
+        if layer.arriving is not None or layer.keys is None or layer.values is None:
+            return "it has not read a prompt"
+        if layer.device != device:
+            return "its layers are on several devices"
+        buffers = (layer.keys, layer.values, layer.positions, layer.importance)
+        if not all(buffer is not None and buffer.is_contiguous() for buffer in buffers):
+            return "its buffers are not contiguous"
+        if layer.bits != row.bits:
+            return "its layers are packed in different ways"
+        if layer.bits is not None and (layer.head_dim < PACKED_HEAD or layer.head_dim & (layer.head_dim - 1)):
+            return f"it is packed in heads of {layer.head_dim}"
+    return None
+
+
+def device_obstacle(device: torch.device) -> str | None:
+    """Why nothing can be captured on a device; None where it can."""
+    if device.type != "cuda":
+        return f"a step on {device} cannot be captured: that needs a CUDA device"
+    if missing := triton_obstacle():
+        return f"scoring and decoding take plain torch, which is slower: {missing}"
+    return None

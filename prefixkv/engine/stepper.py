@@ -1,0 +1,152 @@
+"""Steps of rows that come and go: one token for each row a step, chosen on the device."""
+
+from __future__ import annotations
+
+import warnings
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from prefixkv.cache.prefix_cache import PrefixKVCache
+from prefixkv.cache.row import CacheRow
+from prefixkv.decoder.refusal import NotCapturableError
+from prefixkv.engine.captured_rows import CapturedRows
+from prefixkv.generation.choice import RowChoice
+from prefixkv.generation.forward import read_tokens
+from prefixkv.generation.places import place_index
+from prefixkv.generation.sampling import Sampling
+from prefixkv.kernels.dispatch import plain_path_is_wanted
+
+_told: weakref.WeakKeyDictionary[Any, set[str]] = weakref.WeakKeyDictionary()
+
+
+def tell_once(model: Any, text: str, notify: Callable[[str], None]) -> None:
+    """Say why a model's step is not captured, unless that was said of this model before."""
+    if text not in _told.setdefault(model, set()):
+        _told[model].add(text)
+        notify(text)
+
+
+class Stepper:
+    """A batch of rows of any lengths, budgets and methods.
+
+    On a CUDA device the step of a Llama-like decoder is captured as one graph and replayed; what cannot be captured
+    takes transformers' own forward pass, to the same tokens.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        most_rows: int,
+        notify: Callable[[str], None] = warnings.warn,
+        captured: bool | None = None,
+    ) -> None:
+        """Nobody is here yet.
+
+        Args:
+            model: of transformers; inside `prefixkv.cache.attention.installed` while it steps.
+            most_rows: rows at the same time.
+            notify: told why, once for each model, where a step on a CUDA device is not captured.
+            captured: whether steps are captured; None: where they can be, unless PREFIXKV_CAPTURE=0 is in the
+                environment.
+        """
+        self._model, self._notify, self._must = model, notify, captured is True
+        if captured is None:
+            captured = model.device.type == "cuda" and not plain_path_is_wanted()
+        self._captured = CapturedRows(model, most_rows) if captured else None
+        self._plain: list[CacheRow | None] = [None] * most_rows
+        self._plain_view: PrefixKVCache | None = None
+        self._choice = RowChoice(most_rows, model.device)
+        self._tokens = torch.zeros(most_rows, dtype=torch.int64, device=model.device)
+        on_gpu = self._tokens.is_cuda
+        self._fetched = torch.zeros(most_rows, dtype=torch.int64, pin_memory=on_gpu)
+        self._arrived = torch.cuda.Event() if on_gpu else None
+        self._logits: torch.Tensor | None = None
+        self._stepped: list[int] = []
+
+    def join(self, row: CacheRow, token: int, sampling: Sampling, step: int = 0) -> int:
+        """Take a row in.
+
+        Args:
+            row: has read its prompt.
+            token: the first of its answer, which the next step reads.
+            sampling: how the next ones are chosen; its length is not looked at.
+            step: tokens of the answer that were chosen before, this one among them, so that draws go on.
+
+        Returns:
+            Its place.
+
+        Raises:
+            NotCapturableError: it cannot be captured, and that was asked for.
+            IndexError: all places are taken.
+        """
+        taken = set(self.places)
+        place = next(place for place in range(len(self._plain) + 1) if place not in taken)
+        if place == len(self._plain):
+            raise IndexError(f"all {place} places are taken")
+        if self._captured is None or not self._is_captured(self._captured, place, row):
+            self._plain[place], self._plain_view = row, None
+        self._tokens[place] = token
+        self._choice.set(place, sampling, step)
+        return place
+
+    def _is_captured(self, rows: CapturedRows, place: int, row: CacheRow) -> bool:
+        try:
+            rows.join(place, row)
+        except NotCapturableError as error:
+            if self._must:
+                raise
+            tell_once(self._model, str(error), self._notify)
+            return False
+        return True
+
+    @property
+    def places(self) -> list[int]:
+        """Places that are taken, ascending."""
+        plain = [place for place, row in enumerate(self._plain) if row is not None]
+        return sorted(plain + (self._captured.places if self._captured else []))
+
+    def leave(self, place: int) -> None:
+        """Let a row go; it holds what its steps have stored."""
+        if self._plain[place] is not None:
+            self._plain[place], self._plain_view = None, None
+        elif self._captured is not None:
+            self._captured.leave(place)
+
+    @torch.no_grad()
+    def advance(self) -> None:
+        """Queue the step that reads the newest token of each row and chooses the next; a GPU is not waited for.
+
+        Raises:
+            BudgetTooSmallError: the method of a row keeps everything and its budget is used up.
+        """
+        places, parts = list[int](), list[torch.Tensor]()
+        if self._captured is not None and self._captured.places:
+            places += self._captured.places
+            parts.append(self._captured.advance(self._tokens))
+        plain = [place for place, row in enumerate(self._plain) if row is not None]
+        if plain:
+            if self._plain_view is None:
+                self._plain_view = PrefixKVCache.of_rows([row for row in self._plain if row is not None])
+            tokens = self._tokens[place_index(tuple(plain), self._tokens.device)]
+            parts.append(read_tokens(self._model, self._plain_view, tokens))
+            places += plain
+        self._logits, self._stepped = torch.cat(parts) if len(parts) > 1 else parts[0], places
+        self._tokens[place_index(tuple(places), self._tokens.device)] = self._choice(self._logits, places)
+        self._fetched.copy_(self._tokens, non_blocking=True)
+        if self._arrived is not None:
+            self._arrived.record(torch.cuda.current_stream(self._tokens.device))
+
+    def tokens(self) -> dict[int, int]:
+        """The newest token of each row that the last step read, by place; waits for it."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        fetched = self._fetched.tolist()
+        return {place: fetched[place] for place in self._stepped}
+
+    def logits(self) -> torch.Tensor:
+        """What the last step's tokens were chosen from, (rows, vocabulary), float32, by the order of `tokens`."""
+        assert self._logits is not None
+        return self._logits

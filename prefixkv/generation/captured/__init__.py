@@ -1,1 +1,0 @@
-"""Decoding whose whole step is one CUDA graph: nothing but the GPU's own work is left."""
