@@ -11,13 +11,14 @@ class Cell:
     """One way of running one load, measured in a fresh state.
 
     Attributes:
-        engine: `prefixkv`, or `transformers` for stock generate with a full cache.
+        engine: `prefixkv`; or `transformers` for stock generate with a full cache, `transformers-static` for a
+            compiled static one.
         budget: what was kept, as the user wrote it; `100%` for stock.
         method: name of the method; None for stock.
         context_tokens: tokens of a row's prompt.
         batch: rows.
         new_tokens: tokens generated for each row.
-        path: `captured` or `plain` decoding.
+        path: `captured` or `plain` decoding, or `generate` where whole answers of it were measured.
         prefill_ms: median time of reading the prompt, scoring and compaction included.
         step_ms: median time of a decode step, the tokens' arrival on the host included.
         first_step_ms: time of the first step, its capture included.

@@ -54,11 +54,20 @@ def bench(
         int | None,
         typer.Option(
             "--rows-at-once",
-            help="Rows read in one pass, then joined, with equal shares.",
+            help="Rows read in one pass.",
             show_default=f"all; {ROWS_OF_MAX} with --batch {MAX_BATCH}",
         ),
     ] = None,
     repeats: Annotated[int, typer.Option("--repeats", help="Measured prefills of each cell.")] = 3,
+    path: Annotated[
+        str,
+        typer.Option(
+            "--path", help="decode: each step by itself; generate: stock generate in compress, beside its static cache."
+        ),
+    ] = "decode",
+    padding: Annotated[
+        int, typer.Option("--padding", help="Rows are padded by 0 up to so many tokens, with --path generate.")
+    ] = 0,
     device: options.DeviceOption = "auto",
     dtype: options.DtypeOption = "auto",
     out: Annotated[Path | None, typer.Option("--out", help="Write the figures to this file, as JSON.")] = None,
@@ -78,13 +87,19 @@ def bench(
         given = f"new-tokens {new_tokens}, repeats {repeats}, rows-at-once {rows_at_once}"
         raise OptionError(f"{given}: give at least {FEWEST_TOKENS}, 1 and 1")
     options.check_plot(plot)
+    if path not in ("decode", "generate"):
+        raise OptionError(f"path {path!r} is not known: choose decode or generate")
+    contexts = _numbers("context-tokens", context)
+    if not 0 <= padding < min(contexts) or (padding and path == "decode"):
+        raise OptionError(f"padding {padding} with --path {path}: give --path generate and 0 .. {min(contexts) - 1}")
+    if batch == MAX_BATCH and path == "generate":
+        raise OptionError("--batch max is for --path decode: give a number of rows")
     names = tuple(Budget.parse(text).text for text in budgets.split(",") if text.strip())
     if not names:
         raise OptionError(f"budgets {budgets!r} is empty: give one or several, such as 100%,20%")
     get_method(method)
     check_device_name(device)
     check_dtype_name(dtype)
-    contexts = _numbers("context", context)
     batches = (0,) if batch == MAX_BATCH else _numbers("batch", batch)
     if batch == MAX_BATCH and rows_at_once is None:
         rows_at_once = ROWS_OF_MAX
@@ -99,12 +114,14 @@ def bench(
         method,
         baseline == "hf",
         rows_at_once,
-        equal_shares or rows_at_once is not None,
+        equal_shares,
         repeats,
+        path,
+        padding,
     )
     record = _measure(plan, model, shape, device, dtype)
     if plan.rows_at_once is not None:
-        output.notice(f"rows were read {plan.rows_at_once} at a time, and every layer kept as much")
+        output.notice(f"rows were read {plan.rows_at_once} at a time")
     if out is not None:
         from prefixkv.documents import write_json
 

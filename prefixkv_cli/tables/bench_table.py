@@ -60,8 +60,8 @@ def _stock(cells: Sequence[Mapping[str, Any]], load: tuple[int, int]) -> Mapping
 
 
 def _engine(cell: Mapping[str, Any]) -> str:
-    if cell["engine"] == "transformers":
-        return "transformers"
+    if cell["engine"] != "prefixkv":
+        return str(cell["engine"])
     aside = " no look-ahead" if cell.get("look_ahead_queries") == 0 else ""
     return f"{cell['budget']}{aside}" + (" plain" if cell["path"] == "plain" else "")
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from prefixkv.benchmark import generate_path
 from tests.cli.program import Run
 
 QUICK = ("--new-tokens", "5", "--repeats", "1", "--device", "cpu", "--method", "h2o")
@@ -61,6 +62,19 @@ def test_rows_that_are_read_in_chunks_are_joined(run: Run) -> None:
     assert sizes[0] == sizes[1]
 
 
+def test_generate_is_measured_as_a_user_calls_it(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Padded rows; a static cache, which is compiled, is a peer on a GPU only."""
+    for name, value in (("FEW_TOKENS", 2), ("MANY_TOKENS", 6), ("RUNS", 1)):
+        monkeypatch.setattr(generate_path, name, value)
+    arguments = ("--shape", "small", "--context-tokens", "50", "--batch", "3", "--budgets", "40%", *QUICK)
+    done = run("bench", *arguments, "--path", "generate", "--padding", "20", "--json")
+    assert done.returncode == 0, done.stderr
+    stock, own = json.loads(done.stdout)["cells"]
+    assert [stock["engine"], own["engine"], own["path"]] == ["transformers", "prefixkv", "generate"]
+    # Rows of 50, 40 and 30 tokens of their own, and 5 that were read again.
+    assert own["kv_bytes"] == sum(int(0.4 * 4 * tokens) for tokens in (55, 45, 35)) * 2 * 4 * 32 * 4
+
+
 def test_table_is_on_stdout_and_fits_a_terminal(run: Run) -> None:
     done = run("bench", "--shape", "small", "--context", "40", "--budgets", "50%", *QUICK)
     assert done.returncode == 0, done.stderr
@@ -80,6 +94,8 @@ def test_table_is_on_stdout_and_fits_a_terminal(run: Run) -> None:
         (("--budgets", ","), "is empty"),
         (("--new-tokens", "1"), "give at least 4"),
         (("--baseline", "vllm"), "choose hf or none"),
+        (("--path", "vllm"), "choose decode or generate"),
+        (("--padding", "9"), "give --path generate"),
         (("--plot", "figures.doc"), "give a .png or .svg file"),
         (("--shape", "small", "--device", "cpu", "--batch", "max"), "give a number of rows, max is for GPUs"),
         (("--shape", "small", "--model", "demo"), "either --model or --shape"),
