@@ -7,9 +7,14 @@ from typing import Any
 
 import pytest
 from transformers import AutoConfig, LlamaConfig
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+)
 
 from prefixkv.errors import PrefixKVError
 from prefixkv.models.geometry import KVGeometry
+from prefixkv.models.identity import ModelIdentity
 from prefixkv.models.loading import load_model
 from prefixkv.transformers_compat import LayersDifferError, setting, shares_keys
 from tests.cli.program import run_here
@@ -66,3 +71,24 @@ def test_layers_that_share_keys_are_known_by_either_name() -> None:
 
     assert shares_keys(Newer())
     assert shares_keys(Older())
+
+
+@pytest.mark.exhaustive
+def test_every_kind_of_model_that_transformers_knows_gets_a_shape_or_one_line() -> None:
+    kinds = sorted({*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, *MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES})
+    taken: list[str] = []
+    refused: list[tuple[str, str]] = []
+    for kind in kinds:
+        try:
+            config = AutoConfig.for_model(kind)
+        except Exception:  # A few have no configuration without arguments.
+            continue
+        try:
+            ModelIdentity.of(kind, config, "float32")
+            taken.append(kind)
+        except PrefixKVError as error:
+            refused.append((kind, str(error)))
+    assert {"llava", "qwen2_5_vl", "gemma3", "llama"} <= set(taken)
+    assert {"gemma4", "mllama", "mamba", "deepseek_v3"} <= set(dict(refused))
+    assert not [line for _, line in refused if "\n" in line]
+    assert len(taken) + len(refused) >= 0.95 * len(kinds)
