@@ -1,17 +1,20 @@
 """Compiles every launch of the Triton kernels for GPUs that need not be there, and says what each asks for.
 
 Run as a program, since a process either interprets Triton's kernels or compiles them:
-`python -m tests.kernels.ahead_of_time llava-1.5-7b bfloat16 90` prints one JSON object a compiled kernel.
+`python -m tests.kernels.ahead_of_time llava-1.5-7b bfloat16 90 all` prints one JSON object a launch; with `largest` it
+compiles one launch of each kernel, the one with the largest tiles.
 """
 
 from __future__ import annotations
 
 import importlib
 import json
+import math
 import pkgutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -28,8 +31,8 @@ for each compute capability)."""
 class _Driver:
     """Stands for a GPU of some compute capability, as far as compiling asks for one."""
 
-    def __init__(self) -> None:
-        self.capability = 0
+    def __init__(self, capability: int) -> None:
+        self.capability = capability
 
     def get_current_device(self) -> int:
         """A number for each capability, so that what is compiled for one is not taken for another."""
@@ -46,35 +49,46 @@ class _Driver:
         return GPUTarget("cuda", self.capability, 32)
 
 
+@dataclass(frozen=True)
+class Launch:
+    """A launch that was asked for.
+
+    Attributes:
+        kernel: a `JITFunction`.
+        arguments: in the kernel's order.
+        options: by name: compile-time arguments, and how many warps and the like.
+        call: what the product called.
+    """
+
+    kernel: Any
+    arguments: tuple[Any, ...]
+    options: dict[str, Any]
+    call: str
+
+    @property
+    def extent(self) -> int:
+        """Larger where tiles and what surrounds them are larger: the product of the compile-time numbers."""
+        return math.prod(number for number in self.options.values() if type(number) is int and number > 0)
+
+
 @contextmanager
-def compiling_instead_of_launching(capabilities: list[int]) -> Iterator[list[dict[str, Any]]]:
-    """Have every launch compile its kernel for some GPUs; nothing runs.
+def recording_instead_of_launching() -> Iterator[list[Launch]]:
+    """Have every launch noted; nothing is compiled, and nothing runs.
 
     Yields:
-        What was compiled: `kernel`, `capability`, `shared_bytes`.
+        The launches, without the name of their call.
     """
-    from triton.runtime import JITFunction, driver
+    from triton.runtime import JITFunction
 
-    standing = _Driver()
-    driver.set_active(standing)
-    found: list[dict[str, Any]] = []
+    launches: list[Launch] = []
     run = JITFunction.run
 
-    def compile_only(self: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
-        for capability in capabilities:
-            standing.capability = capability
-            try:
-                compiled = run(self, *args, grid=grid, warmup=True, **kwargs)
-            except Exception as error:
-                problem = " ".join(str(error).split())[-300:]
-                found.append({"kernel": name_of(self), "capability": capability, "problem": problem or repr(error)})
-                continue
-            shared = compiled.metadata.shared
-            found.append({"kernel": name_of(self), "capability": capability, "shared_bytes": shared})
+    def note(self: Any, *arguments: Any, grid: Any, warmup: bool, **options: Any) -> None:
+        launches.append(Launch(self, arguments, options, ""))
 
-    JITFunction.run = compile_only
+    JITFunction.run = note
     try:
-        yield found
+        yield launches
     finally:
         JITFunction.run = run
 
@@ -97,28 +111,62 @@ def all_kernels() -> set[str]:
     return {name_of(kernel) for kernel in found if kernel.fn.__name__.endswith("_kernel")}
 
 
-def compile_all(shape: str, dtype: str, capabilities: list[int]) -> list[dict[str, Any]]:
-    """Compile the launches of all calls that the product makes for a model.
+def launches_of(shape: str, dtype: str) -> list[Launch]:
+    """The launches of all calls that the product makes for a model.
 
     Args:
         shape: name of the model.
         dtype: in which it runs.
-        capabilities: such as 90 for sm_90.
     """
     numbers = Numbers(torch.device("cpu"), getattr(torch, dtype), are_real=False)
-    with compiling_instead_of_launching(capabilities) as found:
-        for call in calls(SHAPES[shape], numbers):
-            done = len(found)
+    named: list[Launch] = []
+    for call in calls(SHAPES[shape], numbers):
+        with recording_instead_of_launching() as launches:
             call.run("triton")
-            for each in found[done:]:
-                each["call"] = f"{call.operation}: {call.way}"
-    return found
+        named += [replace(launch, call=f"{call.operation}: {call.way}") for launch in launches]
+    return named
+
+
+def largest_of_each_kernel(launches: list[Launch]) -> list[Launch]:
+    """One launch of each kernel, the one with most in its tiles."""
+    largest: dict[str, Launch] = {}
+    for launch in launches:
+        name = name_of(launch.kernel)
+        if name not in largest or launch.extent > largest[name].extent:
+            largest[name] = launch
+    return list(largest.values())
+
+
+def compiled(launches: list[Launch], capability: int) -> Iterator[dict[str, Any]]:
+    """Compile launches; nothing runs.
+
+    Args:
+        launches: of one model.
+        capability: such as 90 for sm_90.
+
+    Yields:
+        `kernel`, `call`, and `shared_bytes` or the `problem`.
+    """
+    from triton.runtime import driver
+
+    driver.set_active(_Driver(capability))
+    for launch in launches:
+        found: dict[str, Any] = {"kernel": name_of(launch.kernel), "call": launch.call}
+        try:
+            kernel = launch.kernel.run(*launch.arguments, grid=None, warmup=True, **launch.options)
+        except Exception as error:
+            yield found | {"problem": " ".join(str(error).split())[-300:] or repr(error)}
+        else:
+            yield found | {"shared_bytes": kernel.metadata.shared}
 
 
 def main() -> None:
     """Compile and print; the last line lists the kernels that there are."""
-    shape, dtype, *capabilities = sys.argv[1:]
-    for each in compile_all(shape, dtype, [int(capability) for capability in capabilities]):
+    shape, dtype, capability, extent = sys.argv[1:]
+    launches = launches_of(shape, dtype)
+    if extent == "largest":
+        launches = largest_of_each_kernel(launches)
+    for each in compiled(launches, int(capability)):
         print(json.dumps(each))
     print(json.dumps(sorted(all_kernels())))
 
