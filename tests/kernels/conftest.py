@@ -8,15 +8,16 @@ import torch
 from prefixkv.kernels.dispatch import triton_obstacle
 from tests.kernels import interpreter
 
-if not torch.cuda.is_available() and triton_obstacle() is None:
-    interpreter.complete()
-
 
 @pytest.fixture
 def triton_device() -> torch.device:
     if missing := triton_obstacle():
         pytest.skip(f"{missing}; torch's CPU builds come without it: pip install triton")
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    # Not before: pytest may read this file before tests/conftest.py has asked for the interpreter.
+    interpreter.complete()
+    return torch.device("cpu")
 
 
 @pytest.fixture(params=[torch.float32, torch.bfloat16, torch.float16], ids=["float32", "bfloat16", "float16"])

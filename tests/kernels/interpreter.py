@@ -7,14 +7,16 @@ takes for no number since 2.4.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
 import torch
 
 
+@functools.cache
 def complete() -> None:
-    """Replace what is missing, in this process."""
+    """Replace what is missing, in this process, once."""
     from triton.runtime import interpreter
 
     _compute_in_bfloat16(interpreter)
