@@ -51,6 +51,7 @@ USES_NO_TORCH = {
     "models/families",
     "models/files",
     "models/fitting",
+    "models/generation_settings",
     "models/geometry",
     "models/identity",
     "models/names",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -73,14 +74,22 @@ class Prompt:
         UTF-8, which an argument or a file name may have, are no text for a tokenizer.
         """
         texts = [self.system, *(text for turn in self.turns for text in (turn.prompt, turn.answer) if text)]
-        mark = getattr(self.processor, "image_token", None)
+        marks = self._picture_marks()
         for text in texts:
-            if isinstance(mark, str) and mark and mark in text:
+            if mark := next((mark for mark in marks if mark in text), None):
                 raise PrefixKVError(
                     f"the text holds {mark!r}, which is this model's mark of a picture: write it otherwise"
                 )
             if any("\ud800" <= character <= "\udfff" for character in text):
                 raise PrefixKVError("the text holds bytes that are no UTF-8: give it in UTF-8")
+
+    def _picture_marks(self) -> set[str]:
+        """What stands for a picture, a film or a sound in the model's texts."""
+        holders = (self.processor, getattr(self.processor, "tokenizer", None))
+        named = [item for holder in holders if holder is not None for item in vars(holder).items()]
+        for holder in holders:
+            named += getattr(holder, "special_tokens_map", {}).items()
+        return {mark for name, mark in named if _MARK_NAME.fullmatch(name) and isinstance(mark, str) and len(mark) > 2}
 
     def _added_marks(self, tokenizer: Any) -> tuple[list[int], list[int]]:
         """The ids that the tokenizer adds before and behind a text by itself."""
@@ -172,25 +181,30 @@ class Prompt:
         if template is None:
             spoken = [text for turn in self.turns for text in (turn.prompt, turn.answer) if text is not None]
             return self._marks(self.images) + "\n".join([self.system, *spoken] if self.system else spoken)
-        errors = []
-        # Most processors' templates read a list of parts; tokenizers', and some processors', read a plain text.
-        for as_parts in (True, False) if hasattr(self.processor, "tokenizer") else (False,):
-            messages = self._messages(as_parts)
+        errors: list[Exception] = []
+        for user_parts, other_parts in _FORMS if hasattr(self.processor, "tokenizer") else _FORMS[-1:]:
+            messages = self._messages(user_parts, other_parts)
             options = {"chat_template": template, "add_generation_prompt": True, "tokenize": False}
             try:
-                return str(self.processor.apply_chat_template(messages, **options))
+                text = str(self.processor.apply_chat_template(messages, **options))
             # A template is a program: it may raise anything.
             except Exception as error:
                 errors.append(error)
+                continue
+            # A template that reads plain texts may also print the list that it is given.
+            if not _PRINTED_PART.search(text):
+                return text
+            errors.append(ValueError("it prints the parts of a message instead of reading them"))
         raise PrefixKVError(
             f"the model's chat template does not take this conversation: {_reason(errors[0])}"
         ) from errors[0]
 
-    def _messages(self, as_parts: bool) -> list[dict[str, Any]]:
+    def _messages(self, user_parts: bool, other_parts: bool) -> list[dict[str, Any]]:
         """The conversation as a template reads it.
 
         Args:
-            as_parts: whether a content is a list of pictures and texts, or a text with the marks of its pictures.
+            user_parts: whether a question is a list of pictures and texts, or a text with the marks of its pictures.
+            other_parts: the same of instructions and answers.
         """
         spoken: list[tuple[str, str, int]] = [("system", self.system, 0)] if self.system else []
         for turn in self.turns:
@@ -200,11 +214,20 @@ class Prompt:
         messages = []
         for role, text, images in spoken:
             parts = [*({"type": "image"} for _ in range(images)), {"type": "text", "text": text}]
+            as_parts = user_parts if role == "user" else other_parts
             messages.append({"role": role, "content": parts if as_parts else self._marks(images) + text})
         return messages
 
     def _marks(self, images: int) -> str:
         return (getattr(self.processor, "image_token", None) or "") * images
+
+
+_FORMS = ((True, True), (True, False), (False, False))
+"""Whether questions, and whether instructions and answers, are lists of parts. Most processors' templates read lists;
+some read lists for questions only; tokenizers', and some processors', read plain texts."""
+_PRINTED_PART = re.compile(r"""\{['"]type['"]: ?['"](image|text)['"]""")
+_MARK_NAME = re.compile(r"(boi|eoi|(.*_)?(image|video|audio|vision)(_.*)?)_token")
+"""Attributes of processors and tokenizers that hold a mark of a picture, a film or a sound."""
 
 
 def _reason(error: BaseException) -> str:

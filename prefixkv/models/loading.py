@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from prefixkv.errors import PrefixKVError
 from prefixkv.models.files import read_identity, weight_bytes, weights_are_here
+from prefixkv.models.generation_settings import settings_notice
 from prefixkv.models.geometry import KVGeometry
 from prefixkv.models.identity import ModelIdentity
 from prefixkv.models.names import (
@@ -146,6 +147,8 @@ def load_model(
         processor = read_part(reader, source, trusted)
         arguments = placement.arguments(where)
         model = read_model(kind, source, trusted, config=config, dtype=getattr(torch, dtype), **arguments)
+    if said := settings_notice(chosen, model.generation_config):
+        notify(said)
     if chat_template(processor) is None:
         notify(
             f"model {chosen!r} has no chat template: questions are put to it as they are, as to a base model; if it "

@@ -8,6 +8,7 @@ only where the user has said so beforehand, and a model whose weights are not wh
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,7 @@ def read_model(kind: Any, source: str, trust_remote_code: bool = False, **argume
         **arguments: of `from_pretrained`.
 
     Raises:
-        PrefixKVError: weights are missing, or of another shape than the configuration says.
+        PrefixKVError: weights are missing, of another shape than the configuration says, or more than it says.
     """
     _refuse_pointers(Path(source))
     # What is of another shape is looked at below; else transformers raises an error that points to a muted report.
@@ -97,7 +98,30 @@ def read_model(kind: Any, source: str, trust_remote_code: bool = False, **argume
             f"{len(missing)} of the model's weights are not in its files, such as {missing[0]}{others}: download it "
             "again, or look for a version in transformers' layout (often named -hf)"
         )
+    if left_out := _without_a_place(model, unknown):
+        raise PrefixKVError(
+            f"{len(left_out)} of the weights in the files have no place by the model's configuration, such as "
+            f"{left_out[0]}: download it again, or mend config.json"
+        )
     return model
+
+
+def _without_a_place(model: Any, unknown: list[str]) -> list[str]:
+    """Of the tensors that a model does not use, those that it would use if it had one more layer, or a bias.
+
+    Others are of parts that transformers leaves out, such as heads for training.
+    """
+    holders = (name for name, module in model.named_modules() if list(module.parameters(recurse=False)))
+    places = {_without_numbers(name) for name in holders}
+    return [
+        name
+        for name in unknown
+        if name.endswith((".weight", ".bias")) and _without_numbers(name.rpartition(".")[0]) in places
+    ]
+
+
+def _without_numbers(name: str) -> str:
+    return re.sub(r"(?<=\.)\d+(?=\.|$)", "*", name)
 
 
 def _refuse_pointers(folder: Path) -> None:

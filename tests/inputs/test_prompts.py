@@ -109,3 +109,27 @@ def test_no_template_anywhere_is_none(processor: Any) -> None:
     assert chat_template(processor)
     processor.chat_template = processor.tokenizer.chat_template = None
     assert chat_template(processor) is None
+
+
+def test_a_template_that_prints_the_parts_gets_plain_texts(processor: Any) -> None:
+    processor.chat_template = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }} {% endfor %}ASSISTANT:"
+    text = Prompt(processor, [Turn("What is it?", (PICTURE,), "a cat"), Turn("Why?")], "Be short.")._render()
+    assert text == (
+        f"system: Be short. user: {processor.image_token}What is it? assistant: a cat user: Why? ASSISTANT:"
+    )
+
+
+def test_a_template_that_reads_lists_for_questions_only(processor: Any) -> None:
+    processor.chat_template = (
+        "{% for m in messages %}{% if m['role'] == 'user' %}{% for part in m['content'] %}"
+        "{{ '<image>' if part['type'] == 'image' else part['text'] }}{% endfor %}"
+        "{% else %}{{ m['content'] + '\\n' }}{% endif %}{% endfor %}"
+    )
+    assert Prompt(processor, [Turn("What?", (PICTURE,))], "Be short.")._render() == "Be short.\n<image>What?"
+
+
+@pytest.mark.parametrize("name", ["boi_token", "video_token", "image_start_token", "vision_bos_token"])
+def test_every_mark_of_pictures_and_films_is_refused_in_a_text(processor: Any, name: str) -> None:
+    setattr(processor, name, "<|mark|>")
+    with pytest.raises(PrefixKVError, match="mark of a picture"):
+        Prompt(processor, [Turn("What does <|mark|> mean?", (PICTURE,))])

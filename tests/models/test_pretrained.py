@@ -129,3 +129,27 @@ def test_transformers_logs_as_before_once_a_model_is_loaded() -> None:
     prefixkv.load_model("demo", device="cpu")
     assert transformers_logging.get_verbosity() == logging.WARNING
     assert transformers_logging.is_progress_bar_enabled()
+
+
+def test_weights_of_a_larger_model_are_refused(tmp_path: Path) -> None:
+    """Of one with more layers, or with biases; parts that are left out for good reason are no harm."""
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    from tests import tiny
+
+    tiny.llama().save_pretrained(tmp_path)
+    tokenizer = Tokenizer(models.WordLevel({"a": 0, "</s>": 1}, unk_token="a"))
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>").save_pretrained(tmp_path)
+    file, config = tmp_path / "model.safetensors", (tmp_path / "config.json").read_text()
+    weights = load_file(file)
+    norm = weights["model.norm.weight"].clone()
+    save_file(weights | {"mtp.head.weight": norm}, file, {"format": "pt"})
+    load_model(str(tmp_path), device="cpu")
+    save_file(weights | {"model.layers.0.self_attn.q_proj.bias": norm}, file, {"format": "pt"})
+    with pytest.raises(PrefixKVError, match=r"q_proj\.bias"):
+        load_model(str(tmp_path), device="cpu")
+    save_file(weights, file, {"format": "pt"})
+    (tmp_path / "config.json").write_text(json.dumps(json.loads(config) | {"num_hidden_layers": 1}))
+    with pytest.raises(PrefixKVError, match=r"layers\.1\."):
+        load_model(str(tmp_path), device="cpu")
