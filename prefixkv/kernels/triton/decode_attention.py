@@ -25,6 +25,9 @@ PROGRAMS = 528
 """Four for each multiprocessor of an H100: fewer splits than that leave it idle, more only have to be joined."""
 PACKED_WARPS = 2112
 """Sixteen for each multiprocessor: a program of packed entries is one warp, or few."""
+ROOM, SOME_SPLITS = 4, 8
+"""Where fewer than `SOME_SPLITS` fill the GPU, there is room for so many times more programs, up to these splits, as a
+row that is longer than the others needs them: short rows leave them alone, and an idle program ends at once."""
 MAX_SPLITS = 64
 
 ELEMENTS = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
@@ -49,7 +52,10 @@ def decode_attention(
     group, cells, heads = query_heads // kv_heads, table.cells[layer], rows * query_heads
     packed = [bits for bits in formats if bits != WHOLE_BITS]
     tiles = {bits: _tiles(bits, head_dim, group, query.dtype) for bits in formats}
-    splits = max(_splits(rows * kv_heads, bits, tiles[bits][2]) for bits in formats)
+    filling = {bits: _splits(rows * kv_heads, bits, tiles[bits][2]) for bits in formats}
+    splits = max(filling.values())
+    if WHOLE_BITS in formats:
+        splits = max(splits, _splits(rows * kv_heads, WHOLE_BITS, tiles[WHOLE_BITS][2], ROOM))
     alone = splits == 1 and not packed
     out = torch.empty(rows, query_heads, head_dim, dtype=query.dtype, device=query.device)
     partial = lse = out
@@ -67,7 +73,7 @@ def decode_attention(
         entries, members, warps, limits = tiles[bits]
         shape: dict[str, Any] = {
             "GROUP": group, "G": members, "N": entries, "DTYPE": ELEMENTS[query.dtype], "ROTATES": rotates,
-            "CAPPED": softcap is not None, "num_warps": warps, **limits,
+            "CAPPED": softcap is not None, "LEAST": max(1, SOME_SPLITS // filling[bits]), "num_warps": warps, **limits,
         }  # fmt: skip
         if bits == WHOLE_BITS:
             dims = max(16, triton.next_power_of_2(head_dim))
@@ -83,7 +89,7 @@ def decode_attention(
         join_kernel[(heads,)](
             partial, lse, cells, out, cells.stride(0), query_heads,
             HEAD_DIM=head_dim, D=max(16, triton.next_power_of_2(head_dim)), SPLITS=splits, PACKED=bool(packed),
-            num_warps=2,
+            num_warps=4 if splits > 32 else 2,
         )  # fmt: skip
     return out
 
@@ -101,13 +107,18 @@ def _tiles(bits: int, head_dim: int, group: int, dtype: torch.dtype) -> tuple[in
         return 32 if words <= 32 else 16, members, 4, {}
     if words <= 32 and members == 8:
         return 32, members, 1, {"maxnreg": 128}
-    return (16, members, 1, {}) if words <= 64 and members <= 16 else (32, members, 4, {})
+    if words <= 64 and members <= 16:
+        return 32 if group == 1 else 16, members, 1, {}
+    return 32, members, 4, {}
 
 
-def _splits(kv_rows: int, bits: int, warps: int) -> int:
-    """Parts into which the entries of each of so many kv heads are split, a power of two that fills the GPU."""
-    programs, splits = PROGRAMS if bits == WHOLE_BITS else PACKED_WARPS // warps, 1
-    while splits < MAX_SPLITS and kv_rows * splits * 2 <= programs:
+def _splits(kv_rows: int, bits: int, warps: int, room: int = 1) -> int:
+    """Parts into which the entries of each of so many kv heads are split, a power of two that fills the GPU.
+
+    With more `room`, so many times as many programs, but no more than `SOME_SPLITS` for each head.
+    """
+    programs, splits = room * (PROGRAMS if bits == WHOLE_BITS else PACKED_WARPS // warps), 1
+    while splits < (MAX_SPLITS if room == 1 else SOME_SPLITS) and kv_rows * splits * 2 <= programs:
         splits *= 2
     return splits
 

@@ -130,10 +130,14 @@ def attend_packed_kernel(
     q_ptr, k_ptr, v_ptr, cos_ptr, sin_ptr, cells_ptr, partial_ptr, lse_ptr,
     q_row, k_row, v_row, angle_row, cell_row, kv_heads, scale2, cap2,
     D: tl.constexpr, GROUP: tl.constexpr, G: tl.constexpr, N: tl.constexpr, W: tl.constexpr, DTYPE: tl.constexpr,
-    BITS: tl.constexpr, STEP: tl.constexpr, ROTATES: tl.constexpr, CAPPED: tl.constexpr, ASSEMBLY: tl.constexpr,
+    BITS: tl.constexpr, STEP: tl.constexpr, ROTATES: tl.constexpr, CAPPED: tl.constexpr, LEAST: tl.constexpr,
+    ASSEMBLY: tl.constexpr,
 ):  # fmt: skip
-    """Blocks of `N` entries are dealt to the splits in turn: programs that run together read what lies together."""
-    split, head_row, splits = tl.program_id(0), tl.program_id(1), tl.num_programs(0)
+    """Blocks of `N` entries are dealt to the splits in turn, to as many as have `LEAST` blocks each.
+
+    So programs that run together read what lies together.
+    """
+    split, head_row = tl.program_id(0), tl.program_id(1)
     row, kv_head = (head_row // kv_heads).to(tl.int64), head_row % kv_heads
     cell = cells_ptr + row * cell_row
     if (tl.load(cell + ACTIVE) == 0) | (tl.load(cell + BITS_COLUMN) != BITS):
@@ -141,7 +145,8 @@ def attend_packed_kernel(
     members, kept = tl.arange(0, G), tl.load(cell + KEPT_TOKENS).to(tl.int32)
     in_group = members < GROUP
     place = split * tl.num_programs(1) * GROUP + head_row * GROUP + members
-    if split * N >= kept:
+    splits = tl.minimum(tl.num_programs(0), (kept + N * LEAST - 1) // (N * LEAST))
+    if split >= splits:
         tl.store(lse_ptr + place, tl.full([G], float("-inf"), tl.float32), in_group)
         return
 

@@ -17,14 +17,15 @@ def attend_whole_kernel(
     q_ptr, k_ptr, v_ptr, cos_ptr, sin_ptr, cells_ptr, out_ptr, lse_ptr,
     q_row, k_row, v_row, angle_row, cell_row, kv_heads, scale2, cap2,
     HEAD_DIM: tl.constexpr, D: tl.constexpr, GROUP: tl.constexpr, G: tl.constexpr, N: tl.constexpr,
-    DTYPE: tl.constexpr, ROTATES: tl.constexpr, CAPPED: tl.constexpr, ALONE: tl.constexpr, STAGES: tl.constexpr,
+    DTYPE: tl.constexpr, ROTATES: tl.constexpr, CAPPED: tl.constexpr, ALONE: tl.constexpr, LEAST: tl.constexpr,
+    STAGES: tl.constexpr,
 ):  # fmt: skip
-    """Blocks of `N` entries are dealt to the splits in turn.
+    """Blocks of `N` entries are dealt to the splits in turn, to as many as have `LEAST` blocks each.
 
     `ALONE`: there is one split and one precision, so `out` is the result; else it is the splits' parts, float32, and
     `lse` their weights, -inf for a split without entries.
     """
-    split, head_row, splits = tl.program_id(0), tl.program_id(1), tl.num_programs(0)
+    split, head_row = tl.program_id(0), tl.program_id(1)
     row, kv_head = (head_row // kv_heads).to(tl.int64), head_row % kv_heads
     dims, members = tl.arange(0, D), tl.arange(0, G)
     in_head, in_group = dims < HEAD_DIM, members < GROUP
@@ -34,7 +35,8 @@ def attend_whole_kernel(
     place = split * tl.num_programs(1) * GROUP + head_row * GROUP + members
     target = out_ptr + place.to(tl.int64)[:, None] * HEAD_DIM + dims[None, :]
     kept = tl.load(cell + KEPT_TOKENS).to(tl.int32)
-    if (not is_here) | (split * N >= kept):
+    splits = tl.minimum(tl.num_programs(0), (kept + N * LEAST - 1) // (N * LEAST))
+    if (not is_here) | (split >= splits):
         if ALONE:
             tl.store(target, tl.zeros([G, D], DTYPE), mask)
         elif is_here:
