@@ -89,7 +89,7 @@ def bench(
     options.check_plot(plot)
     if path not in ("decode", "generate"):
         raise OptionError(f"path {path!r} is not known: choose decode or generate")
-    contexts = _numbers("context-tokens", context)
+    contexts = _numbers("context", context)
     if not 0 <= padding < min(contexts) or (padding and path == "decode"):
         raise OptionError(f"padding {padding} with --path {path}: give --path generate and 0 .. {min(contexts) - 1}")
     if batch == MAX_BATCH and path == "generate":
