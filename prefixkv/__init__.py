@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from prefixkv.cache.prefix_cache import PrefixKVCache
     from prefixkv.chat.conversation import Conversation
     from prefixkv.compression import compress
+    from prefixkv.engine.engine import Engine
     from prefixkv.errors import PrefixKVError
+    from prefixkv.generation.sampling import Sampling
     from prefixkv.models.loading import load_model
     from prefixkv.models.placement import Placement
     from prefixkv.policy.budget import Budget
@@ -24,11 +26,13 @@ __version__ = "0.1.0"
 _HOMES = {
     "Budget": "prefixkv.policy.budget",
     "Conversation": "prefixkv.chat.conversation",
+    "Engine": "prefixkv.engine.engine",
     "LayerProfile": "prefixkv.profiles.profile",
     "Placement": "prefixkv.models.placement",
     "PrefixConfig": "prefixkv.profiles.config",
     "PrefixKVCache": "prefixkv.cache.prefix_cache",
     "PrefixKVError": "prefixkv.errors",
+    "Sampling": "prefixkv.generation.sampling",
     "compress": "prefixkv.compression",
     "load_model": "prefixkv.models.loading",
 }
@@ -36,11 +40,13 @@ _HOMES = {
 __all__ = [
     "Budget",
     "Conversation",
+    "Engine",
     "LayerProfile",
     "Placement",
     "PrefixConfig",
     "PrefixKVCache",
     "PrefixKVError",
+    "Sampling",
     "__version__",
     "compress",
     "load_model",

@@ -13,7 +13,6 @@ from prefixkv.cache.installations import shared
 from prefixkv.cache.prefix_cache import PrefixKVCache
 from prefixkv.engine.generate_steps import generate_steps
 from prefixkv.models.identity import ModelIdentity
-from prefixkv.models.names import known_name
 from prefixkv.policy.budget import Budget
 from prefixkv.policy.methods import DEFAULT_METHOD, Method
 from prefixkv.profiles.config import PrefixConfig
@@ -49,9 +48,7 @@ def compress(
             tokens = model.generate(**inputs, **cache.argument, max_new_tokens=100)
         ```
     """
-    dtype = str(model.dtype).removeprefix("torch.")
-    identity = ModelIdentity.of(known_name(model.name_or_path or "") or type(model).__name__, model.config, dtype)
-    cache = make_cache(model, identity, budget, method, _warn)
+    cache = make_cache(model, ModelIdentity.of_model(model), budget, method, _warn)
     with attention.installed(model), shared(model, generate_steps):
         yield cache
 

@@ -121,9 +121,9 @@ class CapturedRows:
             self._versions.clear()
 
     def _write(self, step: CapturedStep, place: int, row: CacheRow) -> None:
-        """Tell the table of a row, which has room for some tokens then."""
+        """Tell the table of a row, which has room for some tokens then; buffers that have room stay as they are."""
         generated = row.seen_tokens - row.layers[0].anchor_seen
-        self._left[place] = row.reserve(max(AHEAD, generated))
+        self._left[place] = row.reserve(0) or row.reserve(max(AHEAD, generated))
         offset = 0 if row.next_positions is None else row.next_positions[0] - row.seen_tokens
         self._offsets[place] = offset
         step.table.write(place, entries(row))

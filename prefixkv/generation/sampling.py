@@ -16,7 +16,8 @@ class Sampling:
         max_new_tokens: longest answer, in tokens.
         temperature: 0 takes the most likely token; higher values draw more freely.
         top_p: draw from the smallest set of tokens whose probabilities reach this sum.
-        seed: makes drawing repeatable; None draws afresh.
+        seed: makes drawing repeatable, whatever else is answered at the same time; None draws afresh.
+        top_k: draw from so many of the most likely tokens; 0 draws from all.
 
     Raises:
         OptionError: when a value is not allowed.
@@ -26,6 +27,7 @@ class Sampling:
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int | None = None
+    top_k: int = 0
 
     def __post_init__(self) -> None:
         """Check the values."""
@@ -35,6 +37,8 @@ class Sampling:
             raise OptionError(f"temperature {self.temperature} is outside 0 .. 100: 0 takes the most likely token")
         if not 0 < self.top_p <= 1:
             raise OptionError(f"top-p {self.top_p} is outside (0, 1]: 1 draws from all tokens")
+        if self.top_k < 0:
+            raise OptionError(f"top-k {self.top_k} is below 0: 0 draws from all tokens")
         if self.seed is not None and not 0 <= self.seed < 2**63:
             raise OptionError(f"seed {self.seed} is outside 0 .. 2^63 - 1")
 

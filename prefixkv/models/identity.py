@@ -9,6 +9,7 @@ from typing import Any
 
 from prefixkv.errors import PrefixKVError
 from prefixkv.models.geometry import DTYPE_BYTES, KVGeometry
+from prefixkv.models.names import known_name
 
 _VOLATILE = ("transformers_version", "_name_or_path", "dtype", "torch_dtype", "use_cache", "attn_implementation")
 
@@ -42,6 +43,12 @@ class ModelIdentity:
         settings = {key: value for key, value in text.items() if key not in _VOLATILE and not key.startswith("_")}
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
         return cls(model_id, getattr(config, "_commit_hash", None), KVGeometry.of(config, dtype), digest[:16])
+
+    @classmethod
+    def of_model(cls, model: Any) -> ModelIdentity:
+        """Read it off a model of transformers, which is called what it was loaded by."""
+        dtype = str(model.dtype).removeprefix("torch.")
+        return cls.of(known_name(model.name_or_path or "") or type(model).__name__, model.config, dtype)
 
     def as_dict(self) -> dict[str, Any]:
         """The fields as plain values, the geometry's among them."""

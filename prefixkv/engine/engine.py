@@ -1,0 +1,194 @@
+"""The engine: many requests at one model, each answered as if it were alone, from any number of threads."""
+
+from __future__ import annotations
+
+import itertools
+import weakref
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from prefixkv.cache.compaction import small_bytes
+from prefixkv.cache.row import CacheRow
+from prefixkv.engine.admission import Footprint, Ledger
+from prefixkv.engine.memory import memory_bytes
+from prefixkv.engine.request import Request
+from prefixkv.engine.scheduler import Scheduler
+from prefixkv.engine.stream import Stream
+from prefixkv.engine.trace import Trace
+from prefixkv.engine.worker import AHEAD, Worker
+from prefixkv.errors import OptionError, PrefixKVError
+from prefixkv.generation.choice import seed_of
+from prefixkv.generation.sampling import Sampling
+from prefixkv.inputs.prompts import Prompt
+from prefixkv.inputs.token_ids import end_tokens
+from prefixkv.models.identity import ModelIdentity
+from prefixkv.models.loading import LoadedModel
+from prefixkv.policy.budget import Budget
+from prefixkv.policy.methods import DEFAULT_METHOD, Method
+from prefixkv.profiles.config import PrefixConfig
+from prefixkv.profiles.guidance import make_cache
+
+ALLOWANCE = 256
+"""Prompt tokens that are read for each step of running rows, so that a long prompt does not stall them for long."""
+
+
+class Engine:
+    """Answers requests together: each prompt is read alone, and all rows that run take their steps together.
+
+    The bytes that a request may ever hold are reserved before it is read, so that no row runs out of memory while it
+    decodes. Requests begin in the order in which they came. All methods may be called from any thread; the model
+    computes in a thread of the engine's own, which lives while there are requests. In float32 a request's tokens are
+    those that it gives alone, whatever runs beside it.
+
+    Attributes:
+        memory_bytes: for the caches of all requests that are read or run.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel | LoadedModel,
+        method: str | Method = DEFAULT_METHOD,
+        memory: str | int | None = None,
+        most_rows: int = 64,
+        allowance: int | None = ALLOWANCE,
+        trace: Path | str | None = None,
+        notify: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        """Make an engine without requests.
+
+        Args:
+            model: of transformers, or from `prefixkv.load_model`.
+            method: name of a method; a request with a configuration brings its own.
+            memory: for the caches of all requests, such as `"4GiB"` or a number of bytes; 60 % of what is free on a
+                GPU, 1 GiB elsewhere, where None.
+            most_rows: requests that run at the same time.
+            allowance: prompt tokens that may be read for each step of the rows that run, on average. More begins
+                requests sooner, fewer keeps the time between two tokens even. None: prompts are read as soon as
+                they fit.
+            trace: a file for a trace of reads, steps and admissions, for chrome://tracing or Perfetto.
+            notify: called with one line for each thing that the user should know.
+
+        Raises:
+            OptionError: unknown method, or a number that is not allowed.
+            PrefixKVError: the model cannot be compressed, or the trace cannot be written.
+        """
+        if most_rows < 1 or (allowance is not None and allowance < 1):
+            raise OptionError(f"most_rows {most_rows} and allowance {allowance} must be 1 or more")
+        self._model: Any = model.model if isinstance(model, LoadedModel) else model
+        tokenizer = model.tokenizer if isinstance(model, LoadedModel) else None
+        self._identity = model.identity if isinstance(model, LoadedModel) else ModelIdentity.of_model(model)
+        self._stop_tokens = frozenset(end_tokens(self._model, tokenizer))
+        self._method, self._notify = method, notify
+        self.memory_bytes = memory_bytes(memory, self._model.device)
+        self._new_row("100%")
+        self._numbers, self._is_closed = itertools.count(1), False
+        self._trace = Trace(None if trace is None else Path(trace))
+        scheduler: Scheduler[Request] = Scheduler(Ledger(self.memory_bytes), most_rows, allowance)
+        self._worker = Worker(self._model, scheduler, most_rows, self._trace, notify)
+        # Also when the interpreter ends, before the libraries below are taken down.
+        self._finalizer = weakref.finalize(self, _stop, self._worker, self._trace)
+
+    def submit(
+        self,
+        inputs: Mapping[str, torch.Tensor] | Prompt,
+        budget: str | float | Budget | PrefixConfig = "20%",
+        sampling: Sampling | None = None,
+        deadline: float | None = None,
+        stop_tokens: Collection[int] | None = None,
+    ) -> Stream:
+        """Ask; returns at once.
+
+        Args:
+            inputs: a prompt, or the model's inputs, `input_ids` (1, tokens) among them, without padding.
+            budget: what this request's cache may keep, as `Budget.parse` reads it; or a configuration.
+            sampling: how tokens are chosen; greedy, at most 512 tokens, where None. With a seed the answer is the same
+                whatever else is asked.
+            deadline: seconds from now after which the answer ends as it is.
+            stop_tokens: that end the answer; the model's own where None.
+
+        Returns:
+            The answer's tokens as they come.
+
+        Raises:
+            OptionError: an option has a value that is not allowed.
+            BudgetTooSmallError: the request does not fit the memory, or its budget what the method must keep.
+            PrefixKVError: the inputs are no single prompt, or the engine is closed.
+        """
+        if deadline is not None and deadline <= 0:
+            raise OptionError(f"deadline {deadline} is over: give the seconds that the answer may take")
+        tensors = inputs.inputs if isinstance(inputs, Prompt) else inputs
+        ids = tensors["input_ids"]
+        if ids.ndim != 2 or ids.shape[0] != 1 or ids.shape[1] == 0:
+            raise PrefixKVError(f"input_ids are of shape {tuple(ids.shape)}: give one prompt, of shape (1, tokens)")
+        sampling = sampling or Sampling()
+        sampling = replace(sampling, seed=seed_of(sampling))
+        row = self._new_row(budget)
+        footprint = self._footprint(row, ids.shape[1], sampling.max_new_tokens)
+        stops = self._stop_tokens if stop_tokens is None else frozenset(stop_tokens)
+        stream = Stream(next(self._numbers), ids.shape[1], self)
+        ends_at = None if deadline is None else stream.submitted_at + deadline
+        with self._worker.lock:
+            if self._is_closed:
+                raise PrefixKVError("the engine is closed: make another")
+            self._worker.scheduler.add(Request(dict(tensors), row, sampling, stops, footprint, stream, ends_at))
+            self._worker.start()
+        return stream
+
+    def footprint(self, prompt_tokens: int, budget: str | float | Budget | PrefixConfig, new_tokens: int) -> Footprint:
+        """The bytes that a request would reserve.
+
+        Args:
+            prompt_tokens: of its prompt.
+            budget: as for `submit`.
+            new_tokens: longest answer.
+        """
+        return self._footprint(self._new_row(budget), prompt_tokens, new_tokens)
+
+    @property
+    def reserved_bytes(self) -> int:
+        """Bytes that are reserved now."""
+        with self._worker.lock:
+            return self._worker.scheduler.ledger.reserved_bytes
+
+    @property
+    def running(self) -> int:
+        """Requests that run now."""
+        with self._worker.lock:
+            return len(self._worker.scheduler.running)
+
+    def close(self) -> None:
+        """Cancel what is not answered yet, and free everything; harmless when it was called before."""
+        with self._worker.lock:
+            self._is_closed = True
+        self._finalizer()
+
+    def __enter__(self) -> Engine:
+        """Return itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Close."""
+        self.close()
+
+    def _new_row(self, budget: str | float | Budget | PrefixConfig) -> CacheRow:
+        return make_cache(self._model, self._identity, budget, self._method, self._notify).row
+
+    def _footprint(self, row: CacheRow, prompt_tokens: int, new_tokens: int) -> Footprint:
+        return Footprint.of(row.capacity, prompt_tokens, new_tokens - 1 + AHEAD, small_bytes(self._model.device))
+
+
+def _stop(worker: Worker, trace: Trace) -> None:
+    with worker.lock:
+        requests = worker.scheduler.all()
+    for request in requests:
+        request.stream.cancel()
+    worker.join()
+    trace.close()

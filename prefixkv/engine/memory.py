@@ -1,0 +1,37 @@
+"""How much memory an engine may reserve for the caches of its requests."""
+
+from __future__ import annotations
+
+import torch
+
+from prefixkv.errors import OptionError
+from prefixkv.policy.budget import Budget
+
+DEFAULT_BYTES = 2**30
+"""Where there is no GPU."""
+GPU_SHARE = 0.6
+"""Of the memory that is free once the model is loaded."""
+
+
+def memory_bytes(asked: str | int | None, device: torch.device) -> int:
+    """The bytes that were asked for, or what may be taken unasked.
+
+    Args:
+        asked: a size such as `"4GiB"`, a number of bytes, or None.
+        device: of the model.
+
+    Raises:
+        OptionError: the text is no size.
+    """
+    if isinstance(asked, int):
+        if asked < 1:
+            raise OptionError(f"memory {asked} is no size: give 1 byte or more")
+        return asked
+    if asked is not None:
+        size = Budget.parse(asked)
+        if size.kind != "bytes":
+            raise OptionError(f"memory {asked!r} is no size: give one such as 4GiB")
+        return int(size.amount)
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0] * GPU_SHARE)
+    return DEFAULT_BYTES

@@ -1,0 +1,68 @@
+"""A request: a prompt, what its row may keep, how its tokens are chosen, and where its answer goes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+
+from prefixkv.cache.row import CacheRow
+from prefixkv.engine.admission import Footprint
+from prefixkv.engine.stream import FinishReason, Stream
+from prefixkv.generation.sampling import Sampling
+
+
+@dataclass(eq=False)
+class Request:
+    """One prompt on its way to its answer.
+
+    Attributes:
+        inputs: the model's inputs, `input_ids` (1, prompt_tokens) among them; freed once they are read.
+        row: where its entries go; empty at first.
+        sampling: how its tokens are chosen, the seed given.
+        stop_tokens: tokens that end the answer.
+        footprint: its bytes.
+        stream: of its tokens.
+        deadline: seconds of `time.perf_counter` at which it ends; None for none.
+        place: of its row in the step, while it runs.
+    """
+
+    inputs: Mapping[str, torch.Tensor]
+    row: CacheRow
+    sampling: Sampling
+    stop_tokens: frozenset[int]
+    footprint: Footprint
+    stream: Stream
+    deadline: float | None = None
+    place: int = field(default=-1, init=False)
+    _given: int = field(default=0, init=False)
+
+    @property
+    def number(self) -> int:
+        """Its own."""
+        return self.stream.number
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of its prompt."""
+        return self.stream.prompt_tokens
+
+    def push(self, token: int) -> FinishReason | None:
+        """Give a token to the stream.
+
+        Returns:
+            Why it is the last one; None where more follow.
+        """
+        self.stream.push(token)
+        self._given += 1
+        if token in self.stop_tokens:
+            return "stop"
+        return "length" if self._given == self.sampling.max_new_tokens else None
+
+    def interruption(self) -> FinishReason | None:
+        """Why it is to end now, whatever it has said; None where it goes on."""
+        if self.stream.is_cancelled:
+            return "cancelled"
+        return "deadline" if self.deadline is not None and time.perf_counter() >= self.deadline else None

@@ -1,0 +1,128 @@
+"""Scheduling: which request is read next, and when; which run. Pure: nothing here knows of tensors or of time.
+
+Requests are read in the order in which they came. The first that waits is never passed by, so that none starves,
+however large it is; those that run make room for it by ending.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Generic, Protocol, TypeVar
+
+from prefixkv.engine.admission import Footprint, Ledger
+
+
+class Scheduled(Protocol):
+    """What a scheduler must know of a request."""
+
+    @property
+    def number(self) -> int:
+        """Its own."""
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Of its prompt."""
+
+    @property
+    def footprint(self) -> Footprint:
+        """Its bytes."""
+
+
+R = TypeVar("R", bound=Scheduled)
+
+
+class Scheduler(Generic[R]):
+    """Waiting, reading, running.
+
+    Attributes:
+        ledger: the bytes that are reserved.
+        waiting: those that were not read yet, the oldest first.
+        reading: the one whose prompt is read.
+        running: those that decode, by number.
+    """
+
+    def __init__(self, ledger: Ledger, most_rows: int, allowance: int | None) -> None:
+        """Begin with no request.
+
+        Args:
+            ledger: of the memory.
+            most_rows: that run at the same time.
+            allowance: prompt tokens that may be read for each step of running rows, on average: a prompt of so many
+                times the allowance is followed by as many steps before the next one is read. None: no steps between.
+        """
+        self.ledger = ledger
+        self.waiting: deque[R] = deque()
+        self.reading: R | None = None
+        self.running: dict[int, R] = {}
+        self._most_rows, self._allowance = most_rows, allowance
+        self._debt = 0
+        self._is_held = False
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether there is no request."""
+        return not self.waiting and self.reading is None and not self.running
+
+    def all(self) -> list[R]:
+        """All requests."""
+        return [*self.waiting, *([] if self.reading is None else [self.reading]), *self.running.values()]
+
+    def add(self, request: R) -> None:
+        """Have a request wait.
+
+        Raises:
+            BudgetTooSmallError: it does not fit the memory even alone.
+        """
+        self.ledger.check(request.footprint, request.prompt_tokens)
+        self.waiting.append(request)
+
+    def may_read(self) -> bool:
+        """Whether the first that waits can be read now; else running rows take a step first."""
+        if self.reading is not None or not self.waiting or len(self.running) >= self._most_rows:
+            return False
+        if self.running and (self._debt > 0 or self._is_held):
+            return False
+        return self.ledger.fits(self.waiting[0].footprint)
+
+    def next_to_read(self) -> R | None:
+        """The request that is to be read now, its bytes reserved; None where none can be."""
+        if not self.may_read():
+            return None
+        request = self.waiting.popleft()
+        self.ledger.begin(request.number, request.footprint)
+        self.reading = request
+        return request
+
+    def run(self, request: R) -> None:
+        """The request's prompt is read: from now on it takes steps."""
+        assert self.reading is request
+        self.reading = None
+        self.running[request.number] = request
+        self.ledger.run(request.number, request.footprint)
+        if self._allowance is not None:
+            self._debt = max(0, self._debt) + request.prompt_tokens
+
+    def put_back(self, request: R) -> None:
+        """The request could not be read beside those that run: it is tried again when one of them has ended."""
+        assert self.reading is request
+        self.reading = None
+        self.ledger.end(request.number)
+        self.waiting.appendleft(request)
+        self._is_held = True
+
+    def count_step(self) -> None:
+        """The running rows have taken a step."""
+        self._debt -= self._allowance or 0
+
+    def end(self, request: R) -> None:
+        """Forget a request, in whichever state it is, and free its bytes at once."""
+        if request is self.reading:
+            self.reading = None
+            self.ledger.end(request.number)
+        elif self.running.pop(request.number, None) is not None:
+            self.ledger.end(request.number)
+            self._is_held = False
+        else:
+            self.waiting.remove(request)
+        if not self.running:
+            self._debt = 0

@@ -1,0 +1,179 @@
+"""The engine's work: read what may be read, take a step with all that run, hand out the tokens. One thread does it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from prefixkv.cache import attention
+from prefixkv.engine.reader import read
+from prefixkv.engine.request import Request
+from prefixkv.engine.scheduler import Scheduler
+from prefixkv.engine.stepper import Stepper
+from prefixkv.engine.stream import FinishReason
+from prefixkv.engine.trace import Trace
+from prefixkv.errors import DeviceMemoryError
+
+AHEAD = 1
+"""Tokens that a row may read beyond the end of its answer, before its end is noticed."""
+
+
+class Worker:
+    """Works while there are requests.
+
+    Attributes:
+        scheduler: says what is done next; touched under `lock` only.
+        lock: held for a moment at a time, never while the model computes.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        scheduler: Scheduler[Request],
+        most_rows: int,
+        trace: Trace,
+        notify: Callable[[str], None],
+    ) -> None:
+        self.scheduler, self.lock = scheduler, threading.Lock()
+        self._model, self._trace = model, trace
+        self._stepper = Stepper(model, most_rows, notify)
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """See to it that a thread works; called under the lock."""
+        if self._thread is None:
+            # A daemon, so that a program may end whose answers nobody waits for.
+            self._thread = threading.Thread(target=self._work, name="prefixkv-engine", daemon=True)
+            self._thread.start()
+
+    def join(self) -> None:
+        """Wait until there is no request."""
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
+
+    def _work(self) -> None:
+        try:
+            with torch.no_grad(), attention.installed(self._model):
+                while not self._has_finished():
+                    self._turn()
+        except Exception as error:
+            # Nobody must wait for what does not come.
+            self._fail_all(error)
+            raise
+
+    def _fail_all(self, error: Exception) -> None:
+        with self.lock:
+            self._thread = None
+            requests = self.scheduler.all()
+            for request in requests:
+                self.scheduler.end(request)
+        for request in requests:
+            request.stream.fail(error)
+
+    def _has_finished(self) -> bool:
+        with self.lock:
+            if self.scheduler.is_idle:
+                self._thread = None
+                return True
+            return False
+
+    def _turn(self) -> None:
+        self._interrupt()
+        with self.lock:
+            request = self.scheduler.next_to_read()
+            reserved = self.scheduler.ledger.reserved_bytes
+        if request is not None:
+            self._trace.moment("admission", request=request.number, reserved_bytes=reserved)
+            self._read(request)
+        if self.scheduler.running and (request is None or not self._may_read()):
+            self._step()
+
+    def _may_read(self) -> bool:
+        with self.lock:
+            return self.scheduler.may_read()
+
+    def _interrupt(self) -> None:
+        """End what was cancelled and what is too late."""
+        with self.lock:
+            requests = self.scheduler.all()
+        for request in requests:
+            if reason := request.interruption():
+                self._end(request, reason)
+
+    def _read(self, request: Request) -> None:
+        try:
+            with self._trace.span("read", request=request.number, tokens=request.prompt_tokens):
+                token = read(self._model, request, AHEAD)
+        except torch.OutOfMemoryError as error:
+            failure: Exception | None = self._exhausted(error)
+        except Exception as error:  # whatever it is, it is this request's own
+            failure = error
+        else:
+            failure = None
+        # Out here, where an exception no longer holds on to the tensors of the pass that failed.
+        if failure is not None:
+            self._give_up(request, failure)
+            return
+        with self.lock:
+            self.scheduler.run(request)
+        if reason := request.push(token):
+            self._end(request, reason)
+        else:
+            request.place = self._stepper.join(request.row, token, request.sampling, step=1)
+
+    def _give_up(self, request: Request, failure: Exception) -> None:
+        """The prompt could not be read: it waits for memory if others run, else it has failed."""
+        request.row.reset()
+        with self.lock:
+            if isinstance(failure, DeviceMemoryError) and self.scheduler.running:
+                self.scheduler.put_back(request)
+                return
+            self.scheduler.end(request)
+        request.stream.fail(failure)
+
+    def _step(self) -> None:
+        running = dict(self.scheduler.running)
+        with self._trace.span("step", rows=len(running)):
+            try:
+                self._stepper.advance()
+                tokens = self._stepper.tokens()
+            except Exception as error:  # no row can go on
+                failure = self._exhausted(error) if isinstance(error, torch.OutOfMemoryError) else error
+                for request in running.values():
+                    self._leave(request)
+                    request.stream.fail(failure)
+                return
+        with self.lock:
+            self.scheduler.count_step()
+            reserved = self.scheduler.ledger.reserved_bytes
+        self._trace.count("rows", running=len(running))
+        self._trace.count("bytes", reserved=reserved)
+        for request in running.values():
+            if reason := request.push(tokens[request.place]):
+                self._end(request, reason)
+
+    def _end(self, request: Request, reason: FinishReason) -> None:
+        usage = request.row.usage() if request.row.seen_tokens else None
+        self._leave(request)
+        request.stream.end(reason, usage)
+
+    def _leave(self, request: Request) -> None:
+        """Free what a request holds."""
+        if request.place >= 0:
+            self._stepper.leave(request.place)
+            request.place = -1
+        request.row.reset()
+        with self.lock:
+            self.scheduler.end(request)
+        self._trace.moment("end", request=request.number)
+
+    def _exhausted(self, error: BaseException) -> DeviceMemoryError:
+        device: Any = self._model.device
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+        return DeviceMemoryError(f"{device} ran out of memory: give a smaller --budget or a smaller --memory")

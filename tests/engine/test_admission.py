@@ -1,0 +1,175 @@
+"""What is reserved for a request is never exceeded by its row, and never more than the memory is reserved."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import prefixkv
+from prefixkv.cache.capacity import Capacity
+from prefixkv.engine.admission import Footprint, Ledger
+from prefixkv.engine.scheduler import Scheduler
+from prefixkv.errors import BudgetTooSmallError
+from prefixkv.models.geometry import KVGeometry
+from prefixkv.policy.budget import Budget
+from prefixkv.policy.methods import METHODS, get_method
+from tests import tiny
+
+GEOMETRY = KVGeometry(layers=4, kv_heads=2, head_dim=16, dtype="float32")
+
+
+@dataclass(eq=False)
+class Asked:
+    number: int
+    prompt_tokens: int
+    footprint: Footprint
+    steps: int = 1
+
+
+def _capacity(budget: str, method: str) -> Capacity:
+    return Capacity(GEOMETRY, Budget.parse(budget), get_method(method))
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("budget", ["100%", "50%", "20%", "5%", "40KiB", "30tok"])
+@pytest.mark.parametrize("length", [9, 200])
+def test_a_row_stays_within_its_footprint(method: str, budget: str, length: int) -> None:
+    """All buffers, notes and queues of the row, read off their tensors after the prompt and after every step."""
+    model, new_tokens = tiny.llama(layers=4), 30
+    if METHODS[method].keeps_all and budget not in ("100%", "50%", "20%", "5%"):
+        budget = "400KiB"
+    footprint = Footprint.of(_capacity(budget, method), length, new_tokens)
+    with prefixkv.compress(model, budget, method) as cache:
+        for step in range(new_tokens + 1):
+            ids = tiny.text(1 if step else length, seed=step)
+            model(input_ids=ids, **cache.argument, use_cache=True)
+            if step == 0:
+                cache.row.reserve(new_tokens)
+            held = 0
+            for layer in cache.layers:
+                tensors = (layer.keys, layer.values, layer.positions, layer.importance, layer.order)
+                held += sum(tensor.untyped_storage().nbytes() for tensor in tensors if tensor is not None)
+            assert held <= footprint.running
+
+
+@pytest.mark.parametrize("method", ["h2o", "prefixkv", "guided", "full"])
+@pytest.mark.parametrize("budget", ["100%", "50%", "20%", "5%"])
+def test_footprints_are_not_much_larger_than_the_budget(method: str, budget: str) -> None:
+    """A row at a fifth of the cache reserves about a fifth of what a row that keeps everything does."""
+    geometry = KVGeometry(layers=32, kv_heads=8, head_dim=128, dtype="bfloat16")
+
+    def running(budget: str) -> int:
+        return Footprint.of(Capacity(geometry, Budget.parse(budget), get_method(method)), 1000, 100).running
+
+    share = 1.0 if METHODS[method].keeps_all else float(Budget.parse(budget).amount)
+    assert running(budget) <= 1.12 * share * running("100%")
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("budget", ["100%", "20%", "200KiB"])
+def test_reading_holds_no_more_than_is_reserved_for_it(method: str, budget: str) -> None:
+    """What waits and what is stored, looked at behind every layer of the prompt."""
+    model, length = tiny.llama(layers=8), 600
+    if METHODS[method].keeps_all:
+        budget = "100%"
+    most = 0
+
+    def look(layer: object, args: object, output: object) -> None:
+        nonlocal most
+        held = [part for layer in cache.row.layers for part in (layer.keys, layer.values, *(layer.arriving or ()))]
+        held += [part for layer in cache.row.layers for part in (layer.positions, layer.importance)]
+        most = max(
+            most, sum({part.data_ptr(): part.untyped_storage().nbytes() for part in held if part is not None}.values())
+        )
+
+    with prefixkv.compress(model, budget, method) as cache, torch.no_grad():
+        for layer in model.model.layers:
+            layer.register_forward_hook(look)
+        model(input_ids=tiny.text(length), **cache.argument, use_cache=True, logits_to_keep=1)
+    reserved = Footprint.of(cache.row.capacity, length, 1).reading
+    assert 0 < most <= reserved
+    assert reserved <= 12 * 2 * 2 * 16 * 4 * length * 1.2
+
+
+def test_what_can_never_fit_is_refused_with_both_sizes() -> None:
+    footprint = Footprint.of(_capacity("100%", "h2o"), 1000, 100)
+    with pytest.raises(BudgetTooSmallError, match=r"1,000 tokens .* need .* MiB .* memory is 97\.66 KiB"):
+        Ledger(100_000).check(footprint, 1000)
+    with pytest.raises(BudgetTooSmallError, match="keeps everything"):
+        Footprint.of(_capacity("100KiB", "full"), 1000, 100)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    sizes=st.lists(
+        st.tuples(st.integers(1, 900), st.integers(1, 500), st.integers(1, 500), st.integers(1, 40)), max_size=30
+    ),
+    most_rows=st.integers(1, 6),
+    allowance=st.sampled_from([None, 1, 50, 300]),
+    data=st.data(),
+)
+def test_every_request_is_read_in_its_turn_and_none_starves(
+    sizes: list[tuple[int, int, int, int]], most_rows: int, allowance: int | None, data: st.DataObject
+) -> None:
+    """Any arrivals, ends, cancellations and failures: memory and rows are never exceeded, and all is given back."""
+    scheduler: Scheduler[Asked] = Scheduler(Ledger(1000), most_rows, allowance)
+    coming = [
+        Asked(number, tokens, Footprint(reading, running), steps)
+        for number, (tokens, reading, running, steps) in enumerate(sizes)
+    ]
+    arrived: list[int] = []
+    cancelled: set[int] = set()
+    read: list[int] = []
+    for _ in itertools.count():
+        if coming and data.draw(st.booleans()):
+            scheduler.add(coming[0])
+            arrived.append(coming.pop(0).number)
+        alive = scheduler.all()
+        if alive and data.draw(st.integers(0, 9)) == 0:
+            gone = data.draw(st.sampled_from(alive))
+            scheduler.end(gone)
+            cancelled.add(gone.number)
+        if request := scheduler.next_to_read():
+            if scheduler.running and data.draw(st.integers(0, 9)) == 0:
+                scheduler.put_back(request)
+                assert scheduler.next_to_read() is None
+            else:
+                read.append(request.number)
+                scheduler.run(request)
+        elif scheduler.running:
+            scheduler.count_step()
+            for running in list(scheduler.running.values()):
+                running.steps -= 1
+                if running.steps <= 0:
+                    scheduler.end(running)
+        elif scheduler.waiting:
+            # Nothing runs: whatever waits first can begin.
+            raise AssertionError("the first of the line waits for nothing")
+        held = sum(other.footprint.running for other in scheduler.running.values())
+        assert held == scheduler.ledger.reserved_bytes <= 1000
+        assert len(scheduler.running) <= most_rows
+        if not coming and scheduler.is_idle:
+            break
+    assert read == [number for number in arrived if number in read]
+    assert {*read} | cancelled == {*arrived}
+    assert scheduler.ledger.reserved_bytes == 0
+
+
+def test_running_rows_take_steps_between_two_long_prompts() -> None:
+    scheduler: Scheduler[Asked] = Scheduler(Ledger(1000), 8, allowance=100)
+    for number in range(3):
+        scheduler.add(Asked(number, 1000, Footprint(1, 1)))
+    steps = []
+    while scheduler.waiting:
+        count = 0
+        while (request := scheduler.next_to_read()) is None:
+            scheduler.count_step()
+            count += 1
+        scheduler.run(request)
+        steps.append(count)
+    assert steps == [0, 10, 10]
