@@ -31,6 +31,7 @@ class Line:
         prompt: the question.
         sources: paths, absolute or from the file's folder, or http(s) addresses.
         label: the line's own `id`, if it has one.
+        max_new_tokens: its own longest answer; None where it says none.
         error: why the line cannot be asked; None for a good one.
     """
 
@@ -39,6 +40,7 @@ class Line:
     prompt: str = ""
     sources: tuple[str, ...] = ()
     label: Any = None
+    max_new_tokens: int | None = None
     error: str | None = None
 
     def pictures(self, folder: Path) -> tuple[Image.Image, ...]:
@@ -102,9 +104,13 @@ def _line(content: Any, number: int, digest: str) -> Line:
         return Line(number, digest, label=label, error=f"the prompt is {'empty' if prompt else 'missing'}: {SHAPE}")
     if not isinstance(sources, list) or not all(isinstance(source, str) and source for source in sources):
         return Line(number, digest, label=label, error=f"image is {repr(image)[:200]}: give a path, or a list of paths")
+    longest = content.get("max_new_tokens")
+    if longest is not None and (type(longest) is not int or longest < 1):
+        error = f"max_new_tokens is {repr(longest)[:200]}: give a whole number, 1 or more"
+        return Line(number, digest, label=label, error=error)
     asked = {name: value for name, value in content.items() if name in SETTINGS}
     digest = _digest(json.dumps([prompt, sources, asked], sort_keys=True).encode())
-    return Line(number, digest, prompt, tuple(sources), label)
+    return Line(number, digest, prompt, tuple(sources), label, longest)
 
 
 def _digest(content: bytes) -> str:

@@ -1,43 +1,62 @@
-"""A batch from its lines to its answers: pictures opened, rows put together, every record written when it is there."""
+"""A batch from its lines to its answers: every record is written when its answer is there."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import queue
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from prefixkv.batch.answers import answer_together
 from prefixkv.batch.lines import Line
-from prefixkv.batch.plan import Room
+from prefixkv.batch.preparation import Preparation
 from prefixkv.batch.results import ResultFile
-from prefixkv.cache.prefix_cache import PrefixKVCache
+from prefixkv.batch.speed import Speed
+from prefixkv.engine.engine import Engine
+from prefixkv.engine.stream import Stream
 from prefixkv.errors import PrefixKVError
-from prefixkv.inputs.prompts import Prompt, Turn
+from prefixkv.generation.sampling import Sampling
+from prefixkv.inputs.positions import answer_room
+from prefixkv.inputs.prompts import Prompt
 from prefixkv.models.loading import LoadedModel, Notify
-from prefixkv.policy.budget import Budget, format_bytes
-from prefixkv.policy.methods import get_method
+from prefixkv.policy.budget import Budget
 from prefixkv.profiles.config import PrefixConfig
 from prefixkv.profiles.guidance import find_look_ahead
-from prefixkv.transformers_compat import setting
 
-LOOKAHEAD = 32
-"""So many lines are opened, and put together by length, at a time. Lines are divided among processes by as many."""
-
-DEFAULT_MEMORY = 2**30
-"""For the caches of one batch, where there is no GPU."""
-GPU_SHARE = 0.6
-"""Of the memory that is free once the model is loaded."""
-
-Progress = Callable[[int], None]
+BLOCK = 32
+"""Lines are divided among processes by as many."""
+WAITING = 4
+"""Lines that are asked beyond those that can run, so that the engine never lacks one."""
+PULSE = 0.25
+"""Seconds between two reports while nothing ends."""
 
 
 def _silent(text: str) -> None:
     pass
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is.
+
+    Attributes:
+        ended: lines that have a record by now, of those that had none when the run began.
+        running: lines that are answered now.
+        tokens: generated so far.
+        seconds: since the run began.
+        used_bytes: that the caches hold.
+        reserved_bytes: for them.
+    """
+
+    ended: int
+    running: int
+    tokens: int
+    seconds: float
+    used_bytes: int
+    reserved_bytes: int
 
 
 @dataclass(frozen=True)
@@ -49,10 +68,11 @@ class Batch:
         folder: what the pictures' relative paths start from.
         budget: what each row may keep; or a configuration, which brings its shares and method.
         method: name of a method; not used with a configuration.
-        new_tokens: longest answer.
-        most_rows: answered together.
-        memory_bytes: for the caches of the rows that are answered together; a part of what is free where None.
+        new_tokens: longest answer, where a line does not say its own.
+        most_rows: answered together; fewer where memory does not suffice.
+        memory: for the caches of the rows that are answered together; a part of what is free where None.
         notify: called with one line where the method does without a profile.
+        trace: a file for a trace of reads and steps; None for none.
     """
 
     lines: Sequence[Line]
@@ -61,8 +81,9 @@ class Batch:
     method: str
     new_tokens: int = 512
     most_rows: int = 16
-    memory_bytes: int | None = None
+    memory: int | None = None
     notify: Notify = _silent
+    trace: Path | None = None
 
     def settings(self, loaded: LoadedModel) -> str:
         """Digest of all that an answer depends on besides its line."""
@@ -80,8 +101,8 @@ class Batch:
         done: Mapping[int, Any],
         process: int = 0,
         processes: int = 1,
-        progress: Progress = lambda lines: None,
-    ) -> None:
+        progress: Callable[[Progress], None] = lambda state: None,
+    ) -> Speed:
         """Answer what has no record.
 
         Args:
@@ -90,31 +111,40 @@ class Batch:
             done: records that are there, by line.
             process: number of this process.
             processes: how many share the lines.
-            progress: called with the number of lines that are done since the last call.
-        """
-        room = self._room(loaded)
-        for start in range(0, len(self.lines), LOOKAHEAD):
-            if start // LOOKAHEAD % processes != process:
-                continue
-            todo = [line for line in self.lines[start : start + LOOKAHEAD] if line.number not in done]
-            prompts: list[tuple[Line, Prompt]] = []
-            for line in todo:
-                try:
-                    prompts.append((line, self._prompt(loaded, line, room)))
-                except PrefixKVError as error:
-                    results.append(line, {"error": str(error)})
-                    progress(1)
-            for rows in room.batches([prompt.tokens for _, prompt in prompts]):
-                self._answer(loaded, [prompts[index] for index in rows], results, progress)
+            progress: called with how far the run is, whenever a line has ended and four times a second.
 
-    def _room(self, loaded: LoadedModel) -> Room:
-        memory = self.memory_bytes
-        if memory is None:
-            memory = DEFAULT_MEMORY
-            if loaded.device.type == "cuda":
-                memory = int(torch.cuda.mem_get_info(loaded.device)[0] * GPU_SHARE)
-        budget, method, _ = self._rule()
-        return Room(loaded.geometry, budget, get_method(method).keeps_all, memory, self.most_rows, self.new_tokens)
+        Returns:
+            How fast it was.
+        """
+        todo = [
+            line
+            for index, line in enumerate(self.lines)
+            if index // BLOCK % processes == process and line.number not in done
+        ]
+        engine = Engine(
+            loaded,
+            self.method,
+            self.memory,
+            self.most_rows,
+            # Nobody reads along: the sooner rows run, the more run together.
+            allowance=None,
+            trace=self.trace,
+            notify=self.notify,
+        )
+        with engine:
+            run = _Run(self, loaded, engine, results, progress)
+            prompts = Preparation(loaded, self.folder).prompts(todo, self.most_rows + WAITING)
+            try:
+                for line, prompt in prompts:
+                    run.ask(line, prompt)
+                    while len(run.asked) >= self.most_rows + WAITING:
+                        run.take()
+                while run.asked:
+                    run.take()
+            finally:
+                prompts.close()
+        run.speed.seconds = time.perf_counter() - run.began
+        return run.speed
 
     def _rule(self) -> tuple[Budget, str, Sequence[float] | None]:
         """Each row's budget, the method, and the layers' shares where a configuration gives them."""
@@ -122,64 +152,66 @@ class Batch:
             return self.budget.as_budget(), self.budget.method, self.budget.keep_fractions
         return self.budget, self.method, None
 
-    def _prompt(self, loaded: LoadedModel, line: Line, room: Room) -> Prompt:
-        """The line as model inputs.
 
-        Raises:
-            PrefixKVError: it cannot be asked; says why.
-        """
-        if line.error is not None:
-            raise PrefixKVError(line.error)
-        if line.sources and not loaded.takes_images:
-            raise PrefixKVError(f"model {loaded.id!r} reads no images: leave image away, or choose another model")
-        if loaded.id == "demo" and not line.sources:
-            raise PrefixKVError("the demo model answers questions about a picture: give an image")
-        pictures = line.pictures(self.folder)
-        try:
-            prompt = Prompt(loaded.processor, [Turn(line.prompt, pictures)])
-        # What a model's processor raises for a picture that it cannot take is of many kinds.
-        except Exception as error:
-            reason = " ".join(str(error).split())[:200] or type(error).__name__
-            raise PrefixKVError(f"the model's processor cannot take this line: {reason}") from error
-        longest = setting(loaded.model.config.get_text_config(decoder=True), "max_position_embeddings")
-        if longest is not None and prompt.tokens > longest:
-            raise PrefixKVError(f"the prompt has {prompt.tokens:,} tokens, and the model reads {longest:,}: shorten it")
-        needed = room.batch_bytes(prompt.tokens, 1)
-        if needed > room.memory_bytes:
-            raise PrefixKVError(
-                f"the prompt's {prompt.tokens:,} tokens need {format_bytes(needed)} for their cache, and there are "
-                f"{format_bytes(room.memory_bytes)}: give a smaller --budget or more --memory"
-            )
-        return prompt
+@dataclass
+class _Run:
+    """One run of a batch on an engine.
 
-    def _answer(
-        self, loaded: LoadedModel, rows: Sequence[tuple[Line, Prompt]], results: ResultFile, progress: Progress
-    ) -> None:
-        """Answer rows together; where the device's memory does not suffice, in two halves."""
+    Attributes:
+        asked: the lines that the engine has, by their request's number.
+    """
+
+    batch: Batch
+    loaded: LoadedModel
+    engine: Engine
+    results: ResultFile
+    progress: Callable[[Progress], None]
+    asked: dict[int, Line] = field(default_factory=dict)
+    speed: Speed = field(default_factory=Speed)
+    began: float = field(default_factory=time.perf_counter)
+    ended: int = 0
+    _streams: queue.SimpleQueue[Stream] = field(default_factory=queue.SimpleQueue)
+
+    def ask(self, line: Line, prompt: Prompt | PrefixKVError) -> None:
+        """Give a line to the engine; what cannot be asked has its record at once."""
+        if isinstance(prompt, PrefixKVError):
+            self._record(line, {"error": str(prompt)})
+            return
+        sampling = Sampling(line.max_new_tokens or self.batch.new_tokens)
         try:
-            answers = answer_together(loaded, [prompt for _, prompt in rows], self._new_cache(loaded), self.new_tokens)
-        except torch.OutOfMemoryError:
-            answers = None
-        # Out here, where the exception no longer holds on to the tensors of the pass that failed.
-        if answers is not None:
-            for (line, _), answer in zip(rows, answers, strict=True):
-                results.append(line, answer)
-            progress(len(rows))
-        elif len(rows) == 1:
-            results.append(rows[0][0], {"error": f"{loaded.device} ran out of memory: give a smaller --budget"})
-            progress(1)
+            room = answer_room(self.loaded.model.config, prompt.tokens)
+            # A shorter answer says so itself: it ends by its length.
+            sampling = sampling.within(room, _silent)
+            stream = self.engine.submit(prompt, self.batch.budget, sampling, on_end=self._streams.put)
+        except PrefixKVError as error:
+            self._record(line, {"error": str(error)})
         else:
-            torch.cuda.empty_cache()
-            middle = len(rows) // 2
-            for half in (rows[:middle], rows[middle:]):
-                self._answer(loaded, half, results, progress)
+            self.asked[stream.number] = line
 
-    def _new_cache(self, loaded: LoadedModel) -> Callable[[int], PrefixKVCache]:
-        budget, method, shares = self._rule()
-        look_ahead = find_look_ahead(loaded.model, loaded.identity, method, _silent)
+    def take(self) -> None:
+        """Wait for a line's end, and write its record."""
+        try:
+            stream = self._streams.get(timeout=PULSE)
+        except queue.Empty:
+            self._report()
+            return
+        line = self.asked.pop(stream.number)
+        try:
+            tokens = stream.result()
+        except PrefixKVError as error:
+            self._record(line, {"error": str(error)})
+            return
+        self.speed.add(stream.submitted_at, stream.times)
+        answer = self.loaded.tokenizer.decode(tokens, skip_special_tokens=True).strip()
+        record = {"answer": answer, "prompt_tokens": stream.prompt_tokens, "new_tokens": len(tokens)}
+        self._record(line, record | {"finish_reason": stream.finish_reason})
 
-        def new_cache(rows: int) -> PrefixKVCache:
-            whole = Budget(budget.text, budget.kind, budget.amount * rows) if budget.kind == "bytes" else budget
-            return PrefixKVCache(loaded.geometry, whole, method, shares, look_ahead=look_ahead)
+    def _record(self, line: Line, content: dict[str, Any]) -> None:
+        self.results.append(line, content)
+        self.ended += 1
+        self._report()
 
-        return new_cache
+    def _report(self) -> None:
+        engine, seconds = self.engine, time.perf_counter() - self.began
+        sizes = engine.used_bytes, engine.reserved_bytes
+        self.progress(Progress(self.ended, engine.running, engine.generated_tokens, seconds, *sizes))

@@ -101,6 +101,7 @@ class Engine:
         sampling: Sampling | None = None,
         deadline: float | None = None,
         stop_tokens: Collection[int] | None = None,
+        on_end: Callable[[Stream], None] = lambda stream: None,
     ) -> Stream:
         """Ask; returns at once.
 
@@ -111,6 +112,7 @@ class Engine:
                 whatever else is asked.
             deadline: seconds from now after which the answer ends as it is.
             stop_tokens: that end the answer; the model's own where None.
+            on_end: called with the stream when the answer has ended, in the engine's thread, which it must not hold up.
 
         Returns:
             The answer's tokens as they come.
@@ -131,7 +133,7 @@ class Engine:
         row = self._new_row(budget)
         footprint = self._footprint(row, ids.shape[1], sampling.max_new_tokens)
         stops = self._stop_tokens if stop_tokens is None else frozenset(stop_tokens)
-        stream = Stream(next(self._numbers), ids.shape[1], self)
+        stream = Stream(next(self._numbers), ids.shape[1], self, on_end)
         ends_at = None if deadline is None else stream.submitted_at + deadline
         with self._worker.lock:
             if self._is_closed:
@@ -155,6 +157,16 @@ class Engine:
         """Bytes that are reserved now."""
         with self._worker.lock:
             return self._worker.scheduler.ledger.reserved_bytes
+
+    @property
+    def used_bytes(self) -> int:
+        """Bytes of the entries that running requests hold, as they were a moment ago."""
+        return self._worker.used_bytes
+
+    @property
+    def generated_tokens(self) -> int:
+        """Tokens that were given to all streams so far."""
+        return self._worker.generated_tokens
 
     @property
     def running(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from typing import Any, Literal
 
 from prefixkv.cache.usage import CacheUsage
@@ -21,25 +22,30 @@ class Stream:
             where an error did.
         usage: what its cache held at the end; None until then, and where nothing was read.
         submitted_at: when it was asked, by `time.perf_counter`.
-        first_token_at: when its first token was there; None before.
-        last_token_at: when its newest token was there; None before.
+        times: when each token was there, by the same clock.
     """
 
-    def __init__(self, number: int, prompt_tokens: int, owner: Any = None) -> None:
+    def __init__(
+        self,
+        number: int,
+        prompt_tokens: int,
+        owner: Any = None,
+        on_end: Callable[[Stream], None] = lambda stream: None,
+    ) -> None:
         """Begin an empty answer.
 
         Args:
             number: of the request.
             prompt_tokens: of its prompt.
             owner: kept alive as long as the stream, so that nobody else has to.
+            on_end: called with the stream when its answer has ended, in a thread of the engine's.
         """
-        self._owner = owner
+        self._owner, self._on_end = owner, on_end
         self.number, self.prompt_tokens = number, prompt_tokens
         self.finish_reason: FinishReason | None = None
         self.usage: CacheUsage | None = None
         self.submitted_at = time.perf_counter()
-        self.first_token_at: float | None = None
-        self.last_token_at: float | None = None
+        self.times: list[float] = []
         self.is_cancelled = False
         self._changed = threading.Condition()
         self._tokens: list[int] = []
@@ -102,9 +108,7 @@ class Stream:
     def push(self, token: int) -> None:
         """Add a token; called by the engine."""
         with self._changed:
-            self.last_token_at = time.perf_counter()
-            if self.first_token_at is None:
-                self.first_token_at = self.last_token_at
+            self.times.append(time.perf_counter())
             self._tokens.append(token)
             self._changed.notify_all()
 
@@ -113,9 +117,11 @@ class Stream:
         with self._changed:
             self.finish_reason, self.usage, self._is_done = reason, usage, True
             self._changed.notify_all()
+        self._on_end(self)
 
     def fail(self, error: Exception) -> None:
         """Note that the answer cannot be had; called by the engine."""
         with self._changed:
             self._error, self._is_done = error, True
             self._changed.notify_all()
+        self._on_end(self)

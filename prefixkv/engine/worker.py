@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +21,8 @@ from prefixkv.errors import DeviceMemoryError
 
 AHEAD = 1
 """Tokens that a row may read beyond the end of its answer, before its end is noticed."""
+LOOK_SECONDS = 0.25
+"""Between two counts of the bytes that are in use."""
 
 
 class Worker:
@@ -28,6 +31,8 @@ class Worker:
     Attributes:
         scheduler: says what is done next; touched under `lock` only.
         lock: held for a moment at a time, never while the model computes.
+        used_bytes: that running rows held when they were last looked at.
+        generated_tokens: given to all streams so far.
     """
 
     def __init__(
@@ -42,6 +47,8 @@ class Worker:
         self._model, self._trace = model, trace
         self._stepper = Stepper(model, most_rows, notify)
         self._thread: threading.Thread | None = None
+        self.used_bytes = self.generated_tokens = 0
+        self._looked_at = 0.0
 
     def start(self) -> None:
         """See to it that a thread works; called under the lock."""
@@ -121,7 +128,7 @@ class Worker:
             return
         with self.lock:
             self.scheduler.run(request)
-        if reason := request.push(token):
+        if reason := self._push(request, token):
             self._end(request, reason)
         else:
             request.place = self._stepper.join(request.row, token, request.sampling, step=1)
@@ -154,8 +161,19 @@ class Worker:
         self._trace.count("rows", running=len(running))
         self._trace.count("bytes", reserved=reserved)
         for request in running.values():
-            if reason := request.push(tokens[request.place]):
+            if reason := self._push(request, tokens[request.place]):
                 self._end(request, reason)
+        self._look()
+
+    def _push(self, request: Request, token: int) -> FinishReason | None:
+        self.generated_tokens += 1
+        return request.push(token)
+
+    def _look(self) -> None:
+        """Count what the rows hold, now and then: it takes the host as long as a step of some models."""
+        if (now := time.perf_counter()) - self._looked_at >= LOOK_SECONDS:
+            self._looked_at = now
+            self.used_bytes = sum(request.row.usage().kept_bytes for request in self.scheduler.running.values())
 
     def _end(self, request: Request, reason: FinishReason) -> None:
         usage = request.row.usage() if request.row.seen_tokens else None

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from prefixkv.errors import OptionError
 from prefixkv.home import find_file
 from prefixkv.models.loading import check_device_name, check_dtype_name, check_model_name, load_model
-from prefixkv.policy.budget import Budget
+from prefixkv.policy.budget import Budget, format_bytes
 from prefixkv.policy.methods import DEFAULT_METHOD, get_method
 from prefixkv.profiles.config import PrefixConfig
 from prefixkv_cli import options, output
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from prefixkv.batch.lines import Line
     from prefixkv.batch.results import ResultFile
     from prefixkv.batch.run import Batch
+    from prefixkv.batch.run import Progress as BatchProgress
+    from prefixkv.batch.speed import Speed
 
 
 def batch(
@@ -33,7 +35,9 @@ def batch(
     method: options.MethodOption = DEFAULT_METHOD,
     config: options.ConfigOption = None,
     max_new_tokens: options.MaxNewTokensOption = 512,
-    rows: Annotated[int, typer.Option("--rows", help="Most lines that are answered together.")] = 16,
+    rows: Annotated[
+        int, typer.Option("--rows", help="Most lines that are answered together; memory may allow fewer.")
+    ] = 16,
     memory: Annotated[
         str | None,
         typer.Option(
@@ -42,6 +46,10 @@ def batch(
             help="What the caches of lines answered together may take, such as 4GiB.",
             show_default="1GiB, or 60% of the GPU's free memory",
         ),
+    ] = None,
+    trace: Annotated[
+        Path | None,
+        typer.Option("--trace", metavar="FILE", help="Write reads and steps for chrome://tracing or Perfetto."),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin anew where FILE of --out exists.")] = False,
     device: options.DeviceOption = "auto",
@@ -55,11 +63,11 @@ def batch(
 ) -> None:
     """Answer every line of a file, many at a time; each answer is what it would be alone.
 
-    The budget is each line's own. An `image` may be a list of several; relative paths start from the file's folder. A
-    bad line gets a record with `error` and its number, the others are answered, and the exit code is 1. A run that was
-    stopped goes on where it was; one that is finished does nothing again, but tries once more what met an error.
-    Answers are known by what was asked: lines may move, and those that ask the same are answered once.
-    `accelerate launch -m prefixkv_cli batch ...` divides the lines among processes.
+    The budget is each line's own. An `image` may be a list of several; relative paths start from the file's folder;
+    `max_new_tokens` is the line's own longest answer. A bad line gets a record with `error` and its number, the others
+    are answered, and the exit code is 1. A run that was stopped goes on where it was; one that is finished does nothing
+    again, but tries once more what met an error. Answers are known by what was asked: lines may move, and those that
+    ask the same are answered once. `accelerate launch -m prefixkv_cli batch ...` divides the lines among processes.
 
     Example: prefixkv batch questions.jsonl --out answers.jsonl --budget 20%
     """
@@ -86,14 +94,16 @@ def batch(
     with Launch(device) as launch:
         notify = output.notice if launch.is_main else _silent
         memory_bytes = int(size.amount) if size else None
-        asked = Batch(lines, file.parent, rule, method, max_new_tokens, rows, memory_bytes, notify)
+        if trace is not None and launch.number:
+            trace = trace.with_name(f"{trace.name}.{launch.number}")
+        asked = Batch(lines, file.parent, rule, method, max_new_tokens, rows, memory_bytes, notify, trace)
         placed = device if device_map is not None else launch.device
         loaded = load_model(model, device=placed, dtype=dtype, notify=notify, placement=placement)
-        records = _run(asked, loaded, out, launch, overwrite)
+        speed, records = _run(asked, loaded, out, launch, overwrite)
     if records is None:
         return
     errors = [records[line.number] for line in lines if "error" in records[line.number]]
-    _report(out, lines, errors, json)
+    _report(out, lines, errors, speed, json)
     if errors:
         raise typer.Exit(1)
 
@@ -112,10 +122,13 @@ def _rule(budget: str, method: str, config: str | None) -> Budget | PrefixConfig
     return PrefixConfig.load(find_file("configs", config))
 
 
-def _run(asked: Batch, loaded: Any, out: Path, launch: Any, overwrite: bool) -> dict[int, dict[str, Any]] | None:
-    """All records; None in a process that does not report."""
+def _run(
+    asked: Batch, loaded: Any, out: Path, launch: Any, overwrite: bool
+) -> tuple[Speed, dict[int, dict[str, Any]] | None]:
+    """How fast it was, and all records; None in a process that does not report."""
     from prefixkv.batch.lines import repeated
     from prefixkv.batch.results import ResultFile
+    from prefixkv.batch.speed import Speed
 
     if isinstance(asked.budget, PrefixConfig):
         asked.budget.require_model(loaded.identity)
@@ -129,21 +142,25 @@ def _run(asked: Batch, loaded: Any, out: Path, launch: Any, overwrite: bool) -> 
     # A line that asks what an earlier one asks has its answer in the end.
     done: dict[int, Any] = repeated(asked.lines) | results.read()
     launch.wait()
-    columns = (TextColumn("answering"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("answering"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[doing]}"))
     shown = launch.is_main and output.is_terminal(sys.stderr) and not output.is_quiet()
-    with Progress(*columns, console=output.stderr_console(), transient=True, disable=not shown) as bar:
-        task = bar.add_task("answering", total=len(asked.lines), completed=len(done))
-        # Only this process's own lines are seen here: each stands for one of every process.
-        step = launch.count
-        asked.run(
-            loaded, results, done, launch.number, launch.count, lambda count: bar.update(task, advance=count * step)
-        )
+    with Progress(
+        *columns, TimeRemainingColumn(), console=output.stderr_console(), transient=True, disable=not shown
+    ) as bar:
+        task = bar.add_task("answering", total=len(asked.lines), completed=len(done), doing="")
+
+        def show(state: BatchProgress) -> None:
+            # Only this process's own lines are seen here: each stands for one of every process.
+            bar.update(task, completed=len(done) + state.ended * launch.count, doing=_doing(state))
+
+        own = asked.run(loaded, results, done, launch.number, launch.count, show)
     launch.wait()
+    speed = Speed.together(launch.gather([own]))
     if not launch.is_main:
-        return None
+        return speed, None
     records = results.gather(asked.lines)
     results.release()
-    return records
+    return speed, records
 
 
 def _say_what_is_there(results: ResultFile, answered: int, lines: int) -> None:
@@ -158,13 +175,34 @@ def _say_what_is_there(results: ResultFile, answered: int, lines: int) -> None:
         )
 
 
-def _report(out: Path, lines: list[Line], errors: list[dict[str, Any]], json: bool) -> None:
+def _doing(state: BatchProgress) -> str:
+    """The live line's middle, such as `12 running, 310 tokens/s, cache 40 MiB of 52 MiB`."""
+    speed = state.tokens / state.seconds if state.seconds else 0.0
+    sizes = f"{format_bytes(state.used_bytes)} of {format_bytes(state.reserved_bytes)}"
+    return f"{state.running} running, {speed:,.0f} tokens/s, cache {sizes}"
+
+
+def _report(out: Path, lines: list[Line], errors: list[dict[str, Any]], speed: Speed, json: bool) -> None:
     for record in errors[:5]:
         output.notice(f"line {record['line']}: {record['error']}")
     if len(errors) > 5:
         output.notice(f"and {len(errors) - 5} more lines with errors")
     output.notice(f"{len(lines) - len(errors)} answers and {len(errors)} errors are in {out}")
+    measured = speed.as_dict()
+    if measured["tokens_per_second"] is not None:
+        output.notice(_spoken(measured))
     if json:
-        output.write_json(
-            {"out": str(out), "answers": len(lines) - len(errors), "errors": [record["line"] for record in errors]}
-        )
+        answers = {"answers": len(lines) - len(errors), "errors": [record["line"] for record in errors]}
+        output.write_json({"out": str(out)} | answers | {"speed": measured})
+
+
+def _spoken(speed: dict[str, Any]) -> str:
+    """One line of what was measured: the median, and what 90 and 99 % are within."""
+    said = f"{speed['tokens_per_second']:,.1f} tokens/s"
+    for name, unit, scale in (
+        ("first_token_seconds", "s to the first token", 1),
+        ("token_seconds", "ms a token", 1000),
+    ):
+        if found := speed[name]:
+            said += "; " + " / ".join(f"{value * scale:.3g}" for value in found.values()) + f" {unit}"
+    return said + (" (median / 90 % / 99 %)" if speed["first_token_seconds"] else "")

@@ -68,7 +68,13 @@ def test_195_answers_and_5_errors(run: Run, tmp_path: Path, options: list[str], 
     file, out = _write(tmp_path / "questions.jsonl", lines), tmp_path / "answers.jsonl"
     done = run("batch", str(file), "--out", str(out), *options, "--json")
     assert done.returncode == 1, done.stderr
-    assert json.loads(done.stdout) == {"out": str(out), "answers": 195, "errors": [11, 58, 100, 101, 200]}
+    said = json.loads(done.stdout)
+    speed = said.pop("speed")
+    assert said == {"out": str(out), "answers": 195, "errors": [11, 58, 100, 101, 200]}
+    assert 195 <= speed["tokens"] <= 195 * TOKENS
+    assert speed["tokens_per_second"] == pytest.approx(speed["tokens"] / speed["seconds"])
+    for name in ("first_token_seconds", "token_seconds"):
+        assert 0 < speed[name]["median"] <= speed[name]["p90"] <= speed[name]["p99"] < speed["seconds"]
     records = _records(out)
     assert [record["line"] for record in records] == list(range(1, 201))
     said = {record["line"]: record["error"] for record in records if "error" in record}

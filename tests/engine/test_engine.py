@@ -52,8 +52,8 @@ requests = st.tuples(
 
 @pytest.mark.filterwarnings("ignore:guided works without look-ahead")
 @pytest.mark.parametrize("method", METHODS)
-@settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
-@given(asked=st.lists(requests, min_size=1, max_size=9), rows=st.integers(1, 6), data=st.data())
+@settings(max_examples=3, deadline=None, suppress_health_check=list(HealthCheck))
+@given(asked=st.lists(requests, min_size=1, max_size=6), rows=st.integers(1, 6), data=st.data())
 def test_any_arrivals_give_what_each_gives_alone(
     model: Any, method: str, asked: list[Any], rows: int, data: st.DataObject
 ) -> None:

@@ -1,0 +1,78 @@
+"""Lines made into prompts ahead of need: pictures are decoded and processed by threads while the model computes."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+from prefixkv.batch.lines import Line
+from prefixkv.errors import PrefixKVError
+from prefixkv.inputs.prompts import Prompt, Turn
+from prefixkv.models.loading import LoadedModel
+
+THREADS = 4
+
+
+class Preparation:
+    """Opens the lines of a batch."""
+
+    def __init__(self, loaded: LoadedModel, folder: Path) -> None:
+        """Prepare for one model.
+
+        Args:
+            loaded: the model.
+            folder: what relative paths of pictures start from.
+        """
+        self._loaded, self._folder = loaded, folder
+        # A tokenizer of transformers cannot be used by two threads at the same time.
+        self._processor = threading.Lock()
+
+    def prompts(self, lines: Iterable[Line], ahead: int) -> Generator[tuple[Line, Prompt | PrefixKVError], None, None]:
+        """The lines in their order, each with its prompt or with why it cannot be asked.
+
+        Args:
+            lines: of the batch file.
+            ahead: lines that are opened before they are asked for.
+
+        Yields:
+            As many pairs as there are lines.
+        """
+        with ThreadPoolExecutor(THREADS, "prefixkv-pictures") as threads:
+            waiting: deque[tuple[Line, Future[Prompt | PrefixKVError]]] = deque()
+            try:
+                for line in lines:
+                    waiting.append((line, threads.submit(self._opened, line)))
+                    if len(waiting) > ahead:
+                        first, prompt = waiting.popleft()
+                        yield first, prompt.result()
+                while waiting:
+                    first, prompt = waiting.popleft()
+                    yield first, prompt.result()
+            finally:
+                threads.shutdown(wait=False, cancel_futures=True)
+
+    def _opened(self, line: Line) -> Prompt | PrefixKVError:
+        try:
+            return self._prompt(line)
+        except PrefixKVError as error:
+            return error
+
+    def _prompt(self, line: Line) -> Prompt:
+        """The line as model inputs.
+
+        Raises:
+            PrefixKVError: it cannot be asked; says why.
+        """
+        loaded = self._loaded
+        if line.error is not None:
+            raise PrefixKVError(line.error)
+        if line.sources and not loaded.takes_images:
+            raise PrefixKVError(f"model {loaded.id!r} reads no images: leave image away, or choose another model")
+        if loaded.id == "demo" and not line.sources:
+            raise PrefixKVError("the demo model answers questions about a picture: give an image")
+        pictures = line.pictures(self._folder)
+        with self._processor:
+            return Prompt(loaded.processor, [Turn(line.prompt, pictures)])
