@@ -100,9 +100,9 @@ def test_an_answer_is_repeatable_by_its_seed_alone() -> None:
 
 
 def test_the_rarest_noise_is_finite() -> None:
-    """Of a billion tokens none is drawn only because a logarithm was infinite: every noise is looked at."""
+    """No token is drawn only because a logarithm was infinite."""
     from prefixkv.generation.choice import _UNIFORM_BITS, _gumbel
 
     assert ((2**_UNIFORM_BITS - 1 + torch.tensor(0.5)) / 2**_UNIFORM_BITS) < 1
-    for seed in range(4):
-        assert _gumbel(torch.tensor([seed]), torch.tensor([0]), 2**22).isfinite().all()
+    for seed in range(2):
+        assert _gumbel(torch.tensor([seed]), torch.tensor([0]), 2**20).isfinite().all()

@@ -1,0 +1,72 @@
+"""Whatever the order of admission, the records are the same; memory bounds how many lines run together."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prefixkv.batch.lines import read_lines
+from prefixkv.batch.results import ResultFile
+from prefixkv.batch.run import Batch, Progress
+from prefixkv.policy.budget import Budget
+
+WORDS = ["ba", "ce", "di", "fo", "gu", "ha"]
+
+
+@pytest.fixture(scope="module")
+def loaded(model_folder: Path) -> Any:
+    from prefixkv.models.loading import load_model
+
+    return load_model(str(model_folder), "cpu")
+
+
+def _file(path: Path, count: int = 24) -> Path:
+    drawn = random.Random(3)
+    lines: list[dict[str, Any]] = [
+        {"prompt": " ".join(drawn.choices(WORDS, k=drawn.randint(1, 60))), "max_new_tokens": drawn.randint(1, 12)}
+        for _ in range(count)
+    ]
+    del lines[5]["max_new_tokens"]
+    path.write_text("\n".join(json.dumps(line) for line in lines))
+    return path
+
+
+def _run(loaded: Any, file: Path, out: Path, rows: int, memory: int | None = None) -> list[Progress]:
+    batch = Batch(read_lines(file), file.parent, Budget.parse("30%"), "prefixkv", 4, rows, memory)
+    states: list[Progress] = []
+    results = ResultFile(out, batch.settings(loaded))
+    batch.run(loaded, results, {}, progress=states.append)
+    results.gather(batch.lines)
+    return states
+
+
+def test_answers_do_not_depend_on_what_runs_together(loaded: Any, tmp_path: Path) -> None:
+    file = _file(tmp_path / "lines.jsonl")
+    found = []
+    for rows, memory in ((1, None), (3, None), (16, None), (16, 400_000)):
+        out = tmp_path / f"{rows}-{memory}.jsonl"
+        states = _run(loaded, file, out, rows, memory)
+        found.append(out.read_bytes())
+        assert states[-1].ended == 24
+        assert max(state.running for state in states) <= rows
+        assert all(state.reserved_bytes <= (memory or 2**30) for state in states)
+    assert len(set(found)) == 1
+    records = [json.loads(line) for line in found[0].splitlines()]
+    asked = [json.loads(line).get("max_new_tokens", 4) for line in file.read_text().splitlines()]
+    assert all(record["new_tokens"] <= most for record, most in zip(records, asked, strict=True))
+    assert states[-1].tokens == sum(record["new_tokens"] for record in records)
+    assert {record["finish_reason"] for record in records} <= {"length", "stop"}
+
+
+@pytest.mark.parametrize("longest", ["3", 0, -1, 2.5, True, [4]])
+def test_a_line_with_no_length_says_so(tmp_path: Path, longest: Any) -> None:
+    file = tmp_path / "lines.jsonl"
+    file.write_text(json.dumps({"prompt": "ba", "max_new_tokens": longest, "id": 7}))
+    (line,) = read_lines(file)
+    assert line.error is not None
+    assert f"max_new_tokens is {longest!r}" in line.error
+    assert line.label == 7
