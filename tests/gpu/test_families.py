@@ -11,6 +11,7 @@ import torch
 import prefixkv
 from prefixkv.inputs.padded_batch import padded_batch
 from prefixkv.inputs.prompts import Prompt, Turn
+from prefixkv.transformers_compat import cache_argument
 from tests.families import checks
 from tests.families.tiny_models import FAMILIES, Tiny
 from tests.gpu.device import DEVICE
@@ -51,11 +52,11 @@ def test_ragged_rows(tiny: Tiny, budget: str) -> None:
     options = {"max_new_tokens": NEW_TOKENS, "do_sample": False}
     with prefixkv.compress(model, budget, "h2o") as together:
         inputs = loaded.on_device(padded_batch(prompts, pad_token=0))
-        answers = model.generate(**inputs, past_key_values=together, **options)[:, -NEW_TOKENS:]
+        answers = model.generate(**inputs, **cache_argument(together), **options)[:, -NEW_TOKENS:]
     assert answers.shape == (len(prompts), NEW_TOKENS)
     for index, prompt in enumerate(prompts):
         with prefixkv.compress(model, budget, "h2o") as alone:
-            model.generate(**loaded.on_device(prompt.inputs), past_key_values=alone, **options)
+            model.generate(**loaded.on_device(prompt.inputs), **cache_argument(alone), **options)
         for layer in range(loaded.geometry.layers):
             rows = together.kept_positions(layer)[index]
             for ours, theirs in zip(rows, alone.kept_positions(layer)[0], strict=True):
