@@ -29,7 +29,7 @@ LEVELS = (
 USES_NO_TRANSFORMERS = {"errors", "documents", "home", "platforms", "kernels", "policy", "inputs", "machine", "workers"}
 USES_INSIDE_OF_TRANSFORMERS = {
     "transformers_compat",
-    "cache/attention",
+    "cache/compressed_attention",
     "cache/refusals",
     "cache/windows",
     "models/pretrained",
