@@ -77,7 +77,7 @@ def test_turn_event_is_what_json_prints(chat: Run) -> None:
 def test_long_answer_has_stats_and_an_interrupted_one_ends_with_130(scene: Path, model_folder: Path) -> None:
     words = [*PROGRAM, "chat", str(scene), "--model", str(model_folder), "-p", "ba", "--json-lines"]
     child = subprocess.Popen(
-        [*words, "--max-new-tokens", "20000", "--method", "prefixkv"],
+        [*words, "--max-new-tokens", "16000", "--method", "prefixkv"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         stdin=subprocess.DEVNULL,
@@ -195,7 +195,7 @@ def test_terminated_answer_leaves_no_half_line(scene: Path, model_folder: Path) 
     """Killed at any moment, all lines but the last parse."""
     words = [*PROGRAM, "chat", str(scene), "--model", str(model_folder), "-p", "ba", "--json-lines"]
     child = subprocess.Popen(
-        [*words, "--max-new-tokens", "20000"], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, env=ENVIRONMENT
+        [*words, "--max-new-tokens", "16000"], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, env=ENVIRONMENT
     )
     assert child.stdout is not None
     first = b"".join(child.stdout.readline() for _ in range(11))
