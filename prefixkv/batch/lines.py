@@ -5,18 +5,25 @@ from __future__ import annotations
 import codecs
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from prefixkv.errors import PrefixKVError
+from prefixkv.errors import OptionError, PrefixKVError
+from prefixkv.generation.sampling import Sampling
 from prefixkv.inputs.picture_source import open_source
 
-SETTINGS = ("system", "max_new_tokens", "temperature", "top_p", "top_k", "seed", "stop")
-"""Fields of a line that its answer depends on, besides its prompt and its pictures."""
+KINDS: dict[str, tuple[type, ...]] = {
+    "max_new_tokens": (int,),
+    "temperature": (int, float),
+    "top_p": (int, float),
+    "top_k": (int,),
+    "seed": (int,),
+}
+"""Fields of a line that say how its answer is chosen, as `prefixkv.generation.sampling` knows them, and their types."""
 SHAPE = 'give an object such as {"image": "cat.jpg", "prompt": "What is this?"}'
 
 
@@ -31,7 +38,8 @@ class Line:
         prompt: the question.
         sources: paths, absolute or from the file's folder, or http(s) addresses.
         label: the line's own `id`, if it has one.
-        max_new_tokens: its own longest answer; None where it says none.
+        system: its own instructions before the question; empty for none.
+        sampling: what it says of how its answer is chosen: arguments of `Sampling`.
         error: why the line cannot be asked; None for a good one.
     """
 
@@ -40,7 +48,8 @@ class Line:
     prompt: str = ""
     sources: tuple[str, ...] = ()
     label: Any = None
-    max_new_tokens: int | None = None
+    system: str = ""
+    sampling: Mapping[str, Any] = field(default_factory=dict)
     error: str | None = None
 
     def pictures(self, folder: Path) -> tuple[Image.Image, ...]:
@@ -104,13 +113,22 @@ def _line(content: Any, number: int, digest: str) -> Line:
         return Line(number, digest, label=label, error=f"the prompt is {'empty' if prompt else 'missing'}: {SHAPE}")
     if not isinstance(sources, list) or not all(isinstance(source, str) and source for source in sources):
         return Line(number, digest, label=label, error=f"image is {repr(image)[:200]}: give a path, or a list of paths")
-    longest = content.get("max_new_tokens")
-    if longest is not None and (type(longest) is not int or longest < 1):
-        error = f"max_new_tokens is {repr(longest)[:200]}: give a whole number, 1 or more"
-        return Line(number, digest, label=label, error=error)
-    asked = {name: value for name, value in content.items() if name in SETTINGS}
+    system = content.get("system") or ""
+    if not isinstance(system, str):
+        return Line(number, digest, label=label, error=f"system is {repr(system)[:200]}: give a text")
+    if content.get("stop"):
+        return Line(number, digest, label=label, error="stop is not known here: leave it away, and cut the answer")
+    sampling = {name: content[name] for name in KINDS if content.get(name) is not None}
+    try:
+        for name, value in sampling.items():
+            if type(value) not in KINDS[name]:
+                raise OptionError(f"{name} is {repr(value)[:200]}: give a {'whole ' * (KINDS[name] == (int,))}number")
+        Sampling(**sampling)
+    except OptionError as error:
+        return Line(number, digest, label=label, error=str(error))
+    asked = sampling | ({"system": system} if system else {})
     digest = _digest(json.dumps([prompt, sources, asked], sort_keys=True).encode())
-    return Line(number, digest, prompt, tuple(sources), label, longest)
+    return Line(number, digest, prompt, tuple(sources), label, system, sampling)
 
 
 def _digest(content: bytes) -> str:

@@ -75,4 +75,7 @@ class Preparation:
             raise PrefixKVError("the demo model answers questions about a picture: give an image")
         pictures = line.pictures(self._folder)
         with self._processor:
-            return Prompt(loaded.processor, [Turn(line.prompt, pictures)])
+            prompt = Prompt(loaded.processor, [Turn(line.prompt, pictures)], line.system)
+            if line.system and not prompt.shows_system():
+                raise PrefixKVError(f"model {loaded.id!r} takes no system text: say it in the prompt")
+            return prompt

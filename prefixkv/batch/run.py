@@ -177,7 +177,7 @@ class _Run:
         if isinstance(prompt, PrefixKVError):
             self._record(line, {"error": str(prompt)})
             return
-        sampling = Sampling(line.max_new_tokens or self.batch.new_tokens)
+        sampling = Sampling(**{"max_new_tokens": self.batch.new_tokens} | dict(line.sampling))
         try:
             room = answer_room(self.loaded.model.config, prompt.tokens)
             # A shorter answer says so itself: it ends by its length.

@@ -64,10 +64,11 @@ def batch(
     """Answer every line of a file, many at a time; each answer is what it would be alone.
 
     The budget is each line's own. An `image` may be a list of several; relative paths start from the file's folder;
-    `max_new_tokens` is the line's own longest answer. A bad line gets a record with `error` and its number, the others
-    are answered, and the exit code is 1. A run that was stopped goes on where it was; one that is finished does nothing
-    again, but tries once more what met an error. Answers are known by what was asked: lines may move, and those that
-    ask the same are answered once. `accelerate launch -m prefixkv_cli batch ...` divides the lines among processes.
+    `system`, `max_new_tokens`, `temperature`, `top_p`, `top_k` and `seed` may stand in a line. A bad line gets a record
+    with `error` and its number, the others are answered, and the exit code is 1. A run that was stopped goes on where
+    it was; one that is finished does nothing again, but tries once more what met an error. Answers are known by what
+    was asked: lines may move, and those that ask the same are answered once. `accelerate launch -m prefixkv_cli batch
+    ...` divides the lines among processes.
 
     Example: prefixkv batch questions.jsonl --out answers.jsonl --budget 20%
     """
