@@ -17,7 +17,7 @@ from prefixkv.models.geometry import KVGeometry
 from prefixkv.models.loading import LoadedModel
 from prefixkv.transformers_compat import cache_argument
 from tests import tiny
-from tests.generation.test_decoding_step import qwen2
+from tests.engine.test_captured_rows import qwen2
 
 pytestmark = pytest.mark.gpu
 
