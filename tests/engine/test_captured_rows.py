@@ -160,7 +160,10 @@ def test_rows_that_come_and_go_store_what_they_store_alone(data: st.DataObject) 
                 logits = rows.advance(tokens)
                 for index, (place, (_, same)) in enumerate(sorted(here.items())):
                     expected = read_tokens(model, PrefixKVCache.of_rows([same]), tokens[place : place + 1])
-                    torch.testing.assert_close(logits[index], expected[0], rtol=1e-4, atol=1e-4)
+                    # A new entry that is packed may be rounded to the other side of a step, by the last bit of a sum:
+                    # one step of one element, which moves a logit in the fourth digit.
+                    allowed = 1e-4 if same.bits is None else 5e-3
+                    torch.testing.assert_close(logits[index], expected[0], rtol=allowed, atol=allowed)
     for one, same in here.values():
         assert kept(one) == kept(same)
         assert one.seen_tokens == same.seen_tokens
