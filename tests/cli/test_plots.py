@@ -11,8 +11,8 @@ from prefixkv.errors import PrefixKVError
 from prefixkv_cli.plots.bench_plot import draw_benchmark
 from prefixkv_cli.plots.eval_plot import draw_evaluation
 
-# What matplotlib warns of is what a user would see on the screen.
-pytestmark = pytest.mark.filterwarnings("error::UserWarning")
+# It would stand on a user's screen.
+pytestmark = pytest.mark.filterwarnings("error:No artists")
 
 
 @pytest.fixture
