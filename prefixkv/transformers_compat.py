@@ -153,3 +153,12 @@ def is_capturing_hook(hook: Callable[..., Any]) -> bool:
     It changes nothing, and notes nothing unless the pass asks for hidden states or attention.
     """
     return str(getattr(hook, "__module__", "")).startswith("transformers.utils.")
+
+
+def first_position(config: Any) -> int:
+    """The position of a text's first token: PaliGemma counts from 1, all others from 0.
+
+    Args:
+        config: of the whole model.
+    """
+    return int(config.model_type == "paligemma")

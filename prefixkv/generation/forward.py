@@ -8,7 +8,7 @@ import torch
 from transformers import PreTrainedModel
 
 from prefixkv.cache.prefix_cache import PrefixKVCache
-from prefixkv.transformers_compat import cache_argument
+from prefixkv.transformers_compat import cache_argument, first_position
 
 
 def read_tokens(model: PreTrainedModel, cache: PrefixKVCache, tokens: torch.Tensor) -> torch.Tensor:
@@ -25,7 +25,9 @@ def read_tokens(model: PreTrainedModel, cache: PrefixKVCache, tokens: torch.Tens
     options: dict[str, Any] = {}
     if cache.next_positions is None:
         # Where positions have several axes they follow from what the rows have read (`prefixkv.cache.positions`).
-        options["position_ids"] = torch.tensor([row.position for row in cache.rows], device=tokens.device)[:, None]
+        first = first_position(model.config)
+        positions = [first + row.position for row in cache.rows]
+        options["position_ids"] = torch.tensor(positions, device=tokens.device)[:, None]
     with torch.no_grad():
         output = model(input_ids=tokens[:, None], **cache_argument(cache), use_cache=True, logits_to_keep=1, **options)
     return output.logits[:, -1].float()

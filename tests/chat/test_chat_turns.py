@@ -61,7 +61,8 @@ def test_stopped_turn_is_kept_exactly_as_far_as_it_was_said(demo: LoadedModel, m
     """The next answers are those of a conversation in which that answer was as long as what was said, and no longer."""
     stopped, cut = begun(demo, method=method), begun(demo, method=method)
     answer = stopped.ask("Describe the image.")
-    for _ in range(2):
+    # What is left of the picture under the paper's code may end the answer with its second word.
+    for _ in range(1 if method == "prefixkv-release" else 2):
         next(answer)
     answer.close()
     assert stopped.last_answer is not None
