@@ -123,6 +123,8 @@ def _line(content: Any, number: int, digest: str) -> Line:
         for name, value in sampling.items():
             if type(value) not in KINDS[name]:
                 raise OptionError(f"{name} is {repr(value)[:200]}: give a {'whole ' * (KINDS[name] == (int,))}number")
+        if sampling.get("max_new_tokens", 1) < 1:
+            raise OptionError(f"max_new_tokens is {sampling['max_new_tokens']}: give a whole number, 1 or more")
         Sampling(**sampling)
     except OptionError as error:
         return Line(number, digest, label=label, error=str(error))

@@ -127,6 +127,13 @@ def kept(row: CacheRow) -> list[Any]:
     return [(layer.kept_positions.tolist(), layer.queue.tolist()) for layer in row.layers]
 
 
+def a_code_has_flipped(one: CacheRow, same: CacheRow) -> bool:
+    """Whether rows that pack store the same entries, but for some elements that are one byte's step apart."""
+    pairs = zip(one.layers, same.layers, strict=True)
+    parts = [(getattr(a, name), getattr(b, name), a.kept_tokens) for a, b in pairs for name in ("keys", "values")]
+    return same.bits is not None and any(not torch.equal(a[:, :, :kept], b[:, :, :kept]) for a, b, kept in parts)
+
+
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_rows_that_come_and_go_store_what_they_store_alone(data: st.DataObject) -> None:
@@ -160,10 +167,10 @@ def test_rows_that_come_and_go_store_what_they_store_alone(data: st.DataObject) 
                 logits = rows.advance(tokens)
                 for index, (place, (_, same)) in enumerate(sorted(here.items())):
                     expected = read_tokens(model, PrefixKVCache.of_rows([same]), tokens[place : place + 1])
-                    # A new entry that is packed may be rounded to the other side of a step, by the last bit of a sum:
-                    # one step of one element, which moves a logit in the fourth digit.
-                    allowed = 1e-4 if same.bits is None else 5e-3
-                    torch.testing.assert_close(logits[index], expected[0], rtol=allowed, atol=allowed)
+                    if not torch.allclose(logits[index], expected[0], rtol=1e-4, atol=1e-4):
+                        # The last bit of a sum may round an element that is packed to the other side of a step.
+                        assert a_code_has_flipped(*here[place])
+                        torch.testing.assert_close(logits[index], expected[0], rtol=5e-3, atol=5e-3)
     for one, same in here.values():
         assert kept(one) == kept(same)
         assert one.seen_tokens == same.seen_tokens
