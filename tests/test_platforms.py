@@ -54,7 +54,7 @@ def test_kernels_are_not_taken_by_a_torch_for_amd(monkeypatch: pytest.MonkeyPatc
 
 WITHOUT_POSIX = """
 import os, sys
-import psutil
+import platformdirs, psutil
 import torch, transformers, accelerate, PIL.Image, safetensors.torch, matplotlib.pyplot, prompt_toolkit, multiprocessing
 for name in ("fcntl", "grp", "pwd", "resource", "syslog", "termios", "tty"):
     sys.modules[name] = None

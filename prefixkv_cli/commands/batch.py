@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from prefixkv.errors import OptionError
 from prefixkv.home import find_file
@@ -16,6 +14,7 @@ from prefixkv.policy.budget import Budget, format_bytes
 from prefixkv.policy.methods import DEFAULT_METHOD, get_method
 from prefixkv.profiles.config import PrefixConfig
 from prefixkv_cli import options, output
+from prefixkv_cli.progress_bar import progress_bar
 
 if TYPE_CHECKING:
     from prefixkv.batch.lines import Line
@@ -143,16 +142,12 @@ def _run(
     # A line that asks what an earlier one asks has its answer in the end.
     done: dict[int, Any] = repeated(asked.lines) | results.read()
     launch.wait()
-    columns = (TextColumn("answering"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[doing]}"))
-    shown = launch.is_main and output.is_terminal(sys.stderr) and not output.is_quiet()
-    with Progress(
-        *columns, TimeRemainingColumn(), console=output.stderr_console(), transient=True, disable=not shown
-    ) as bar:
-        task = bar.add_task("answering", total=len(asked.lines), completed=len(done), doing="")
+    with progress_bar("answering", total=len(asked.lines), shown=launch.is_main) as update:
+        update(completed=len(done))
 
         def show(state: BatchProgress) -> None:
             # Only this process's own lines are seen here: each stands for one of every process.
-            bar.update(task, completed=len(done) + state.ended * launch.count, doing=_doing(state))
+            update(completed=len(done) + state.ended * launch.count, note=_doing(state))
 
         own = asked.run(loaded, results, done, launch.number, launch.count, show)
     launch.wait()

@@ -13,6 +13,7 @@ from prefixkv.errors import OptionError, PrefixKVError
 from prefixkv.generation.sampling import Sampling
 from prefixkv.models.loading import check_device_name, check_dtype_name, check_model_name
 from prefixkv_cli import options, output
+from prefixkv_cli.progress_bar import progress_bar
 
 if TYPE_CHECKING:
     from prefixkv.evaluation.run import Evaluation
@@ -151,14 +152,9 @@ def _metrics(text: str | None) -> tuple[str, ...]:
 
 
 def _run(evaluation: Evaluation) -> dict[str, Any] | None:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("measuring"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    hidden = output.is_quiet() or not output.is_terminal(sys.stderr)
-    with Progress(*columns, console=output.stderr_console(), transient=True, disable=hidden) as bar:
-        task = bar.add_task("measuring", total=None)
+    with progress_bar("measuring") as update:
         try:
-            return evaluation.run(lambda done, total: bar.update(task, completed=done, total=total), output.notice)
+            return evaluation.run(lambda done, total: update(completed=done, total=total), output.notice)
         except KeyboardInterrupt:
             output.notice("stopped: the same command goes on from here")
             raise

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from prefixkv.errors import OptionError
 from prefixkv.home import find_file, named_file
@@ -21,6 +19,7 @@ from prefixkv.models.loading import (
 )
 from prefixkv.profiles.profile import LayerProfile
 from prefixkv_cli import options, output
+from prefixkv_cli.progress_bar import progress_bar
 from prefixkv_cli.tables.profile_table import difference_table, profile_table
 
 if TYPE_CHECKING:
@@ -161,17 +160,12 @@ def measure_to(
     notify = output.notice if is_main else _silent
     placed = launch.device if launch and (placement is None or placement.device_map is None) else device
     loaded = load_model(model, device=placed, dtype=dtype, notify=notify, placement=placement)
-    columns = (TextColumn("measuring"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = output.stderr_console()
-    with Progress(
-        *columns, console=console, transient=True, disable=not (is_main and output.is_terminal(sys.stderr))
-    ) as bar:
-        task = bar.add_task("measuring", total=len(samples))
+    with progress_bar("measuring", total=len(samples), shown=is_main) as update:
         measured = LayerProfile.measure(
             loaded,
             samples,
             source,
-            progress=lambda done: bar.update(task, completed=done),
+            progress=lambda done: update(completed=done),
             notify=notify,
             launch=launch,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import socket
 import subprocess
 import sys
 import warnings
@@ -33,6 +34,18 @@ ENVIRONMENT = {
 def environment() -> dict[str, str]:
     """The variables of the next run: `ENVIRONMENT`, and the home that a test may have set meanwhile."""
     return ENVIRONMENT | {name: os.environ[name] for name in ("PREFIXKV_HOME",) if name in os.environ}
+
+
+def launched(*options: str) -> list[str]:
+    """The command line that starts the program in processes of accelerate's launcher, which takes these options.
+
+    The port is one that nothing listens on: the launcher's lower versions hand on 0 as it stands.
+    """
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = str(listener.getsockname()[1])
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", *options, "--main_process_port", port]
+    return [*launcher, "-m", "prefixkv_cli"]
 
 
 def run_in_new_process(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from PIL import Image
 from prefixkv.chat.conversation import Conversation
 from prefixkv.generation.sampling import Sampling
 from prefixkv.models.loading import load_model
-from tests.cli.program import ENVIRONMENT, PROGRAM, Run
+from tests.cli.program import ENVIRONMENT, PROGRAM, Run, launched
 
 WORDS = ["ba", "ce", "di", "fo", "gu", "ha"]
 TOKENS = 6
@@ -167,8 +166,7 @@ def test_two_processes_write_what_one_writes(run: Run, tmp_path: Path, options: 
     file = _write(tmp_path / "questions.jsonl", lines)
     alone, together = tmp_path / "alone.jsonl", tmp_path / "together.jsonl"
     run("batch", str(file), "--out", str(alone), *options)
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
-    command = [*launcher, "--main_process_port", "0", "-m", "prefixkv_cli", "batch", str(file), "--out", str(together)]
+    command = [*launched("--multi_gpu", "--num_processes", "2"), "batch", str(file), "--out", str(together)]
     done = subprocess.run([*command, *options], env=ENVIRONMENT, capture_output=True, text=True, timeout=400)
     assert done.stderr.count("69 answers and 1 errors") == 1, done.stderr
     assert together.read_bytes() == alone.read_bytes()

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import pytest
 
 from prefixkv.demo.evaluate import answer_questions
 from prefixkv.demo.questions import question_set
-from tests.cli.program import ENVIRONMENT, PROGRAM, Run
+from tests.cli.program import ENVIRONMENT, PROGRAM, Run, launched
 
 QUICK = ("eval", "--model", "demo", "--processes", "1", "--budgets", "100%,20%", "--methods", "full,local,h2o")
 ONE_METHOD = (*QUICK[:-1], "h2o", "--metrics", "accuracy")
@@ -148,8 +147,8 @@ def test_interrupt_keeps_what_was_measured(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "launcher",
     [
-        pytest.param(["accelerate.commands.launch", "--cpu", "--num_processes", "2"], id="cpu"),
-        pytest.param(["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"], id="torchrun"),
+        pytest.param(["--cpu", "--num_processes", "2"], id="cpu"),
+        pytest.param(["--multi_gpu", "--num_processes", "2"], id="torchrun"),
     ],
 )
 def test_launched_processes_share_the_samples_and_print_once(run: Run, tmp_path: Path, launcher: list[str]) -> None:
@@ -157,10 +156,13 @@ def test_launched_processes_share_the_samples_and_print_once(run: Run, tmp_path:
     arguments = ["eval", "--model", "demo", "--device", "cpu", "--data", "scenes:16:2", "--metrics", "accuracy"]
     arguments += ["--budgets", "100%,20%", "--methods", "h2o", "--json"]
     alone = run(*arguments, "--processes", "1", "--out", str(tmp_path / "alone"))
-    command = [sys.executable, "-m", *launcher, "--main_process_port", "0", "-m", "prefixkv_cli"]
     out = tmp_path / "together"
     together = subprocess.run(
-        [*command, *arguments, "--out", str(out)], env=ENVIRONMENT, capture_output=True, text=True, timeout=200
+        [*launched(*launcher), *arguments, "--out", str(out)],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=200,
     )
     assert together.returncode == 0, together.stderr
     assert together.stdout == alone.stdout

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from tests.cli.program import ENVIRONMENT, Run
+from tests.cli.program import ENVIRONMENT, Run, launched
 
 
 @pytest.mark.exhaustive
@@ -31,9 +30,8 @@ def test_two_processes_measure_what_one_measures(
     arguments = ["profile", "--model", str(model_folder), "--images", str(pictures), "--device", "cpu", "--json"]
     alone = run(*arguments, "--out", str(tmp_path / "alone.json"))
     assert alone.returncode == 0, alone.stderr
-    start = [sys.executable, "-m", "accelerate.commands.launch", *launcher, "--main_process_port", "0"]
     out = tmp_path / "together.json"
-    command = [*start, "-m", "prefixkv_cli", *arguments, "--out", str(out)]
+    command = [*launched(*launcher), *arguments, "--out", str(out)]
     together = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=400)
     assert together.returncode == 0, together.stderr
     assert together.stderr.count("saved ") == 1

@@ -25,23 +25,26 @@ from tests.families.checks import CHECKS, loaded
 from tests.families.tiny_models import FAMILIES, Tiny
 
 
+def _tiny(family: str) -> Tiny:
+    """A small model of a family; where the installed transformers cannot read its pictures, the test is skipped."""
+    try:
+        return FAMILIES[family]()
+    except ImportError as error:
+        reason = " ".join(str(error).split())[:60]
+        pytest.skip(f"this transformers reads {family}'s pictures with torchvision only: {reason}")
+
+
 @pytest.mark.exhaustive(keep=24)
 @pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_family(family: str, check: Callable[[Tiny], None]) -> None:
-    try:
-        tiny = FAMILIES[family]()
-    except ImportError as error:
-        pytest.skip(
-            f"this transformers reads {family}'s pictures with torchvision only: {' '.join(str(error).split())[:60]}"
-        )
-    check(tiny)
+    check(_tiny(family))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_fused_layers_are_made_or_refused_by_a_reason(family: str) -> None:
     """On a GPU every model is asked whether its decoder is one that is read in fused layers."""
-    model = FAMILIES[family]().model
+    model = _tiny(family).model
     layers = model.get_decoder().layers
     if type(layers[0]).__name__ in LLAMA_LIKE:
         assert len(DecoderWeights.of(model).layers) == len(layers)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.cli.program import launched
 from tests.gpu.conftest import Program
 from tests.gpu.device import DEVICE
 
@@ -71,8 +72,7 @@ def test_processes_on_one_gpu_give_the_same(program: Program, alone: Path, tmp_p
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 def test_processes_on_two_gpus_give_the_same(alone: Path, tmp_path: Path) -> None:
     """And leave no process group open, which NCCL would tell at the end."""
-    launch = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0")
-    done = started(sys.executable, *launch, "-m", "prefixkv_cli", *EVAL, "--out", str(tmp_path / "eval"))
+    done = started(*launched("--multi_gpu", "--num_processes", "2"), *EVAL, "--out", str(tmp_path / "eval"))
     assert done.returncode == 0, done.stderr
     assert "destroy_process_group" not in done.stderr
     assert len(list((tmp_path / "eval").glob("records-*.jsonl"))) == 2
