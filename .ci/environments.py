@@ -4,7 +4,8 @@ A   the newest torch with its Triton: `make test`, and every kernel compiled ahe
 B   a torch without Triton: ruff, mypy, `make demo`, and what `make test-all` has beyond `make test`
 C   the lowest Triton that is taken: its interpreter runs the kernels' tests of `make test`, and their further cases but
     those of attention, which take half an hour
-D   the lower bounds of pyproject.toml on the lowest Python: `make test` of the engine and of six commands
+D   the lower bounds of pyproject.toml on the lowest Python: `make test` of what most depends on libraries (cache, saved
+    contexts, families, models, profiles) and of six commands
 
 One part that fails does not hide the next. An environment is installed while the one before it is in use. Only Python,
 make and pip's registry are needed. Arguments choose environments: `.ci/run A C`.
@@ -115,9 +116,7 @@ def environments() -> dict[str, Environment]:
     """All of them by name, in the order in which they run."""
     kernels, compiled = "tests/kernels", "tests/kernels/test_ahead_of_time.py"
     long = [f"--ignore {kernels}/test_{name}.py" for name in ("ahead_of_time", "column_attention", "decode_attention")]
-    parts = " ".join(
-        f"tests/{part}" for part in ("cache", "chat", "policy", "profiles", "generation", "families", "models")
-    )
+    parts = " ".join(f"tests/{part}" for part in ("cache", "chat/test_context.py", "families", "models", "profiles"))
     engine = f"tests/test_*.py {parts}"
     commands = " ".join(f"tests/cli/test_{name}.py" for name in ("batch", "chat", "contexts", "eval", "help", "search"))
     found = interpreters()
@@ -154,7 +153,7 @@ def environments() -> dict[str, Environment]:
             "lowest",
             (f"TORCH={lower_bounds()}", "TRANSFORMERS=", f"PYTHON={lowest_python(found)}"),
             {
-                "make test: engine, commands": ("test", f"ARGS={engine} {commands}"),
+                "make test, in part": ("test", f"ARGS={engine} {commands}"),
                 "syntax on every Python here": ("compile", f"PYTHONS={pythons}"),
             },
         ),

@@ -9,6 +9,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -42,6 +43,7 @@ def test_short(): pass
 """
 
 
+@pytest.mark.exhaustive
 def test_make_test_shows_every_value_and_the_rest_is_all_that_is_left(tmp_path: Path) -> None:
     (tmp_path / "test_cases.py").write_text(CASES_OF_ONE_TEST)
     usual, rest, whole = (_collected(tmp_path, *options) for options in ((), ("--rest",), ("--all",)))

@@ -70,6 +70,7 @@ for words in %r:
 """
 
 
+@pytest.mark.exhaustive
 def test_commands_need_no_posix(tmp_path: Path) -> None:
     """The modules and functions that Windows lacks are taken away; files may not be moved while they are open."""
     picture, model = str(tmp_path / "scene.png"), ["--model", "demo", "--device", "cpu"]

@@ -59,6 +59,7 @@ def test_three_turns_equal_stock_on_the_whole_cache(demo: LoadedModel, method: s
     assert notices == []
 
 
+@pytest.mark.exhaustive
 def test_every_kind_of_question_equals_stock(demo: LoadedModel) -> None:
     asked = {question.kind: (scene, question) for scene, question in question_set(2 * len(KINDS), seed=404)}
     assert len(asked) == len(KINDS)
@@ -77,6 +78,7 @@ def test_a_fifth_of_the_cache_is_a_fifth(demo: LoadedModel) -> None:
     assert len({layer.kept_tokens for layer in usage.layers}) > 3
 
 
+@pytest.mark.exhaustive(keep=1)
 @pytest.mark.parametrize(("method", "share"), [("prefixkv", 0.4), ("guided", 0.1)])
 def test_hard_limit_holds_through_a_long_answer(demo: LoadedModel, method: str, share: float) -> None:
     """200 new tokens on a share of the full cache's bytes, looked at after every piece of text."""
@@ -169,6 +171,7 @@ def test_text_model_refuses_images(demo: LoadedModel) -> None:
         said(conversation, "What is this?", draw_scene(1).image)
 
 
+@pytest.mark.exhaustive
 def test_batch_free_memory_of_scoring_is_linear() -> None:
     """A prompt of 8,192 tokens through two layers takes at most twice the memory of one of 4,096."""
     from tests import tiny

@@ -55,7 +55,7 @@ def assert_same_cache(one: Conversation, other: Conversation) -> None:
     assert all(map(torch.equal, *([layer.queue for layer in each.cache.layers] for each in (one, other))))
 
 
-@pytest.mark.exhaustive(keep=4)
+@pytest.mark.exhaustive(keep=2)
 @pytest.mark.parametrize("method", EVICTING)
 def test_stopped_turn_is_kept_exactly_as_far_as_it_was_said(demo: LoadedModel, method: str) -> None:
     """The next answers are those of a conversation in which that answer was as long as what was said, and no longer."""
@@ -74,7 +74,7 @@ def test_stopped_turn_is_kept_exactly_as_far_as_it_was_said(demo: LoadedModel, m
     assert [said(stopped, question) for question in LATER] == [said(cut, question) for question in LATER]
 
 
-@pytest.mark.exhaustive(keep=4)
+@pytest.mark.exhaustive(keep=2)
 @pytest.mark.parametrize("budget", ["20%", "400KiB"])
 @pytest.mark.parametrize("method", EVICTING)
 def test_turn_that_fails_in_the_middle_was_never_asked(demo: LoadedModel, method: str, budget: str) -> None:
@@ -99,7 +99,7 @@ def test_turn_that_fails_in_the_middle_was_never_asked(demo: LoadedModel, method
     assert [said(failed, question) for question in LATER] == [said(never, question) for question in LATER]
 
 
-@pytest.mark.exhaustive(keep=4)
+@pytest.mark.exhaustive(keep=2)
 @pytest.mark.parametrize("method", EVICTING)
 def test_undone_turn_was_never_asked(demo: LoadedModel, method: str) -> None:
     undone, never = begun(demo, method=method), begun(demo, method=method)
@@ -132,6 +132,7 @@ def test_more_turns_than_are_remembered_are_read_again(demo: LoadedModel) -> Non
     assert_same_cache(conversation, fresh)
 
 
+@pytest.mark.exhaustive(keep=1)
 @pytest.mark.parametrize(("budget", "method"), [("50%", "prefixkv"), ("20%", "h2o"), ("1MiB", "prefixkv")])
 def test_changed_budget_is_that_of_a_conversation_read_in_one_go(demo: LoadedModel, budget: str, method: str) -> None:
     changed, other = begun(demo), begun(demo, "100%")
@@ -155,6 +156,7 @@ def test_refused_budget_changes_nothing(demo: LoadedModel) -> None:
     assert_same_cache(conversation, same)
 
 
+@pytest.mark.exhaustive
 def test_second_picture_later_in_the_conversation_equals_stock(demo: LoadedModel) -> None:
     first, second = draw_scene(31).image, draw_scene(32).image
     conversation = Conversation(demo, "100%")
@@ -194,6 +196,7 @@ def test_system_text_comes_first_and_is_refused_where_there_is_no_place_for_it(d
         demo.processor.chat_template = template
 
 
+@pytest.mark.exhaustive
 def test_ten_turns_stay_within_a_byte_budget_and_each_reads_its_own_question_only(demo: LoadedModel) -> None:
     """What the first token of turn 10 waits for is no more than at turn 2: the question, and a cache of 1 MiB."""
     limit = 2**20

@@ -47,7 +47,7 @@ def begun(demo: LoadedModel, budget: Any = "20%", method: str = "prefixkv", seed
     return conversation
 
 
-@pytest.mark.exhaustive(keep=6)
+@pytest.mark.exhaustive(keep=4)
 @pytest.mark.parametrize("budget", ["20%", "400KiB", "120tok"])
 @pytest.mark.parametrize("method", [name for name, method in METHODS.items() if not method.keeps_all])
 def test_loaded_context_goes_on_as_if_it_had_never_been_saved(

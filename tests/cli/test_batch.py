@@ -160,6 +160,7 @@ def test_other_settings_are_not_mixed_in(run: Run, tmp_path: Path, options: list
     assert out.read_bytes() != before
 
 
+@pytest.mark.exhaustive
 def test_two_processes_write_what_one_writes(run: Run, tmp_path: Path, options: list[str]) -> None:
     lines: list[Any] = _questions(tmp_path, 70)
     lines[40] = "broken"

@@ -13,6 +13,7 @@ from tests.cli.program import Run
 QUICK = ("--new-tokens", "5", "--repeats", "1", "--device", "cpu", "--method", "h2o")
 
 
+@pytest.mark.exhaustive
 def test_every_cell_is_measured_against_stock_generate(run: Run, tmp_path: Path) -> None:
     """Cells in order; bytes that follow from the shape; a share of the cache that is the budget's."""
     out, picture = tmp_path / "figures.json", tmp_path / "figures.png"

@@ -63,7 +63,7 @@ def replay(tokens: int) -> tuple[Conversation, list[str]]:
     return conversation, [*answers, said(conversation, AFTER)]
 
 
-@pytest.mark.exhaustive(keep=1)
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("columns", WIDTHS)
 def test_conversation_from_start_to_a_new_process(start: Start, tmp_path: Path, columns: int) -> None:
     """An interrupted turn is kept exactly as far as it was said: the next answer is that of a run cut there."""

@@ -34,6 +34,7 @@ def _records(folder: Path) -> list[dict[str, Any]]:
     ]
 
 
+@pytest.mark.exhaustive
 def test_scenes_are_judged_and_weighed(run: Run, tmp_path: Path) -> None:
     out, plot = tmp_path / "out", tmp_path / "plot.svg"
     done = run(*QUICK, "--data", "scenes:13:9", "--json", "--out", str(out), "--plot", str(plot))
@@ -128,6 +129,7 @@ def test_more_methods_and_samples_are_added_and_other_settings_refused(run: Run,
     assert "other settings (max_new_tokens)" in refused.stderr
 
 
+@pytest.mark.exhaustive
 def test_interrupt_keeps_what_was_measured(tmp_path: Path) -> None:
     out = tmp_path / "out"
     arguments = [*PROGRAM, *QUICK, "--data", "scenes:30", "--out", str(out)]

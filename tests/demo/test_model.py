@@ -109,12 +109,14 @@ def test_the_forward_of_training_is_that_of_the_stock_model(model, processor):
             torch.testing.assert_close(ours[0, torch.from_numpy(chosen)][1:], wanted, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.exhaustive
 def test_the_model_answers_and_needs_the_picture(model, processor):
     pairs = question_set(30, 2024)
     assert accuracy(pairs, answer_questions(model, processor, pairs))["accuracy"] >= 0.92
     assert accuracy(pairs, answer_questions(model, processor, pairs, blank=True))["accuracy"] < 0.45
 
 
+@pytest.mark.exhaustive
 def test_the_bundled_picture_is_one_that_the_model_understands(model, processor):
     scene = draw_scene(SCENE_SEED)
     with Image.open(scene_path()) as image:

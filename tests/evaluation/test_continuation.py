@@ -47,6 +47,7 @@ def _said(loaded: LoadedModel, inputs: dict[str, torch.Tensor], cell: Cell, most
     return list(decode(loaded.model, inputs, cache, Sampling(max_new_tokens=most), stop_tokens(loaded)))
 
 
+@pytest.mark.exhaustive(keep=1)
 @per_cell
 def test_own_answer_is_the_decoders(demo: LoadedModel, inputs: dict[str, torch.Tensor], cell: Cell) -> None:
     own = OwnAnswer(stop_tokens(demo), 60)
@@ -55,6 +56,7 @@ def test_own_answer_is_the_decoders(demo: LoadedModel, inputs: dict[str, torch.T
         assert own.tokens == _said(demo, inputs, cell, 60)
 
 
+@pytest.mark.exhaustive(keep=1)
 @per_cell
 def test_losses_are_those_of_a_run_of_its_own(demo: LoadedModel, inputs: dict[str, torch.Tensor], cell: Cell) -> None:
     """Three texts that part at the start, in the middle and never, against one plain loop each."""

@@ -11,12 +11,12 @@ import torch
 import prefixkv
 from prefixkv.chat.conversation import Conversation
 from prefixkv.generation.sampling import Sampling
-from prefixkv.inputs.padded_batch import padded_batch
 from prefixkv.inputs.prompts import Prompt, Turn
 from prefixkv.models.geometry import KVGeometry
 from prefixkv.models.loading import LoadedModel
 from prefixkv.transformers_compat import cache_argument
 from tests.families.tiny_models import Tiny
+from tests.padded_batch import padded_batch
 
 QUESTIONS = ("ba ce di fo gu ha je ki lo mu " * 4, "na pe qu re si")
 NEW_TOKENS = 40

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 import prefixkv
-from prefixkv.inputs.padded_batch import padded_batch
 from prefixkv.inputs.prompts import Prompt, Turn
 from prefixkv.transformers_compat import cache_argument
 from tests.families import checks
 from tests.families.tiny_models import FAMILIES, Tiny
 from tests.gpu.device import DEVICE
+from tests.padded_batch import padded_batch
 
 pytestmark = pytest.mark.gpu
 

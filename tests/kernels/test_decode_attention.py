@@ -13,7 +13,7 @@ from prefixkv.kernels.entry_table import WHOLE_BITS, EntryTable, LayerEntries
 from prefixkv.kernels.packing import STEP_BYTES, pack, unpack
 from tests.kernels.precision import assert_precise, noise
 
-pytestmark = pytest.mark.exhaustive(keep=3)
+pytestmark = pytest.mark.exhaustive(keep=2)
 
 CPU = torch.device("cpu")
 LAUNCHERS = "prefixkv.kernels.triton.decode_attention"

@@ -235,6 +235,7 @@ def test_a_changed_or_foreign_profile_is_refused(tmp_path: Path, demo: LoadedMod
         LookAhead.read(b"nothing", demo.model, demo.geometry, {})
 
 
+@pytest.mark.exhaustive
 def test_the_demo_answers_at_a_tenth_of_the_cache(demo: LoadedModel) -> None:
     right = 0
     asked = [(scene, question) for scene, question in question_set(40, 97) if not question.context]

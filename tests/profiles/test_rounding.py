@@ -27,6 +27,7 @@ def demo() -> LoadedModel:
     return prefixkv.load_model("demo", device="cpu")
 
 
+@pytest.mark.exhaustive(keep=1)
 @pytest.mark.parametrize("bits", [4, 2])
 def test_loss_is_that_of_the_rounded_prompt(bits: int, demo: LoadedModel) -> None:
     """Against the same by hand: the answer in one pass behind a whole and behind a rounded prompt."""
