@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import tempfile
 from pathlib import Path
@@ -13,7 +14,11 @@ from prefixkv.errors import PrefixKVError
 
 VERSION = 1
 MOST_BYTES = 64 * 2**20
-"""Files above this size are not read: a profile of a hundred layers has about 1 MB."""
+"""Files above this size are not read."""
+MOST_DOCUMENT_BYTES = 4 * 2**20
+"""Nor are files of our own formats above this size: a profile of a hundred layers has about 1 MB."""
+MOST_NESTED = 64
+"""Lists and objects inside each other; more of them could be read, but not be written again."""
 
 
 def read_document(path: Path, kind: str) -> dict[str, Any]:
@@ -29,37 +34,75 @@ def read_document(path: Path, kind: str) -> dict[str, Any]:
     Raises:
         PrefixKVError: the file is missing, a link, too large, no JSON, or of another format or version.
     """
-    content = read_json(path)
+    content = read_json(path, MOST_DOCUMENT_BYTES)
     found = content.get("format") if isinstance(content, dict) else None
     if found != kind:
-        raise PrefixKVError(f"{path} is not a {kind} file: its format is {found!r}")
-    if content.get("version") != VERSION:
-        raise PrefixKVError(
-            f"{path} has version {content.get('version')!r}, and this program reads version {VERSION}: update prefixkv"
-        )
+        said = f"its format is {found[:80]!r}" if isinstance(found, str) else "it names no format"
+        raise PrefixKVError(f"{path} is not a {kind} file: {said}")
+    require_version(content.get("version"), str(path))
     return content
 
 
-def read_json(path: Path) -> Any:
-    """Read any JSON file.
+def require_version(found: Any, where: str) -> None:
+    """Refuse a file of a format that this program does not know.
+
+    Args:
+        found: the file's `version`.
+        where: the file, for the message.
 
     Raises:
-        PrefixKVError: the file is missing, a link, too large or no JSON with finite numbers.
+        PrefixKVError: the file is from a later version, or names none.
+    """
+    if type(found) is int and found > VERSION:
+        number = found if found < 10**6 else "a large number"
+        raise PrefixKVError(
+            f"{where} is from a later version of prefixkv (its format is version {number}, this program reads "
+            f"{VERSION}): update prefixkv"
+        )
+    if type(found) is not int or found != VERSION:
+        raise PrefixKVError(f"{where} names no version of its format: it must be {VERSION}")
+
+
+def read_json(path: Path, most_bytes: int = MOST_BYTES) -> Any:
+    """Read any JSON file.
+
+    Args:
+        path: the file.
+        most_bytes: size above which it is not read.
+
+    Raises:
+        PrefixKVError: the file is missing, a link, no file, too large, or no JSON with finite numbers and little depth.
     """
     refuse_link(path)
     try:
         size = path.stat().st_size
         if path.is_dir():
             raise PrefixKVError(f"{path} is a folder: give a JSON file")
-        if size > MOST_BYTES:
-            raise PrefixKVError(f"{path} is too large to be read ({size:,} bytes; at most {MOST_BYTES:,})")
-        return json.loads(path.read_bytes(), parse_constant=_refuse_constant)
+        if not path.is_file():
+            raise PrefixKVError(f"{path} is no regular file: give a JSON file")
+        if size > most_bytes:
+            raise PrefixKVError(f"{path} is too large to be read ({size:,} bytes; at most {most_bytes:,})")
+        return parse_json(path.read_bytes())
     except FileNotFoundError:
         raise PrefixKVError(f"there is no file {path}") from None
     except OSError as error:
         raise PrefixKVError(f"{path} cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise PrefixKVError(f"{path} is not valid JSON: {error}") from None
+
+
+def parse_json(text: bytes | str) -> Any:
+    """Plain values that can be written again: numbers are finite, and nothing is nested deeper than `MOST_NESTED`.
+
+    Raises:
+        ValueError: the text is no such JSON.
+    """
+    try:
+        content = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
+    except RecursionError:
+        raise ValueError(f"lists and objects are nested more than {MOST_NESTED} deep") from None
+    _require_shallow(content)
+    return content
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -116,3 +159,20 @@ def file_sha256(path: Path) -> str:
 
 def _refuse_constant(name: str) -> float:
     raise ValueError(f"{name} is not a number that a file may hold")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text[:40]} is not a number that a file may hold")
+    return number
+
+
+def _require_shallow(content: Any) -> None:
+    level = [content] if isinstance(content, (dict, list)) else []
+    for _ in range(MOST_NESTED + 1):
+        within = (value.values() if isinstance(value, dict) else value for value in level)
+        level = [part for parts in within for part in parts if isinstance(part, (dict, list))]
+        if not level:
+            return
+    raise ValueError(f"lists and objects are nested more than {MOST_NESTED} deep")

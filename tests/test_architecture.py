@@ -15,7 +15,7 @@ SOURCES = sorted(path for package in ("prefixkv", "prefixkv_cli") for path in (R
 MAX_LINES = 300
 
 LEVELS = (
-    {"errors", "documents", "home", "platforms", "transformers_compat"},
+    {"errors", "documents", "home", "platforms", "schemas", "transformers_compat"},
     {"models", "kernels"},
     {"policy", "inputs", "machine", "workers", "decoder"},
     {"cache"},
@@ -26,7 +26,9 @@ LEVELS = (
 )
 """From the bottom up: a part may import from its own level and from those below, and no two parts import each other."""
 
-USES_NO_TRANSFORMERS = {"errors", "documents", "home", "platforms", "kernels", "policy", "inputs", "machine", "workers"}
+USES_NO_TRANSFORMERS = {
+    *("errors", "documents", "home", "platforms", "schemas", "kernels", "policy", "inputs", "machine", "workers"),
+}
 USES_INSIDE_OF_TRANSFORMERS = {
     "transformers_compat",
     "cache/compressed_attention",
@@ -41,6 +43,7 @@ USES_NO_TORCH = {
     "documents",
     "home",
     "platforms",
+    "schemas",
     "transformers_compat",
     "policy/allocation",
     "policy/budget",
@@ -207,3 +210,11 @@ def test_nothing_heavy_is_loaded_before_it_is_needed(statement: str) -> None:
     check = "import sys; sys.exit(', '.join({'torch', 'transformers', 'accelerate'} & set(sys.modules)) or 0)"
     done = subprocess.run([sys.executable, "-c", f"{statement}\n{check}"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "words", [["--help"], ["configs", "--help"], ["contexts", "--help"], ["--version"], ["models"]]
+)
+def test_formats_are_loaded_only_where_a_file_is_read(words: list[str]) -> None:
+    check = f"import sys; from prefixkv_cli.app import _run; _run({words}); sys.exit('prefixkv.schemas' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", check], cwd=ROOT, capture_output=True).returncode == 0

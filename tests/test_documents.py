@@ -66,6 +66,11 @@ HOSTILE_CONFIGS = {
     "no JSON": lambda good: "hello",
     "deep nesting": lambda good: "[" * 200_000,
     "bytes": lambda good: "\ud800",
+    "a number beyond floats": lambda good: json.dumps(good).replace('"requested"', '"later": 1e999, "requested"'),
+    "a count of 400 digits": lambda good: changed(good, "budget", {**good["budget"], "bytes": 10**400}),
+    "a share of 400 digits": lambda good: changed(good, "keep_fractions", [0.5, 10**400, 0.5]),
+    "nesting in a field nobody reads": lambda good: json.dumps(good)[:-1] + ', "x": ' + "[" * 900 + "]" * 900 + "}",
+    "windows beyond the layers": lambda good: changed(good, "model", {**good["model"], "window_layers": [1, 9]}),
 }
 
 
@@ -77,6 +82,45 @@ def test_hostile_config_is_one_line(kind: str, tmp_path: Path) -> None:
         PrefixConfig.load(path)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"keep_fractions": [0.5, 1.5, 0.5]}, "keep_fractions.1 is 1.5: it should be less than or equal to 1"),
+        ({"keep_fractions": [0.5, "x" * 9000, 0.5]}, "keep_fractions.1 is 'xxx"),
+        ({"budget": {"requested": "5%"}}, "budget.keep_fraction is missing"),
+        (
+            {"method": {"name": "h2o", "allocation": "odd"}},
+            "method.allocation is 'odd': it should be 'prefix'",
+        ),
+        ({"method": {"name": "magic", "allocation": "prefix"}}, "method 'magic' is not known"),
+        ({"version": 2}, "from a later version"),
+        ({"version": 10**300}, "from a later version"),
+        ({"version": "x" * 900}, "names no version"),
+    ],
+)
+def test_a_refusal_says_field_and_value_and_what_is_allowed(change: Any, says: str, tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**a_config().as_dict(), **change}), encoding="utf-8")
+    with pytest.raises(PrefixKVError) as caught:
+        PrefixConfig.load(path)
+    assert str(caught.value).startswith(str(path))
+    assert says in str(caught.value)
+    assert len(str(caught.value)) < len(str(path)) + 400
+
+
+def test_what_a_later_version_adds_does_no_harm(tmp_path: Path) -> None:
+    content = a_config().as_dict()
+    content["budget"]["bits"] = content["later"] = {"more": [1]}
+    (tmp_path / "config.json").write_text(json.dumps(content), encoding="utf-8")
+    assert PrefixConfig.load(tmp_path / "config.json") == a_config()
+
+
+def test_what_is_no_file_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.json")
+    with pytest.raises(PrefixKVError, match="no regular file"):
+        PrefixConfig.load(tmp_path / "pipe.json")
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,8 @@ from prefixkv.models.identity import ModelIdentity
 from prefixkv.models.loading import LoadedModel, Notify
 from prefixkv.models.weight_digest import tensor_digest, weight_digest
 from prefixkv.policy.methods import METHODS
+from prefixkv.schemas.field import parse
+from prefixkv.schemas.model import ModelSchema
 
 _ENTRIES = ("keys", "values", "positions", "importance")
 _PARTS = (*_ENTRIES, "window")
@@ -190,7 +192,7 @@ def _look_ahead_digest(cache: PrefixKVCache) -> str | None:
 
 
 def _require_model(head: dict[str, Any], loaded: LoadedModel, path: Path) -> None:
-    saved = ModelIdentity.read(head.get("model"), str(path))
+    saved = ModelIdentity.read(parse(ModelSchema, head["model"], str(path)))
     differences = saved.differences(loaded.identity)
     if saved.geometry.dtype != loaded.geometry.dtype:
         differences.append(f"dtype {saved.geometry.dtype} instead of {loaded.geometry.dtype}")

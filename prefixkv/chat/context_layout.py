@@ -22,6 +22,8 @@ from prefixkv.models.geometry import KVGeometry
 from prefixkv.models.identity import ModelIdentity
 from prefixkv.policy.budget import Budget
 from prefixkv.policy.methods import get_method
+from prefixkv.schemas.field import parse
+from prefixkv.schemas.model import ModelSchema
 
 _DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 """What safetensors calls the dtypes of a cache."""
@@ -52,7 +54,7 @@ def read_whole(path: Path) -> tuple[dict[str, Any], bytes]:
         PrefixKVError: the file is missing, no context, changed, or its tensors fit no cache of its model.
     """
     head, data = read_sealed(path)
-    identity = ModelIdentity.read(head["model"], str(path))
+    identity = ModelIdentity.read(parse(ModelSchema, head["model"], str(path)))
     try:
         stored = {
             name: _Stored(facts["dtype"], tuple(facts["shape"]), facts["data"])

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from prefixkv.errors import PrefixKVError
-from prefixkv.models.geometry import DTYPE_BYTES, KVGeometry
+from prefixkv.models.geometry import KVGeometry
 from prefixkv.models.names import known_name
+
+if TYPE_CHECKING:
+    from prefixkv.schemas.model import ModelSchema
 
 _VOLATILE = ("transformers_version", "_name_or_path", "dtype", "torch_dtype", "use_cache", "attn_implementation")
 
@@ -55,36 +57,15 @@ class ModelIdentity:
         return {"id": self.id, "revision": self.revision, **self.geometry.as_dict(), "fingerprint": self.fingerprint}
 
     @classmethod
-    def read(cls, content: Any, where: str) -> ModelIdentity:
+    def read(cls, content: ModelSchema) -> ModelIdentity:
         """The identity in a file.
 
         Args:
             content: value of `model`.
-            where: the file, for messages.
-
-        Raises:
-            PrefixKVError: a field is missing or of the wrong kind.
         """
-        counts = ("layers", "kv_heads", "head_dim")
-        if not isinstance(content, dict) or not isinstance(content.get("id"), str):
-            raise PrefixKVError(f"{where}: model has no id")
-        for name in counts:
-            if type(content.get(name)) is not int or not 0 < content[name] <= 100_000:
-                raise PrefixKVError(f"{where}: model has {name} {content.get(name)!r}, which is no count")
-        if content.get("dtype") not in DTYPE_BYTES:
-            known = ", ".join(DTYPE_BYTES)
-            raise PrefixKVError(f"{where}: model has dtype {content.get('dtype')!r}, not one of {known}")
-        for name in ("revision", "fingerprint"):
-            if not isinstance(content.get(name), (str, type(None))):
-                raise PrefixKVError(f"{where}: model has {name} {content[name]!r}, which is no text")
-        windows, window = content.get("window_layers", []), content.get("window_tokens", 0)
-        if not isinstance(windows, list) or any(type(count) is not int or count < 0 for count in (*windows, window)):
-            raise PrefixKVError(
-                f"{where}: model has window_layers {windows!r} of {window!r} tokens: give whole numbers"
-            )
-        sizes = content["layers"], content["kv_heads"], content["head_dim"]
-        geometry = KVGeometry(*sizes, content["dtype"], tuple(windows), window)
-        return cls(content["id"], content.get("revision"), geometry, content.get("fingerprint"))
+        sizes = content.layers, content.kv_heads, content.head_dim
+        geometry = KVGeometry(*sizes, content.dtype, tuple(content.window_layers), content.window_tokens)
+        return cls(content.id, content.revision, geometry, content.fingerprint)
 
     def differences(self, other: ModelIdentity) -> list[str]:
         """What makes files of this model unusable with another; the dtype does not."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from prefixkv import __version__
-from prefixkv.documents import VERSION, read_document, read_json, write_json
+from prefixkv.documents import MOST_DOCUMENT_BYTES, VERSION, read_document, read_json, write_json
 from prefixkv.errors import OptionError, PrefixKVError
 from prefixkv.home import find_file
 from prefixkv.models.identity import ModelIdentity
@@ -173,29 +173,28 @@ class PrefixConfig:
         Raises:
             PrefixKVError: the file is missing, broken or no configuration.
         """
+        from prefixkv.schemas.config import ConfigSchema
+        from prefixkv.schemas.field import parse
+
         path = find_file("configs", name_or_path) if isinstance(name_or_path, str) else name_or_path
-        content = read_document(path, FORMAT)
-        model = ModelIdentity.read(content.get("model"), str(path))
-        fractions = _fractions(content.get("keep_fractions"), model.geometry.layers, path)
-        method, budget = content.get("method"), content.get("budget")
-        if not isinstance(method, dict) or not isinstance(method.get("allocation"), str):
-            raise PrefixKVError(f"{path} does not say its method and allocation")
-        get_method(str(method.get("name")))
-        if not isinstance(budget, dict):
-            raise PrefixKVError(f"{path} does not say its budget")
-        Budget.parse(str(budget.get("requested")))
-        for key in ("context_tokens", "batch", "bytes"):
-            if type(budget.get(key)) is not int or budget[key] < 1:
-                raise PrefixKVError(f"{path}: budget has {key} {budget.get(key)!r}, which is no count")
-        _fractions([budget.get("keep_fraction")], 1, path)
-        name, profile = content.get("name"), content.get("profile")
-        if not isinstance(name, str) or not isinstance(profile, (dict, type(None))):
-            raise PrefixKVError(f"{path}: its name or profile is of the wrong kind")
-        forgotten = content.get("release_forgotten")
-        if forgotten is not None:
-            forgotten = _forgotten(forgotten, model.geometry.layers, path)
-        created_by = str(content.get("created_by"))
-        return cls(name, model, method["name"], method["allocation"], budget, fractions, profile, created_by, forgotten)
+        content = parse(ConfigSchema, read_document(path, FORMAT), str(path))
+        try:
+            get_method(content.method.name)
+            Budget.parse(content.budget.requested)
+        except OptionError as error:
+            raise PrefixKVError(f"{path}: {error}") from None
+        forgotten = content.release_forgotten
+        return cls(
+            content.name,
+            ModelIdentity.read(content.model),
+            content.method.name,
+            content.method.allocation,
+            content.budget.model_dump(),
+            tuple(content.keep_fractions),
+            None if content.profile is None else content.profile.model_dump(exclude_unset=True),
+            content.created_by,
+            None if forgotten is None else tuple(forgotten),
+        )
 
     @classmethod
     def from_release(cls, path: Path, model: ModelIdentity, name: str, context_tokens: int) -> PrefixConfig:
@@ -210,7 +209,9 @@ class PrefixConfig:
         Raises:
             PrefixKVError: the file is no such list, or one for another number of layers.
         """
-        forgotten = _forgotten(read_json(path), model.geometry.layers, path)
+        from prefixkv.schemas.release import read_forgotten
+
+        forgotten = read_forgotten(read_json(path, MOST_DOCUMENT_BYTES), model.geometry.layers, str(path))
         fractions = tuple(1 - value for value in forgotten)
         keep = sum(fractions) / len(fractions)
         facts = {
@@ -227,23 +228,3 @@ class PrefixConfig:
         if self.release_forgotten is not None:
             return list(self.release_forgotten)
         return [1 - fraction for fraction in self.keep_fractions]
-
-
-def _fractions(content: Any, layers: int, path: Path) -> tuple[float, ...]:
-    if not isinstance(content, list) or len(content) != layers:
-        found = len(content) if isinstance(content, list) else "no"
-        raise PrefixKVError(f"{path} has {found} keep fractions for {layers} layers")
-    for value in content:
-        if type(value) not in (int, float) or not 0 < value <= 1:
-            raise PrefixKVError(f"{path} has the keep fraction {value!r}: allowed are numbers in (0, 1]")
-    return tuple(map(float, content))
-
-
-def _forgotten(content: Any, layers: int, path: Path) -> tuple[float, ...]:
-    if not isinstance(content, list) or len(content) != layers:
-        found = f"a list of {len(content)}" if isinstance(content, list) else f"a {type(content).__name__}"
-        raise PrefixKVError(f"{path} is {found}, not the release's list of {layers} forgotten fractions, one a layer")
-    for value in content:
-        if type(value) not in (int, float) or not 0 <= value < 1:
-            raise PrefixKVError(f"{path} has the forgotten fraction {value!r}: allowed are numbers in [0, 1)")
-    return tuple(map(float, content))

@@ -9,7 +9,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate, pairwise
+from itertools import accumulate
 from pathlib import Path
 from statistics import fmean, pstdev
 from typing import Any
@@ -146,23 +146,23 @@ class LayerProfile:
         Raises:
             PrefixKVError: the file is missing, broken or no profile.
         """
+        from prefixkv.schemas.field import parse
+        from prefixkv.schemas.profile import ProfileSchema
+
         path = find_file("profiles", name_or_path) if isinstance(name_or_path, str) else name_or_path
-        content = read_document(path, FORMAT)
-        model = ModelIdentity.read(content.get("model"), str(path))
-        layers, samples = content.get("layers"), content.get("samples")
-        if not isinstance(layers, list) or len(layers) != model.geometry.layers:
-            found = len(layers) if isinstance(layers, list) else "no"
-            raise PrefixKVError(f"{path} has {found} curves for a model of {model.geometry.layers} layers")
-        if not isinstance(samples, list) or not all(isinstance(sample, dict) for sample in samples):
-            raise PrefixKVError(f"{path} does not list its samples")
-        curves = tuple(_read_curve(layer, index, path) for index, layer in enumerate(layers))
-        for name in ("scorer", "source", "created_by"):
-            if not isinstance(content.get(name), str):
-                raise PrefixKVError(f"{path}: {name} is {content.get(name)!r}, which is no text")
-        look_ahead = _read_look_ahead(content.get("look_ahead"), path)
-        losses = _read_losses(content.get("rounding_losses", {}), path)
-        scorer, source, created_by = (content[name] for name in ("scorer", "source", "created_by"))
-        return cls(model, scorer, source, tuple(samples), curves, created_by, look_ahead, losses)
+        content = parse(ProfileSchema, read_document(path, FORMAT), str(path))
+        curves = tuple(LayerCurve(tuple(layer.curve), layer.gini, layer.gini_spread) for layer in content.layers)
+        beside = content.look_ahead
+        return cls(
+            ModelIdentity.read(content.model),
+            content.scorer,
+            content.source,
+            tuple(sample.model_dump(exclude_unset=True) for sample in content.samples),
+            curves,
+            content.created_by,
+            None if beside is None else LookAheadFile(beside.sha256, beside.queries, path.with_name(beside.file)),
+            {int(bits): loss for bits, loss in content.rounding_losses.items()},
+        )
 
     @classmethod
     def measure(cls, loaded: Any, samples: Any, source: str, **options: Any) -> LayerProfile:
@@ -241,39 +241,3 @@ def _gini(curve: Sequence[float]) -> float:
     """Twice the area between the curve of the largest-first sums and the diagonal, by the trapezoid rule."""
     area = (sum(curve) - (curve[0] + curve[-1]) / 2) / (len(curve) - 1)
     return 2 * area - 1
-
-
-def _read_look_ahead(content: Any, path: Path) -> LookAheadFile | None:
-    if content is None:
-        return None
-    fields: list[Any] = (
-        [content.get(name) for name in ("file", "sha256", "queries")] if isinstance(content, dict) else []
-    )
-    if [type(field) for field in fields] != [str, str, int] or Path(fields[0]).name != fields[0]:
-        raise PrefixKVError(f"{path}: look_ahead does not name a file beside it with its sha256")
-    name, digest, queries = fields
-    return LookAheadFile(digest, queries, path.with_name(name))
-
-
-def _read_losses(content: Any, path: Path) -> dict[int, float]:
-    if not isinstance(content, dict) or not set(content) <= {"4", "2"}:
-        raise PrefixKVError(f"{path}: rounding_losses is {content!r}, which does not say losses for 4 and 2 bits")
-    for loss in content.values():
-        if type(loss) not in (int, float) or not loss >= 0:
-            raise PrefixKVError(f"{path}: rounding_losses has {loss!r}, which is no number of nats")
-    return {int(bits): float(loss) for bits, loss in content.items()}
-
-
-def _read_curve(content: Any, index: int, path: Path) -> LayerCurve:
-    if not isinstance(content, dict):
-        raise PrefixKVError(f"{path}: layer {index} is no object")
-    curve = content.get("curve")
-    curve = curve if isinstance(curve, list) else []
-    numbers = [*curve, content.get("gini"), content.get("gini_spread", 0.0)]
-    if len(numbers) < 4 or not all(type(value) in (int, float) for value in numbers):
-        raise PrefixKVError(f"{path}: layer {index} has no curve of numbers with a gini")
-    *points, gini, spread = map(float, numbers)
-    rising = all(low <= high for low, high in pairwise(points))
-    if not rising or abs(points[0]) > 1e-9 or abs(points[-1] - 1) > 1e-6:
-        raise PrefixKVError(f"{path}: the curve of layer {index} does not rise from 0 to 1")
-    return LayerCurve(tuple(points), gini, spread)
