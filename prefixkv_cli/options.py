@@ -11,6 +11,7 @@ import typer
 from prefixkv.errors import OptionError
 from prefixkv.home import names
 from prefixkv.models.geometry import DTYPE_BYTES
+from prefixkv.models.names import ALIASES
 from prefixkv.models.placement import Placement
 from prefixkv.policy.methods import METHODS
 from prefixkv_cli.dialogue.picture_input import SOURCES_HELP
@@ -37,6 +38,7 @@ ModelOption = Annotated[
         envvar="PREFIXKV_MODEL",
         help="auto (LLaVA where it can run, else demo), demo (bundled, knows drawn shapes only), "
         "llava (LLaVA 1.5 7B), a Hugging Face id, or a folder.",
+        autocompletion=starting_with(lambda: ("auto", "demo", *ALIASES)),
     ),
 ]
 ImageOption = Annotated[
@@ -59,6 +61,7 @@ BudgetOption = Annotated[
         "--budget",
         envvar="PREFIXKV_BUDGET",
         help="What the cache may keep: a share (20%, 0.2), a size (512MiB, 4GB) or tokens (300tok).",
+        autocompletion=starting_with(lambda: BUDGETS),
     ),
 ]
 MethodOption = Annotated[
@@ -91,9 +94,23 @@ SeedOption = Annotated[
     typer.Option("--seed", envvar="PREFIXKV_SEED", help="Makes drawing repeatable.", show_default="a new one"),
 ]
 DeviceOption = Annotated[
-    str, typer.Option("--device", envvar="PREFIXKV_DEVICE", help="auto, cpu, cuda, cuda:N or mps.")
+    str,
+    typer.Option(
+        "--device",
+        envvar="PREFIXKV_DEVICE",
+        help="auto, cpu, cuda, cuda:N or mps.",
+        autocompletion=starting_with(lambda: ("auto", "cpu", "cuda", "mps")),
+    ),
 ]
-DtypeOption = Annotated[str, typer.Option("--dtype", envvar="PREFIXKV_DTYPE", help=f"auto, {', '.join(DTYPE_BYTES)}.")]
+DtypeOption = Annotated[
+    str,
+    typer.Option(
+        "--dtype",
+        envvar="PREFIXKV_DTYPE",
+        help=f"auto, {', '.join(DTYPE_BYTES)}.",
+        autocompletion=starting_with(lambda: ("auto", *DTYPE_BYTES)),
+    ),
+]
 DeviceMapOption = Annotated[
     str | None,
     typer.Option(
@@ -139,6 +156,8 @@ QuietOption = Annotated[
 ]
 
 DEFAULT_BUDGET = "20%"
+BUDGETS = ("100%", "50%", "20%", "10%", "5%", "512MiB", "4GB", "300tok")
+"""What a shell offers for a budget: one of each kind, and the usual shares."""
 PLOT_SUFFIXES = (".png", ".svg", ".pdf")
 
 

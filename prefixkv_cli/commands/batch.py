@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -50,6 +51,9 @@ def batch(
         Path | None,
         typer.Option("--trace", metavar="FILE", help="Write reads and steps for chrome://tracing or Perfetto."),
     ] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", help="Answer the first so many lines only.", show_default="all")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin anew where FILE of --out exists.")] = False,
     device: options.DeviceOption = "auto",
     dtype: options.DtypeOption = "auto",
@@ -78,6 +82,8 @@ def batch(
     rule = _rule(budget, method, config)
     if max_new_tokens < 1 or rows < 1:
         raise OptionError(f"max-new-tokens {max_new_tokens} and rows {rows} must be 1 or more")
+    if limit is not None and limit < 1:
+        raise OptionError(f"limit {limit} is too small: give 1 or more")
     size = Budget.parse(memory) if memory is not None else None
     if size is not None and size.kind != "bytes":
         raise OptionError(f"memory {memory!r} is no size: give one such as 4GiB")
@@ -99,9 +105,11 @@ def batch(
         asked = Batch(lines, file.parent, rule, method, max_new_tokens, rows, memory_bytes, notify, trace)
         placed = device if device_map is not None else launch.device
         loaded = load_model(model, device=placed, dtype=dtype, notify=notify, placement=placement)
-        speed, records = _run(asked, loaded, out, launch, overwrite)
+        speed, records = _run(asked, loaded, out, launch, overwrite, limit)
     if records is None:
         return
+    # Lines behind the limit keep the answers that an earlier run gave them, and are not this run's matter.
+    lines = lines[:limit]
     errors = [records[line.number] for line in lines if "error" in records[line.number]]
     _report(out, lines, errors, speed, json)
     if errors:
@@ -123,7 +131,7 @@ def _rule(budget: str, method: str, config: str | None) -> Budget | PrefixConfig
 
 
 def _run(
-    asked: Batch, loaded: Any, out: Path, launch: Any, overwrite: bool
+    asked: Batch, loaded: Any, out: Path, launch: Any, overwrite: bool, limit: int | None
 ) -> tuple[Speed, dict[int, dict[str, Any]] | None]:
     """How fast it was, and all records; None in a process that does not report."""
     from prefixkv.batch.lines import repeated
@@ -142,14 +150,22 @@ def _run(
     # A line that asks what an earlier one asks has its answer in the end.
     done: dict[int, Any] = repeated(asked.lines) | results.read()
     launch.wait()
-    with progress_bar("answering", total=len(asked.lines), shown=launch.is_main) as update:
-        update(completed=len(done))
+    wanted = asked.lines[:limit]
+    before = sum(line.number in done for line in wanted)
+    done.update({line.number: None for line in asked.lines[len(wanted) :]})
+    with progress_bar("answering", total=len(wanted), shown=launch.is_main) as update:
+        update(completed=before)
 
         def show(state: BatchProgress) -> None:
             # Only this process's own lines are seen here: each stands for one of every process.
-            update(completed=len(done) + state.ended * launch.count, note=_doing(state))
+            update(completed=before + state.ended * launch.count, note=_doing(state))
 
-        own = asked.run(loaded, results, done, launch.number, launch.count, show)
+        try:
+            own = asked.run(loaded, results, done, launch.number, launch.count, show)
+        except KeyboardInterrupt:
+            if launch.is_main:
+                _say_how_far(results, wanted, launch.count)
+            raise
     launch.wait()
     speed = Speed.together(launch.gather([own]))
     if not launch.is_main:
@@ -169,6 +185,14 @@ def _say_what_is_there(results: ResultFile, answered: int, lines: int) -> None:
             f"answers to lines that are no longer there, or whose pictures are others now: {results.set_aside}, kept "
             f"in {results.earlier_path}"
         )
+
+
+def _say_how_far(results: ResultFile, lines: Sequence[Line], processes: int) -> None:
+    """After Ctrl-C: what is done, and how to go on."""
+    # Other processes' records are in files of their own, to which they may still write.
+    there = results.read() if processes == 1 else None
+    far = "" if there is None else f"{sum(line.number in there for line in lines)} of {len(lines)} lines are done, "
+    output.notice(f"stopped: {far}in {results.path}; the same command goes on from there")
 
 
 def _doing(state: BatchProgress) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from prefixkv.policy.budget import format_bytes
 from prefixkv_cli import options, output
+from prefixkv_cli.allocator import is_chosen_here
 
 
 def env(json: options.JsonOption = False) -> None:
@@ -14,6 +15,7 @@ def env(json: options.JsonOption = False) -> None:
     from prefixkv.machine import describe_machine
 
     record = describe_machine()
+    record["variables"] = {name: value for name, value in record["variables"].items() if not is_chosen_here(name)}
     if json:
         output.write_json(record)
         return

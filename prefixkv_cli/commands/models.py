@@ -12,6 +12,8 @@ from prefixkv_cli import options, output
 
 WIDTH = 180
 """Columns of the table where it goes to no terminal, so that every model is one line."""
+FITS = 80
+"""In so many columns an alias and an id are whole."""
 
 
 def models(json: options.JsonOption = False) -> None:
@@ -35,14 +37,19 @@ def models(json: options.JsonOption = False) -> None:
     if json:
         output.write_json({"families": known, "refused": REFUSED_TYPES})
         return
-    table = Table("--model", "family", "stands for", "special", "here", title="Models", title_justify="left")
-    table.add_row("demo", "LLaVA-1.5", "the bundled model", "knows drawn shapes only", "yes")
-    for row in known:
-        table.add_row(row["alias"], row["family"], row["example"], row["special"], "yes" if row["here"] else "")
     console = output.stdout_console()
     if not console.is_terminal:
         console.width = WIDTH
+    # An id is there to be copied: where it fits, other columns are broken before it is, and nothing is ever cut.
+    whole = ("--model", "stands for") if console.width >= FITS else ()
+    table = Table(title="Models", title_justify="left", box=None, pad_edge=False)
+    for heading in ("--model", "family", "stands for", "special", "here"):
+        table.add_column(heading, overflow="fold", no_wrap=heading in whole)
+    table.add_row("demo", "LLaVA-1.5", "the bundled model", "knows drawn shapes only", "yes")
+    for row in known:
+        table.add_row(row["alias"], row["family"], row["example"], row["special"], "yes" if row["here"] else "")
     console.print(table)
+    console.print("here: the weights are on this machine.", markup=False)
     for reason in dict.fromkeys(REFUSED_TYPES.values()):
         names = ", ".join(name for name, why in REFUSED_TYPES.items() if why == reason)
         console.print(f"Refused: {names}: {reason}.", markup=False)

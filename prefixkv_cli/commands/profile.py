@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from prefixkv.errors import OptionError
-from prefixkv.home import find_file, named_file
+from prefixkv.errors import OptionError, PrefixKVError
+from prefixkv.home import find_file, named_file, names
 from prefixkv.models.loading import (
     Placement,
     check_device_name,
@@ -18,9 +19,11 @@ from prefixkv.models.loading import (
     profile_name,
 )
 from prefixkv.profiles.profile import LayerProfile
+from prefixkv.profiles.profile_path import profile_path
 from prefixkv_cli import options, output
 from prefixkv_cli.progress_bar import progress_bar
 from prefixkv_cli.tables.profile_table import difference_table, profile_table
+from prefixkv_cli.tables.saved_table import age, count, readable, show_saved
 
 if TYPE_CHECKING:
     from prefixkv.models.loading import Notify
@@ -30,7 +33,8 @@ if TYPE_CHECKING:
 DEFAULT_SAMPLES = 10
 
 app = typer.Typer(
-    help="Measure a model's layers, once.\n\nExample: prefixkv profile --model llava --images photos/",
+    help="Measure a model's layers, once; list, show, compare and remove profiles."
+    "\n\nExample: prefixkv profile --model llava --images photos/",
     invoke_without_command=True,
 )
 
@@ -130,6 +134,66 @@ def diff(
         output.write_json(record)
     else:
         output.show(table)
+
+
+@app.command("list")
+def list_profiles(json: options.JsonOption = False) -> None:
+    """All saved profiles: name, model, samples, age, source.
+
+    Example: prefixkv profile list
+    """
+    rows = readable(names("profiles"), _summary)
+    if json:
+        output.write_json(rows)
+    elif not rows:
+        output.notice("no profile is saved: make one with `prefixkv profile --model MODEL`; the demo's own is bundled")
+    else:
+        columns = {field: lambda row, field=field: row[field] for field in ("name", "model")}
+        saved = {"saved": lambda row: age(row["age_seconds"]), "source": lambda row: row["source"]}
+        show_saved(rows, columns | {"samples": lambda row: count(row["samples"], "sample")} | saved)
+
+
+@app.command()
+def show(
+    profile: Annotated[str, typer.Argument(metavar="PROFILE", help="Name or file of a profile.")],
+    json: options.JsonOption = False,
+) -> None:
+    """How concentrated every layer's importance is.
+
+    Example: prefixkv profile show demo
+    """
+    path = profile_path("demo") if profile == "demo" else None
+    measured = LayerProfile.load(path or find_file("profiles", profile))
+    if json:
+        output.write_json(measured.as_dict())
+    else:
+        output.show(profile_table(measured))
+
+
+@app.command()
+def remove(name: Annotated[str, typer.Argument(metavar="NAME", help="Name of a profile.")]) -> None:
+    """Remove a saved profile.
+
+    Example: prefixkv profile remove llava-hf--llava-1.5-7b-hf
+    """
+    target = named_file("profiles", name)
+    if not target.is_file() and not target.is_symlink():
+        known = ", ".join(names("profiles")) or "none yet"
+        raise PrefixKVError(f"there is no profile named {name!r}: there are {known}")
+    target.unlink()
+    output.notice(f"removed {target}")
+
+
+def _summary(name: str) -> dict[str, Any]:
+    path = named_file("profiles", name)
+    profile = LayerProfile.load(path)
+    return {
+        "name": name,
+        "model": profile.model.id,
+        "samples": len(profile.samples),
+        "age_seconds": round(time.time() - path.stat().st_mtime),
+        "source": profile.source,
+    }
 
 
 def measure_to(

@@ -48,7 +48,12 @@ def search(
     batch: Annotated[int, typer.Option("--batch", help="Rows that share a budget in bytes.")] = 1,
     allocation: Annotated[
         str | None,
-        typer.Option("--allocation", help=f"How layers share: {', '.join(ALLOCATIONS)}.", show_default="the method's"),
+        typer.Option(
+            "--allocation",
+            help=f"How layers share: {', '.join(ALLOCATIONS)}.",
+            show_default="the method's",
+            autocompletion=options.starting_with(lambda: ALLOCATIONS),
+        ),
     ] = None,
     method: options.MethodOption = DEFAULT_METHOD,
     tolerance: Annotated[
@@ -117,6 +122,8 @@ def search(
     if target is not None:
         found.save(target)
         output.notice(f"saved {target}")
+    else:
+        output.notice("not saved: give --name NAME to keep it for `--config NAME`")
     if json:
         output.write_json({**found.as_dict(), "full_bytes": full, "kept_tokens": found.kept_tokens()})
     else:

@@ -134,6 +134,24 @@ def test_interrupt_keeps_what_is_there(tmp_path: Path, options: list[str]) -> No
     assert (process.returncode, stdout) == (130, "")
     assert "Traceback" not in stderr
     assert 4 <= len(_records(out)) < 200
+    assert f"{len(_records(out))} of 200 lines are done" in stderr
+    assert "the same command goes on" in stderr
+
+
+def test_a_limit_answers_the_first_lines_and_keeps_what_is_behind_them(
+    run: Run, tmp_path: Path, options: list[str]
+) -> None:
+    lines = _questions(tmp_path, 6)
+    file, out = _write(tmp_path / "questions.jsonl", lines), tmp_path / "out.jsonl"
+    first = run("batch", str(file), "--out", str(out), *options, "--limit", "2")
+    assert "2 answers and 0 errors" in first.stderr
+    assert [record["line"] for record in _records(out)] == [1, 2]
+    assert run("batch", str(file), "--out", str(out), *options).returncode == 0
+    whole = out.read_bytes()
+    again = run("batch", str(file), "--out", str(out), *options, "--limit", "1")
+    assert again.returncode == 0
+    assert out.read_bytes() == whole
+    assert not out.with_name("out.jsonl.earlier").exists()
 
 
 def test_changed_lines_are_asked_again(run: Run, tmp_path: Path, options: list[str]) -> None:
@@ -194,6 +212,7 @@ def test_lines_that_need_more_memory_than_there_is(run: Run, tmp_path: Path, opt
         (["good.jsonl"], 2, "--out"),
         (["good.jsonl", "--out", "good.jsonl"], 2, "give another"),
         (["good.jsonl", "--out", "a", "--rows", "0"], 2, "1 or more"),
+        (["good.jsonl", "--out", "a", "--limit", "0"], 2, "1 or more"),
         (["good.jsonl", "--out", "a", "--memory", "20%"], 2, "4GiB"),
         (["good.jsonl", "--out", "a", "--budget", "x"], 2, "20%"),
         (["good.jsonl", "--out", "a", "--device-map", "x"], 2, "balanced"),

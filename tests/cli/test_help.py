@@ -109,6 +109,19 @@ def test_bash_completes_commands_options_and_methods(tmp_path: Path) -> None:
     assert _completed(tmp_path, ["prefixkv", "chat", "--method", "h"]) == ["h2o"]
 
 
+@pytest.mark.parametrize(
+    ("option", "begun", "offered"),
+    [
+        ("--model", "llava-o", ["llava-onevision"]),
+        ("--device", "cu", ["cuda"]),
+        ("--dtype", "b", ["bfloat16"]),
+        ("--budget", "5", ["50%", "5%", "512MiB"]),
+    ],
+)
+def test_bash_completes_values(tmp_path: Path, option: str, begun: str, offered: list[str]) -> None:
+    assert _completed(tmp_path, ["prefixkv", "chat", option, begun]) == offered
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish", "powershell"])
 def test_completion_prints_a_script_for_every_shell(shell: str) -> None:
     done = subprocess.run([*PROGRAM, "completion", shell], capture_output=True, text=True, env=ENVIRONMENT, check=False)

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from prefixkv.models.families import FAMILIES, REFUSED_TYPES
+from prefixkv_cli.commands.models import models
 from tests.cli.program import Run
 
 
@@ -21,6 +23,21 @@ def test_models_lists_every_family_and_refusal(run: Run) -> None:
     assert listed["refused"] == REFUSED_TYPES
     shown = run("models").stdout
     assert all(row["alias"] in shown and row["example"] in shown for row in listed["families"])
+
+
+@pytest.mark.parametrize("columns", [60, 80])
+def test_ids_are_whole_in_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], columns: int
+) -> None:
+    """They are there to be copied; a narrower terminal breaks them, and cuts nothing."""
+    console = Console(width=columns, force_terminal=True, color_system=None)
+    monkeypatch.setattr("prefixkv_cli.output.stdout_console", lambda: console)
+    models()
+    shown = capsys.readouterr().out
+    if columns >= 80:
+        assert all(family.example in shown and family.alias in shown for family in FAMILIES)
+    assert "…" not in shown
+    assert max(map(len, shown.splitlines())) <= columns
 
 
 def test_aliases_are_distinct() -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 import prefixkv
+from prefixkv.demo import profile_path as bundled_profile
 from prefixkv.models.geometry import KVGeometry
 from prefixkv.models.identity import ModelIdentity
 from prefixkv_cli.app import main
@@ -59,6 +61,22 @@ def test_a_terminal_gets_headings(
     monkeypatch.setattr("prefixkv_cli.output.is_terminal", lambda stream: True)
     listed = Listing(capsys, "configs", "list").stdout
     assert listed.split("\n")[0].split() == ["name", "model", "method", "budget", "saved", "source"]
+
+
+def test_profiles_are_listed_shown_and_removed(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (home / "profiles").mkdir()
+    shutil.copy(bundled_profile(), home / "profiles" / "mine.json")
+    (home / "profiles" / "odd.json").write_text("{}")
+    done = Listing(capsys, "profile", "list")
+    assert done.exit_code == 0
+    assert done.stdout.startswith("mine\tdemo\t24 samples\tjust now\t")
+    assert "odd is left out" in done.stderr
+    assert [row["name"] for row in json.loads(Listing(capsys, "profile", "list", "--json").stdout)] == ["mine"]
+    assert json.loads(Listing(capsys, "profile", "show", "mine", "--json").stdout)["model"]["id"] == "demo"
+    assert Listing(capsys, "profile", "remove", "mine").exit_code == 0
+    assert not (home / "profiles" / "mine.json").exists()
+    again = Listing(capsys, "profile", "remove", "mine")
+    assert (again.exit_code, again.stderr.count("\n")) == (1, 1)
 
 
 def test_a_name_a_text_and_a_path_all_load(home: Path) -> None:
