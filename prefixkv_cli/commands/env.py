@@ -15,7 +15,6 @@ def env(json: options.JsonOption = False) -> None:
     from prefixkv.machine import describe_machine
 
     record = describe_machine()
-    record["variables"] = {name: value for name, value in record["variables"].items() if not is_chosen_here(name)}
     if json:
         output.write_json(record)
         return
@@ -26,7 +25,11 @@ def env(json: options.JsonOption = False) -> None:
         "cuda": record["cuda"] or "none",
         **{name: version or "not installed" for name, version in record["packages"].items()},
         "home": record["home"],
-        **record["variables"],
+        **{name: f"{value}{_by_whom(name)}" for name, value in record["variables"].items()},
     }
     width = max(map(len, rows))
     output.write_text("".join(f"{name:<{width}}  {value}\n" for name, value in rows.items()))
+
+
+def _by_whom(variable: str) -> str:
+    return " (set by prefixkv)" if is_chosen_here(variable) else ""

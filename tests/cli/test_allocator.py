@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.cli.program import ENVIRONMENT, Run
+from tests.cli.program import ENVIRONMENT, Run, run_in_new_process
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="blocks that grow are for Linux")
@@ -23,3 +23,6 @@ def test_blocks_grow_unless_the_user_says_otherwise(given: dict[str, str], expec
     assert done.returncode == 0, done.stderr
     variables = json.loads(done.stdout)["variables"]
     assert {name: value for name, value in variables.items() if "ALLOC" in name} == expected
+    shown = run_in_new_process("env", env={**ENVIRONMENT, **given}).stdout.splitlines()
+    by_us = [line for line in shown if "(set by prefixkv)" in line]
+    assert [line.split()[0] for line in by_us] == ([] if given else list(expected))

@@ -32,6 +32,7 @@ def test_ids_are_whole_in_a_terminal(
     """They are there to be copied; a narrower terminal breaks them, and cuts nothing."""
     console = Console(width=columns, force_terminal=True, color_system=None)
     monkeypatch.setattr("prefixkv_cli.output.stdout_console", lambda: console)
+    monkeypatch.setattr("prefixkv_cli.commands.models.weights_are_here", lambda name: False)
     models()
     shown = capsys.readouterr().out
     if columns >= 80:
