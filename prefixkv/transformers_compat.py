@@ -162,3 +162,34 @@ def first_position(config: Any) -> int:
         config: of the whole model.
     """
     return int(config.model_type == "paligemma")
+
+
+def logits_processors(model: Any, settings: Mapping[str, Any], tokens: Any, new_tokens: int) -> Any:
+    """The logits processors that stock `generate` makes of some generation settings, in its own order.
+
+    Args:
+        model: of transformers.
+        settings: attributes of GenerationConfig by their names; those of the end tokens are the model's.
+        tokens: (1, prompt_tokens), int64.
+        new_tokens: longest answer.
+
+    Returns:
+        A LogitsProcessorList: called with the tokens so far, (1, tokens), and logits, (1, vocabulary).
+    """
+    from transformers import GenerationConfig
+
+    config = GenerationConfig(
+        **settings, do_sample=False, eos_token_id=model.generation_config.eos_token_id, max_new_tokens=new_tokens
+    )
+    length = tokens.shape[1]
+    config.max_length = length + new_tokens
+    ends = config.eos_token_id
+    ends = [] if ends is None else ends if isinstance(ends, list) else [ends]
+    config._eos_token_tensor = tokens.new_tensor(ends) if ends else None
+    return model._get_logits_processor(
+        generation_config=config,
+        input_ids_seq_length=length,
+        encoder_input_ids=tokens,
+        device=str(tokens.device),
+        model_kwargs={},
+    )

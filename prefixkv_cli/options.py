@@ -93,6 +93,17 @@ SeedOption = Annotated[
     int | None,
     typer.Option("--seed", envvar="PREFIXKV_SEED", help="Makes drawing repeatable.", show_default="a new one"),
 ]
+StopOption = Annotated[
+    list[str] | None,
+    # A text may hold white space, at which an environment variable would be split.
+    typer.Option(
+        "--stop",
+        metavar="TEXT",
+        help="End an answer before this text. May be repeated.",
+        show_envvar=False,
+        allow_from_autoenv=False,
+    ),
+]
 DeviceOption = Annotated[
     str,
     typer.Option(

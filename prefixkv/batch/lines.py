@@ -116,13 +116,12 @@ def _line(content: Any, number: int, digest: str) -> Line:
     system = content.get("system") or ""
     if not isinstance(system, str):
         return Line(number, digest, label=label, error=f"system is {repr(system)[:200]}: give a text")
-    if content.get("stop"):
-        return Line(number, digest, label=label, error="stop is not known here: leave it away, and cut the answer")
     sampling = {name: content[name] for name in KINDS if content.get(name) is not None}
     try:
         for name, value in sampling.items():
             if type(value) not in KINDS[name]:
                 raise OptionError(f"{name} is {repr(value)[:200]}: give a {'whole ' * (KINDS[name] == (int,))}number")
+        sampling |= _stop(content)
         if sampling.get("max_new_tokens", 1) < 1:
             raise OptionError(f"max_new_tokens is {sampling['max_new_tokens']}: give a whole number, 1 or more")
         Sampling(**sampling)
@@ -131,6 +130,19 @@ def _line(content: Any, number: int, digest: str) -> Line:
     asked = sampling | ({"system": system} if system else {})
     digest = _digest(json.dumps([prompt, sources, asked], sort_keys=True).encode())
     return Line(number, digest, prompt, tuple(sources), label, system, sampling)
+
+
+def _stop(content: dict[str, Any]) -> dict[str, tuple[str, ...]]:
+    """The texts that end a line's answer, as an argument of `Sampling`.
+
+    Raises:
+        OptionError: they are no texts.
+    """
+    stop = content.get("stop")
+    texts = [stop] if isinstance(stop, str) else stop or []
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise OptionError(f"stop is {repr(stop)[:200]}: give a text, or a list of texts")
+    return {"stop": tuple(texts)} if texts else {}
 
 
 def _digest(content: bytes) -> str:

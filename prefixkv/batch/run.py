@@ -19,8 +19,10 @@ from prefixkv.engine.engine import Engine
 from prefixkv.engine.stream import Stream
 from prefixkv.errors import PrefixKVError
 from prefixkv.generation.sampling import Sampling
+from prefixkv.generation.stop_text import before_stop, stop_texts
 from prefixkv.inputs.positions import answer_room
 from prefixkv.inputs.prompts import Prompt
+from prefixkv.models.generation_settings import followed_settings
 from prefixkv.models.loading import LoadedModel, Notify
 from prefixkv.policy.budget import Budget
 from prefixkv.profiles.config import PrefixConfig
@@ -73,6 +75,7 @@ class Batch:
         memory: for the caches of the rows that are answered together; a part of what is free where None.
         notify: called with one line where the method does without a profile.
         trace: a file for a trace of reads and steps; None for none.
+        stop: texts that end an answer, where a line does not say its own.
     """
 
     lines: Sequence[Line]
@@ -84,6 +87,7 @@ class Batch:
     memory: int | None = None
     notify: Notify = _silent
     trace: Path | None = None
+    stop: tuple[str, ...] = ()
 
     def settings(self, loaded: LoadedModel) -> str:
         """Digest of all that an answer depends on besides its line."""
@@ -91,8 +95,11 @@ class Batch:
         look_ahead = find_look_ahead(loaded.model, loaded.identity, method, self.notify)
         queries = b"" if look_ahead is None else look_ahead.queries[0].float().cpu().numpy().tobytes()
         rule = [budget.kind, str(budget.amount), method, shares, hashlib.sha256(queries).hexdigest()]
-        content = [loaded.identity.as_dict(), rule, self.new_tokens]
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+        content: list[Any] = [loaded.identity.as_dict(), rule, self.new_tokens]
+        more = {"stop": self.stop} if self.stop else {}
+        if more := more | followed_settings(loaded.model.generation_config):
+            content.append(more)
+        return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
     def run(
         self,
@@ -177,7 +184,7 @@ class _Run:
         if isinstance(prompt, PrefixKVError):
             self._record(line, {"error": str(prompt)})
             return
-        sampling = Sampling(**{"max_new_tokens": self.batch.new_tokens} | dict(line.sampling))
+        sampling = self._sampling(line)
         try:
             room = answer_room(self.loaded.model.config, prompt.tokens)
             # A shorter answer says so itself: it ends by its length.
@@ -187,6 +194,10 @@ class _Run:
             self._record(line, {"error": str(error)})
         else:
             self.asked[stream.number] = line
+
+    def _sampling(self, line: Line) -> Sampling:
+        asked: dict[str, Any] = {"max_new_tokens": self.batch.new_tokens, "stop": self.batch.stop}
+        return Sampling(**asked | dict(line.sampling))
 
     def take(self) -> None:
         """Wait for a line's end, and write its record."""
@@ -202,7 +213,9 @@ class _Run:
             self._record(line, {"error": str(error)})
             return
         self.speed.add(stream.submitted_at, stream.times)
-        answer = self.loaded.tokenizer.decode(tokens, skip_special_tokens=True).strip()
+        text = self.loaded.tokenizer.decode(tokens, skip_special_tokens=True)
+        stops = stop_texts(self._sampling(line), self.loaded.model.generation_config)
+        answer = before_stop(text, stops).strip()
         record = {"answer": answer, "prompt_tokens": stream.prompt_tokens, "new_tokens": len(tokens)}
         self._record(line, record | {"finish_reason": stream.finish_reason})
 

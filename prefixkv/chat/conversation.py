@@ -20,6 +20,8 @@ from prefixkv.engine.decoding import decode
 from prefixkv.errors import DeviceMemoryError, PrefixKVError
 from prefixkv.generation.answer import Answer, AnswerWriter
 from prefixkv.generation.sampling import Sampling
+from prefixkv.generation.shaping import shaping_of
+from prefixkv.generation.stop_text import stop_texts
 from prefixkv.inputs.images import Picture, as_pictures
 from prefixkv.inputs.positions import answer_room
 from prefixkv.inputs.prompts import Prompt, Turn
@@ -222,8 +224,7 @@ class Conversation:
             PrefixKVError: the model reads no images, or cannot take this question.
             DeviceMemoryError: the device's memory is full; the conversation goes on without this question.
         """
-        pictures = as_pictures(images)
-        if pictures:
+        if pictures := as_pictures(images):
             self._require_images()
         before = self.state()
         turn = Turn(prompt, (*self._waiting, *pictures))
@@ -247,13 +248,14 @@ class Conversation:
                 self.resume(before)
 
     def _answer(self, turn: Turn) -> Generator[str, None, None]:
-        stops = stop_tokens(self.loaded)
-        writer = AnswerWriter(self.loaded.tokenizer, stops)
+        model, stops = self.loaded.model, stop_tokens(self.loaded)
+        writer = AnswerWriter(self.loaded.tokenizer, stops, stop_texts(self.sampling, model.generation_config))
         prompt = Prompt(self.loaded.processor, self._turns, self.system)
-        sampling = self.sampling.within(answer_room(self.loaded.model.config, prompt.tokens), self._notify)
+        sampling = self.sampling.within(answer_room(model.config, prompt.tokens), self._notify)
         inputs = self._unread(prompt)
-        with attention.installed(self.loaded.model):
-            steps = decode(self.loaded.model, inputs, self.cache, sampling, stops, notify=self._notify)
+        shaping = shaping_of(model, prompt.inputs["input_ids"], sampling.max_new_tokens)
+        with attention.installed(model):
+            steps = decode(model, inputs, self.cache, sampling, stops, notify=self._notify, shaping=shaping)
             try:
                 for token in steps:
                     if writer.tokens == 0:
@@ -262,7 +264,10 @@ class Conversation:
                         self.reading.add([writer.last_token], None, generated=True)
                     if piece := writer.push(token):
                         yield piece
-                writer.end()
+                    if writer.has_stopped:
+                        break
+                if piece := writer.end():
+                    yield piece
             finally:
                 steps.close()
                 if writer.tokens:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Collection, Generator, Mapping
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +16,7 @@ from prefixkv.engine.captured_rows import formats_of
 from prefixkv.engine.stepper import Stepper
 from prefixkv.generation.choice import RowChoice
 from prefixkv.generation.sampling import Sampling
+from prefixkv.generation.shaping import Shaping
 from prefixkv.transformers_compat import cache_argument
 
 FEW_TOKENS = 4
@@ -30,6 +31,7 @@ def decode(
     stop_tokens: Collection[int],
     captured: bool | None = None,
     notify: Callable[[str], None] = warnings.warn,
+    shaping: Shaping | None = None,
 ) -> Generator[int, None, None]:
     """Read the inputs and yield new tokens, the stop token included.
 
@@ -44,11 +46,12 @@ def decode(
         stop_tokens: tokens that end the answer.
         captured: see `decode_rows`.
         notify: see `decode_rows`.
+        shaping: what the model's settings do to the logits of this answer; None for nothing.
 
     Yields:
         At most `sampling.max_new_tokens` token ids.
     """
-    steps = decode_rows(model, inputs, cache, sampling, captured, notify)
+    steps = decode_rows(model, inputs, cache, sampling, captured, notify, [shaping])
     try:
         for tokens in steps:
             yield tokens[0]
@@ -65,6 +68,7 @@ def decode_rows(
     sampling: Sampling,
     captured: bool | None = None,
     notify: Callable[[str], None] = warnings.warn,
+    shapings: Sequence[Shaping | None] | None = None,
 ) -> Generator[list[int], None, None]:
     """Read the inputs of several rows and yield each row's new token, step by step, without end tokens.
 
@@ -76,6 +80,7 @@ def decode_rows(
         captured: whether the step is captured; None: where it can be and is worth it. False, or PREFIXKV_CAPTURE=0 in
             the environment, takes the plain path.
         notify: told why, once for each model, where a step on a CUDA device cannot be captured.
+        shapings: one for each row, or None, see `decode`.
 
     Yields:
         `sampling.max_new_tokens` times one token id for each row.
@@ -88,9 +93,10 @@ def decode_rows(
         logits = model(**inputs, **options).logits[:, -1].float()
     places = list(range(logits.shape[0]))
     each = [sampling if sampling.seed is None else replace(sampling, seed=sampling.seed + place) for place in places]
+    shaped = shapings or [None] * len(places)
     choice = RowChoice(len(places), logits.device)
     for place in places:
-        choice.set(place, each[place], 0)
+        choice.set(place, each[place], 0, shaped[place])
     tokens: list[int] = choice(logits, places).tolist()
     yield tokens
     if sampling.max_new_tokens == 1:
@@ -100,7 +106,7 @@ def decode_rows(
         captured = None if CapturedStep.is_ready(model, size, formats_of(cache.rows)) else False
     stepper = Stepper(model, len(places), notify, captured)
     for row, token, place in zip(cache.rows, tokens, places, strict=True):
-        stepper.join(row, token, each[place], step=1)
+        stepper.join(row, token, each[place], 1, shaped[place])
     try:
         for _ in range(sampling.max_new_tokens - 1):
             stepper.advance()

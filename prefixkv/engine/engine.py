@@ -25,6 +25,8 @@ from prefixkv.engine.worker import AHEAD, Worker
 from prefixkv.errors import OptionError, PrefixKVError
 from prefixkv.generation.choice import seed_of
 from prefixkv.generation.sampling import Sampling
+from prefixkv.generation.shaping import shaping_of
+from prefixkv.generation.stop_text import stop_texts, stop_watch
 from prefixkv.inputs.prompts import Prompt
 from prefixkv.inputs.token_ids import end_tokens
 from prefixkv.models.identity import ModelIdentity
@@ -81,9 +83,9 @@ class Engine:
         if most_rows < 1 or (allowance is not None and allowance < 1):
             raise OptionError(f"most_rows {most_rows} and allowance {allowance} must be 1 or more")
         self._model: Any = model.model if isinstance(model, LoadedModel) else model
-        tokenizer = model.tokenizer if isinstance(model, LoadedModel) else None
+        self._tokenizer = model.tokenizer if isinstance(model, LoadedModel) else None
         self._identity = model.identity if isinstance(model, LoadedModel) else ModelIdentity.of_model(model)
-        self._stop_tokens = frozenset(end_tokens(self._model, tokenizer))
+        self._stop_tokens = frozenset(end_tokens(self._model, self._tokenizer))
         self._method, self._notify = method, notify
         self.memory_bytes = memory_bytes(memory, self._model.device)
         self._new_row("100%")
@@ -109,7 +111,7 @@ class Engine:
             inputs: a prompt, or the model's inputs, `input_ids` (1, tokens) among them, without padding.
             budget: what this request's cache may keep, as `Budget.parse` reads it; or a configuration.
             sampling: how tokens are chosen; greedy, at most 512 tokens, where None. With a seed the answer is the same
-                whatever else is asked.
+                whatever else is asked. The tokens that spell one of its stop texts are the last ones.
             deadline: seconds from now after which the answer ends as it is.
             stop_tokens: that end the answer; the model's own where None.
             on_end: called with the stream when the answer has ended, in the engine's thread, which it must not hold up.
@@ -118,7 +120,7 @@ class Engine:
             The answer's tokens as they come.
 
         Raises:
-            OptionError: an option has a value that is not allowed.
+            OptionError: an option has a value that is not allowed; or there are stop texts and no tokenizer.
             BudgetTooSmallError: the request does not fit the memory, or its budget what the method must keep.
             PrefixKVError: the inputs are no single prompt, or the engine is closed.
         """
@@ -130,15 +132,22 @@ class Engine:
             raise PrefixKVError(f"input_ids are of shape {tuple(ids.shape)}: give one prompt, of shape (1, tokens)")
         sampling = sampling or Sampling()
         sampling = replace(sampling, seed=seed_of(sampling))
+        texts = stop_texts(sampling, self._model.generation_config)
+        if texts and self._tokenizer is None:
+            raise OptionError(
+                f"stop text {texts[0]!r} needs a tokenizer: give the engine a model of prefixkv.load_model"
+            )
         row = self._new_row(budget)
         footprint = self._footprint(row, ids.shape[1], sampling.max_new_tokens)
         stops = self._stop_tokens if stop_tokens is None else frozenset(stop_tokens)
         stream = Stream(next(self._numbers), ids.shape[1], self, on_end)
         ends_at = None if deadline is None else stream.submitted_at + deadline
+        shaping, watch = shaping_of(self._model, ids, sampling.max_new_tokens), stop_watch(self._tokenizer, texts)
+        request = Request(dict(tensors), row, sampling, stops, footprint, stream, shaping, watch, ends_at)
         with self._worker.lock:
             if self._is_closed:
                 raise PrefixKVError("the engine is closed: make another")
-            self._worker.scheduler.add(Request(dict(tensors), row, sampling, stops, footprint, stream, ends_at))
+            self._worker.scheduler.add(request)
             self._worker.start()
         return stream
 

@@ -35,5 +35,5 @@ def read(model: PreTrainedModel, request: Request, ahead: int) -> int:
     sampling = request.sampling
     request.row.reserve(sampling.max_new_tokens - 1 + ahead)
     choice = RowChoice(1, output.logits.device)
-    choice.set(0, sampling, 0)
+    choice.set(0, sampling, 0, request.shaping)
     return int(choice(output.logits[:, -1].float(), [0]))

@@ -12,6 +12,8 @@ from prefixkv.cache.row import CacheRow
 from prefixkv.engine.admission import Footprint
 from prefixkv.engine.stream import FinishReason, Stream
 from prefixkv.generation.sampling import Sampling
+from prefixkv.generation.shaping import Shaping
+from prefixkv.generation.stop_text import StopWatch
 
 
 @dataclass(eq=False)
@@ -25,6 +27,8 @@ class Request:
         stop_tokens: tokens that end the answer.
         footprint: its bytes.
         stream: of its tokens.
+        shaping: what the model's settings do to its logits; None for nothing.
+        watch: for texts that end the answer; None for none.
         deadline: seconds of `time.perf_counter` at which it ends; None for none.
         place: of its row in the step, while it runs.
     """
@@ -35,6 +39,8 @@ class Request:
     stop_tokens: frozenset[int]
     footprint: Footprint
     stream: Stream
+    shaping: Shaping | None = None
+    watch: StopWatch | None = None
     deadline: float | None = None
     place: int = field(default=-1, init=False)
     _given: int = field(default=0, init=False)
@@ -57,7 +63,7 @@ class Request:
         """
         self.stream.push(token)
         self._given += 1
-        if token in self.stop_tokens:
+        if token in self.stop_tokens or (self.watch is not None and self.watch.push(token)):
             return "stop"
         return "length" if self._given == self.sampling.max_new_tokens else None
 

@@ -17,6 +17,7 @@ from prefixkv.generation.choice import RowChoice
 from prefixkv.generation.forward import read_tokens
 from prefixkv.generation.places import place_index
 from prefixkv.generation.sampling import Sampling
+from prefixkv.generation.shaping import Shaping
 from prefixkv.kernels.dispatch import plain_path_is_wanted
 
 _told: weakref.WeakKeyDictionary[Any, set[str]] = weakref.WeakKeyDictionary()
@@ -66,7 +67,7 @@ class Stepper:
         self._logits: torch.Tensor | None = None
         self._stepped: list[int] = []
 
-    def join(self, row: CacheRow, token: int, sampling: Sampling, step: int = 0) -> int:
+    def join(self, row: CacheRow, token: int, sampling: Sampling, step: int = 0, shaping: Shaping | None = None) -> int:
         """Take a row in.
 
         Args:
@@ -74,6 +75,7 @@ class Stepper:
             token: the first of its answer, which the next step reads.
             sampling: how the next ones are chosen; its length is not looked at.
             step: tokens of the answer that were chosen before, this one among them, so that draws go on.
+            shaping: what the model's settings do to its logits; has noted these tokens.
 
         Returns:
             Its place.
@@ -89,7 +91,7 @@ class Stepper:
         if self._captured is None or not self._is_captured(self._captured, place, row):
             self._plain[place], self._plain_view = row, None
         self._tokens[place] = token
-        self._choice.set(place, sampling, step)
+        self._choice.set(place, sampling, step, shaping)
         return place
 
     def _is_captured(self, rows: CapturedRows, place: int, row: CacheRow) -> bool:

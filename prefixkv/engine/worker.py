@@ -131,7 +131,7 @@ class Worker:
         if reason := self._push(request, token):
             self._end(request, reason)
         else:
-            request.place = self._stepper.join(request.row, token, request.sampling, step=1)
+            request.place = self._stepper.join(request.row, token, request.sampling, 1, request.shaping)
 
     def _give_up(self, request: Request, failure: Exception) -> None:
         """The prompt could not be read: it waits for memory if others run, else it has failed."""

@@ -17,6 +17,8 @@ from prefixkv.cache.prefix_cache import PrefixKVCache
 from prefixkv.cache.snapshot import copy_of
 from prefixkv.cache.usage import CacheUsage
 from prefixkv.generation.forward import read_tokens
+from prefixkv.generation.shaping import Shaping
+from prefixkv.generation.stop_text import StopWatch
 from prefixkv.transformers_compat import cache_argument
 
 ROWS = 32
@@ -81,7 +83,7 @@ class Continuation(ABC):
             The token to be read next; None where nothing more is to be predicted.
         """
         predicted = logits[0].log_softmax(dim=-1)
-        token = self._choose(predicted)
+        token = self._choose(predicted, logits)
         self.tokens.append(token)
         self.losses.append(-float(predicted[token]))
         self.usages.append(usage)
@@ -90,8 +92,8 @@ class Continuation(ABC):
         return None if self._has_ended() else token
 
     @abstractmethod
-    def _choose(self, predicted: torch.Tensor) -> int:
-        """The next token, from (vocabulary,) log-probabilities."""
+    def _choose(self, predicted: torch.Tensor, logits: torch.Tensor) -> int:
+        """The next token, from (vocabulary,) log-probabilities and the (1, vocabulary) logits that they are of."""
 
     @abstractmethod
     def _has_ended(self) -> bool:
@@ -117,7 +119,7 @@ class GivenText(Continuation):
         self._text, self._full = text, full
         self.divergences: list[float] = []
 
-    def _choose(self, predicted: torch.Tensor) -> int:
+    def _choose(self, predicted: torch.Tensor, logits: torch.Tensor) -> int:
         if self._full:
             full = self._full[len(self.tokens)]
             # Rounding can leave a trifle below 0 where both are the same.
@@ -131,21 +133,36 @@ class GivenText(Continuation):
 class OwnAnswer(Continuation):
     """Greedy: what the model says, the stop token included."""
 
-    def __init__(self, stops: Collection[int], most_tokens: int, keeps_predictions: bool = False) -> None:
+    def __init__(
+        self,
+        stops: Collection[int],
+        most_tokens: int,
+        keeps_predictions: bool = False,
+        shaping: Shaping | None = None,
+        watch: StopWatch | None = None,
+    ) -> None:
         """Begin.
 
         Args:
             stops: tokens that end the answer.
             most_tokens: longest answer.
             keeps_predictions: whether all log-probabilities are kept.
+            shaping: what the model's settings do to the logits; None for nothing. Losses are the model's own.
+            watch: for texts that end the answer; None for none.
         """
         super().__init__(keeps_predictions)
-        self._stops, self._most_tokens = stops, most_tokens
+        self._stops, self._most_tokens, self._shaping, self._watch = stops, most_tokens, shaping, watch
 
-    def _choose(self, predicted: torch.Tensor) -> int:
-        return int(predicted.argmax())
+    def _choose(self, predicted: torch.Tensor, logits: torch.Tensor) -> int:
+        if self._shaping is None:
+            return int(predicted.argmax())
+        token = self._shaping(logits).argmax(dim=-1)
+        self._shaping.push(token)
+        return int(token)
 
     def _has_ended(self) -> bool:
+        if self._watch is not None and self._watch.push(self.tokens[-1]):
+            return True
         return self.tokens[-1] in self._stops or len(self.tokens) == self._most_tokens
 
 

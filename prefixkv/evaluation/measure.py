@@ -16,6 +16,9 @@ from prefixkv.evaluation.cells import REFERENCE, Cell, new_cache
 from prefixkv.evaluation.continuation import Continuation, GivenText, OwnAnswer, State, follow, follow_together
 from prefixkv.evaluation.exercise import Exercise
 from prefixkv.evaluation.prefill import Prefill
+from prefixkv.generation.sampling import Sampling
+from prefixkv.generation.shaping import shaping_of
+from prefixkv.generation.stop_text import before_stop, stop_texts, stop_watch
 from prefixkv.inputs.token_ids import stop_tokens
 from prefixkv.models.loading import LoadedModel
 
@@ -92,7 +95,8 @@ class Measuring:
         return record
 
     def _text(self, own: Continuation) -> str:
-        return self.loaded.tokenizer.decode(own.tokens, skip_special_tokens=True).strip()
+        text = self.loaded.tokenizer.decode(own.tokens, skip_special_tokens=True)
+        return before_stop(text, stop_texts(Sampling(), self.loaded.model.generation_config)).strip()
 
 
 @dataclass(frozen=True)
@@ -163,15 +167,25 @@ class _Run:
         return {REFERENCE: full} | {cell: one.outcome(len(full.losses)) for cell, one in zip(cells, done, strict=True)}
 
     def _full_answer(self) -> _Outcome:
-        own = OwnAnswer(self._stops, self._measuring.most_tokens, keeps_predictions=self._wants_kl)
+        own = self._own_answer(self._wants_kl)
         reference = self._reference()
         follow(self._begin(REFERENCE), [own] if reference is None else [own, reference])
         losses = own.losses[:-1] if own.tokens[-1] in self._stops else own.losses
         return _Outcome(own, [], losses if reference is None else reference.losses, own)
 
     def _judged(self, along: GivenText) -> _Followed:
-        own = OwnAnswer(self._stops, self._measuring.most_tokens) if self._measuring.wants_own else None
+        own = self._own_answer() if self._measuring.wants_own else None
         return _Followed(along, self._reference(), own)
+
+    def _own_answer(self, keeps_predictions: bool = False) -> OwnAnswer:
+        """An answer as the model gives it elsewhere: by its own settings, to its own ends."""
+        exercise, most = self._exercise, self._measuring.most_tokens
+        read = exercise.inputs["input_ids"]
+        more = torch.tensor([[*exercise.bridge, *exercise.further]], dtype=torch.int64, device=read.device)
+        shaping = shaping_of(self._model, torch.cat([read, more], dim=1), most)
+        texts = stop_texts(Sampling(), self._model.generation_config)
+        watch = stop_watch(self._loaded.tokenizer, texts)
+        return OwnAnswer(self._stops, most, keeps_predictions, shaping, watch)
 
     def _reference(self) -> GivenText | None:
         """The data's right answer, where there is one."""

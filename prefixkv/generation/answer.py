@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from prefixkv.generation.detokenization import Detokenizer
+from prefixkv.generation.stop_text import before_stop, held_back
 
 FinishReason = Literal["stop", "length", "interrupted"]
 
@@ -45,15 +46,18 @@ class AnswerWriter:
         text: what was written so far.
         tokens: tokens so far, the end token included.
         last_token: the newest; the cache has not read it yet.
+        has_stopped: whether a text that ends the answer was said; it is no part of `text`.
     """
 
-    def __init__(self, tokenizer: Any, stop_tokens: Collection[int]) -> None:
+    def __init__(self, tokenizer: Any, stop_tokens: Collection[int], stop_texts: Sequence[str] = ()) -> None:
         """Begin an empty answer.
 
         Args:
             tokenizer: of transformers.
             stop_tokens: ids that end an answer.
+            stop_texts: texts that end it; what may be the beginning of one waits until it is known not to be.
         """
+        self.has_stopped, self._stop_texts, self._waiting = False, stop_texts, ""
         self.text, self.tokens, self.last_token = "", 0, -1
         self._detokenizer, self._stop_tokens = Detokenizer(tokenizer), stop_tokens
         self._started_at = self._first_token_at = time.perf_counter()
@@ -70,13 +74,33 @@ class AnswerWriter:
         self.tokens += 1
         self.last_token = token
         piece = self._detokenizer.push(token)
+        if self._stop_texts:
+            piece = self._without_stop(self._waiting + piece)
+        return self._add(piece)
+
+    def end(self) -> str:
+        """Note that no more tokens come, rather than that nobody has asked for more.
+
+        Returns:
+            The piece of text that has waited.
+        """
+        self._reason = "stop" if self.has_stopped or self.last_token in self._stop_tokens else "length"
+        piece, self._waiting = self._waiting, ""
+        return self._add(piece)
+
+    def _without_stop(self, text: str) -> str:
+        """The part of a text that is certain to be the answer's; what may be a stop's beginning waits."""
+        before = before_stop(text, self._stop_texts)
+        self.has_stopped = len(before) < len(text)
+        waits = 0 if self.has_stopped else held_back(before, self._stop_texts)
+        certain = before[: len(before) - waits]
+        self._waiting = before[len(certain) :]
+        return certain
+
+    def _add(self, piece: str) -> str:
         piece = piece if self.text else piece.lstrip()
         self.text += piece
         return piece
-
-    def end(self) -> None:
-        """Note that no more tokens come, rather than that nobody has asked for more."""
-        self._reason = "stop" if self.last_token in self._stop_tokens else "length"
 
     def answer(self, prompt_tokens: int) -> Answer:
         """The answer as it is now.

@@ -14,6 +14,7 @@ import torch
 
 from prefixkv.generation.places import place_index
 from prefixkv.generation.sampling import Sampling
+from prefixkv.generation.shaping import Shaping
 
 _MULTIPLIERS = (-0x61C8864680B583EB, -0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15)
 """Of SplitMix64, as signed numbers of 64 bits."""
@@ -98,15 +99,20 @@ class RowChoice:
         )
         # Places of rows that draw, and of those among them that do not draw from all tokens.
         self._draws, self._nuclei, self._shortlists = set[int](), set[int](), set[int]()
+        self._shapings: dict[int, Shaping] = {}
 
-    def set(self, place: int, sampling: Sampling, step: int) -> None:
+    def set(self, place: int, sampling: Sampling, step: int, shaping: Shaping | None = None) -> None:
         """Note how a row's tokens are chosen.
 
         Args:
             place: of the row.
             sampling: the options; without a seed one is drawn.
             step: tokens of the answer that were chosen before.
+            shaping: what the model's settings do to its logits, for the whole of one answer; None for nothing.
         """
+        self._shapings.pop(place, None)
+        if shaping is not None:
+            self._shapings[place] = shaping
         draws = sampling.temperature > 0
         for kind, belongs in (
             (self._draws, draws),
@@ -129,6 +135,18 @@ class RowChoice:
         Returns:
             (rows,), int64.
         """
+        if self._shapings.keys().isdisjoint(places):
+            return self._choose(logits, places)
+        shapings = [self._shapings.get(place) for place in places]
+        rows = [logits[row : row + 1] for row in range(len(shapings))]
+        shaped = [one if shaping is None else shaping(one) for one, shaping in zip(rows, shapings, strict=True)]
+        chosen = self._choose(torch.cat(shaped), places)
+        for row, shaping in enumerate(shapings):
+            if shaping is not None:
+                shaping.push(chosen[row : row + 1])
+        return chosen
+
+    def _choose(self, logits: torch.Tensor, places: Sequence[int]) -> torch.Tensor:
         if self._draws.isdisjoint(places):
             return logits.argmax(dim=-1)
         at = place_index(tuple(places), logits.device)

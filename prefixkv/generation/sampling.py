@@ -18,6 +18,7 @@ class Sampling:
         top_p: draw from the smallest set of tokens whose probabilities reach this sum.
         seed: makes drawing repeatable, whatever else is answered at the same time; None draws afresh.
         top_k: draw from so many of the most likely tokens; 0 draws from all.
+        stop: texts that end the answer, which ends before them.
 
     Raises:
         OptionError: when a value is not allowed.
@@ -28,6 +29,7 @@ class Sampling:
     top_p: float = 1.0
     seed: int | None = None
     top_k: int = 0
+    stop: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Check the values."""
@@ -39,6 +41,8 @@ class Sampling:
             raise OptionError(f"top-p {self.top_p} is outside (0, 1]: 1 draws from all tokens")
         if self.top_k < 0:
             raise OptionError(f"top-k {self.top_k} is below 0: 0 draws from all tokens")
+        if "" in self.stop:
+            raise OptionError("stop is an empty text: give one that ends an answer, or leave it out")
         if self.seed is not None and not 0 <= self.seed < 2**63:
             raise OptionError(f"seed {self.seed} is outside 0 .. 2^63 - 1")
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from prefixkv.errors import OptionError
+from prefixkv.generation.sampling import Sampling
 from prefixkv.home import find_file
 from prefixkv.models.loading import check_device_name, check_dtype_name, check_model_name, load_model
 from prefixkv.policy.budget import Budget, format_bytes
@@ -35,6 +36,7 @@ def batch(
     method: options.MethodOption = DEFAULT_METHOD,
     config: options.ConfigOption = None,
     max_new_tokens: options.MaxNewTokensOption = 512,
+    stop: options.StopOption = None,
     rows: Annotated[
         int, typer.Option("--rows", help="Most lines that are answered together; memory may allow fewer.")
     ] = 16,
@@ -67,11 +69,11 @@ def batch(
     """Answer every line of a file, many at a time; each answer is what it would be alone.
 
     The budget is each line's own. An `image` may be a list of several; relative paths start from the file's folder;
-    `system`, `max_new_tokens`, `temperature`, `top_p`, `top_k` and `seed` may stand in a line. A bad line gets a record
-    with `error` and its number, the others are answered, and the exit code is 1. A run that was stopped goes on where
-    it was; one that is finished does nothing again, but tries once more what met an error. Answers are known by what
-    was asked: lines may move, and those that ask the same are answered once. `accelerate launch -m prefixkv_cli batch
-    ...` divides the lines among processes.
+    `system`, `max_new_tokens`, `temperature`, `top_p`, `top_k`, `seed` and `stop` may stand in a line. A bad line gets
+    a record with `error` and its number, the others are answered, and the exit code is 1. A run that was stopped goes
+    on where it was; one that is finished does nothing again, but tries once more what met an error. Answers are known
+    by what was asked: lines may move, and those that ask the same are answered once. `accelerate launch -m prefixkv_cli
+    batch ...` divides the lines among processes.
 
     Example: prefixkv batch questions.jsonl --out answers.jsonl --budget 20%
     """
@@ -84,6 +86,7 @@ def batch(
         raise OptionError(f"max-new-tokens {max_new_tokens} and rows {rows} must be 1 or more")
     if limit is not None and limit < 1:
         raise OptionError(f"limit {limit} is too small: give 1 or more")
+    stops = Sampling(stop=tuple(stop or ())).stop
     size = Budget.parse(memory) if memory is not None else None
     if size is not None and size.kind != "bytes":
         raise OptionError(f"memory {memory!r} is no size: give one such as 4GiB")
@@ -102,7 +105,7 @@ def batch(
         memory_bytes = int(size.amount) if size else None
         if trace is not None and launch.number:
             trace = trace.with_name(f"{trace.name}.{launch.number}")
-        asked = Batch(lines, file.parent, rule, method, max_new_tokens, rows, memory_bytes, notify, trace)
+        asked = Batch(lines, file.parent, rule, method, max_new_tokens, rows, memory_bytes, notify, trace, stops)
         placed = device if device_map is not None else launch.device
         loaded = load_model(model, device=placed, dtype=dtype, notify=notify, placement=placement)
         speed, records = _run(asked, loaded, out, launch, overwrite, limit)

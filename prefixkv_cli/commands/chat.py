@@ -52,6 +52,7 @@ def chat(
     temperature: options.TemperatureOption = 0.0,
     top_p: options.TopPOption = 1.0,
     seed: options.SeedOption = None,
+    stop: options.StopOption = None,
     device: options.DeviceOption = "auto",
     dtype: options.DtypeOption = "auto",
     device_map: options.DeviceMapOption = None,
@@ -92,7 +93,7 @@ def chat(
     if show_kept is not None and show_kept.suffix != ".png":
         raise OptionError(f"picture {str(show_kept)!r} cannot be written: give a name that ends in .png")
     sources = [*(images or ()), *(image or ())]
-    sampling = Sampling(max_new_tokens, temperature, top_p, seed)
+    sampling = Sampling(max_new_tokens, temperature, top_p, seed, stop=tuple(stop or ()))
     placement = options.placement(device, device_map, load_in_8bit, load_in_4bit, trust_remote_code)
     opening = Opening(
         given, model, budget, method, sampling, config, search, device, dtype, placement, sources, context, system

@@ -81,7 +81,7 @@ def test_a_line_with_no_length_says_so(tmp_path: Path, longest: Any) -> None:
         ({"top_k": 1.5}, "top_k is 1.5: give a whole number"),
         ({"seed": -1}, "seed -1 is outside"),
         ({"system": ["Be short."]}, "system is ['Be short.']: give a text"),
-        ({"stop": ["."]}, "stop is not known here"),
+        ({"stop": [3]}, "stop is [3]: give a text"),
     ],
 )
 def test_a_field_that_cannot_be_followed_is_an_error_of_its_line(field: dict, says: str, tmp_path: Path) -> None:
