@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -20,7 +21,7 @@ from prefixkv.home import find_file, named_file
 from prefixkv.models.geometry import KVGeometry
 from prefixkv.models.identity import ModelIdentity
 from prefixkv.profiles.config import PrefixConfig
-from prefixkv.profiles.profile import LayerProfile, average_curve
+from prefixkv.profiles.profile import LayerProfile, LookAheadFile, average_curve
 
 MODEL = ModelIdentity("some/model", None, KVGeometry(3, 2, 16, "float32"), "0123456789abcdef")
 
@@ -108,6 +109,17 @@ def test_a_refusal_says_field_and_value_and_what_is_allowed(change: Any, says: s
     assert str(caught.value).startswith(str(path))
     assert says in str(caught.value)
     assert len(str(caught.value)) < len(str(path)) + 400
+
+
+def test_measuring_again_mends_damaged_queries(tmp_path: Path) -> None:
+    measured = dataclasses.replace(a_profile(), look_ahead=LookAheadFile.of(b"queries", 1))
+    for _ in range(2):
+        measured.save(tmp_path / "profile.json")
+        loaded = LayerProfile.load(tmp_path / "profile.json").look_ahead
+        assert loaded is not None
+        assert loaded.read() == b"queries"
+        assert loaded.path is not None
+        loaded.path.write_bytes(b"damaged")
 
 
 def test_what_a_later_version_adds_does_no_harm(tmp_path: Path) -> None:

@@ -6,12 +6,11 @@ The head can be read without the tensors, and without torch.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from pathlib import Path
 from typing import Any
 
-from prefixkv.documents import VERSION, refuse_link
+from prefixkv.documents import parse_json, refuse_link, require_version
 from prefixkv.errors import PrefixKVError
 
 FORMAT = "prefixkv-context"
@@ -20,19 +19,6 @@ UNSEALED = "0" * 64
 """Stands in the place of the digest while the digest is taken."""
 
 _MOST_HEAD_BYTES = 100 * 2**20
-_FIELDS: dict[str, type] = {
-    "name": str,
-    "model": dict,
-    "method": str,
-    "budget": dict,
-    "system": str,
-    "turns": list,
-    "pictures": list,
-    "layers": list,
-    "kept_bytes": int,
-    "full_bytes": int,
-}
-"""What every head has."""
 _DIGEST = re.compile(rb'"' + DIGEST_KEY.encode() + rb'":"([0-9a-f]{64})"')
 
 
@@ -98,19 +84,16 @@ def _header_length(data: bytes, path: Path) -> int:
 
 def _head(header: bytes, path: Path) -> dict[str, Any]:
     try:
-        metadata = json.loads(header)["__metadata__"]
-        head = json.loads(metadata[HEAD_KEY])
-    except (ValueError, KeyError, TypeError, RecursionError):
+        head = parse_json(parse_json(header)["__metadata__"][HEAD_KEY])
+    except (ValueError, KeyError, TypeError):
         raise PrefixKVError(f"{path} is no context: it was not written by `prefixkv save`, or it is cut off") from None
     if not isinstance(head, dict) or head.get("format") != FORMAT or len(_DIGEST.findall(header)) != 1:
         raise PrefixKVError(f"{path} is no context: it was not written by `prefixkv save`")
-    if head.get("version") != VERSION:
-        raise PrefixKVError(
-            f"{path} has version {head.get('version')!r}, and this program reads version {VERSION}: update prefixkv"
-        )
-    wrong = [name for name, kind in _FIELDS.items() if type(head.get(name)) is not kind]
-    if wrong:
-        raise PrefixKVError(f"{path} is no whole context: its {wrong[0]} is missing or of the wrong kind")
+    require_version(head.get("version"), str(path))
+    from prefixkv.schemas.context import ContextSchema
+    from prefixkv.schemas.field import parse
+
+    parse(ContextSchema, head, f"context {path} is not whole")
     return head
 
 

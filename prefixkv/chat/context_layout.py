@@ -63,7 +63,7 @@ def read_whole(path: Path) -> tuple[dict[str, Any], bytes]:
         get_method(head["method"])
         budget_of(head)
         _check(head, stored, identity.geometry)
-    except (KeyError, TypeError, ValueError, ZeroDivisionError, safetensors.SafetensorError) as error:
+    except (LookupError, TypeError, ValueError, ArithmeticError, safetensors.SafetensorError) as error:
         raise PrefixKVError(f"context {path} is not whole ({error}): save it again with `prefixkv save`") from None
     return head, data
 
@@ -111,6 +111,8 @@ def _check_layer(index: int, seen_tokens: int, stored: Mapping[str, _Stored], ro
     choices_fit = positions.shape == importance.shape == (1, heads, kept) and heads in (1, kv_heads)
     if not entries_fit or not choices_fit or (positions.dtype, importance.dtype) != ("I64", "F32"):
         raise ValueError(f"the tensors of layer {index} do not fit each other")
-    slots = np.frombuffer(window.data, dtype="<i8")
+    slots, places = (np.frombuffer(tensor.data, dtype="<i8") for tensor in (window, positions))
     if window.dtype != "I64" or not all(0 <= slot < kept for slot in slots) or seen_tokens < kept:
         raise ValueError(f"the numbers of layer {index} do not fit its tensors")
+    if places.size and not 0 <= places.min() <= places.max() < seen_tokens:
+        raise ValueError(f"layer {index} has positions beyond the {seen_tokens} tokens read")

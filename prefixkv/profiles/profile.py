@@ -181,7 +181,8 @@ class LayerProfile:
         if self.look_ahead is not None:
             # Named by content, so that an old profile beside a new file, or the other way round, cannot be mixed up.
             queries = path.with_name(f"{path.stem}-{self.look_ahead.sha256[:12]}.safetensors")
-            if not queries.exists():
+            # Also where it is there: it may be damaged, and measuring again is what mends it.
+            if queries != self.look_ahead.path:
                 write_whole(queries, self.look_ahead.read())
             content["look_ahead"]["file"] = queries.name
         write_json(path, content)

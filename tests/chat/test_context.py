@@ -118,7 +118,13 @@ def changed_head(data: bytes, **changes: Any) -> bytes:
         ({"layers": [{"seen_tokens": 1, "anchor_seen": 1, "anchor_kept": 1}] * 8}, "the numbers of layer 0"),
         ({"windows": {"1": 5}}, "windows.1.keys"),
         ({"budget": {"text": "20%", "kind": "fraction", "amount": "1/0"}}, "is not whole"),
-        ({"pictures": [{"name": "a"}, {"name": "b"}]}, "pictures.1"),
+        ({"pictures": [{"name": n, "sha256": "", "width": 1, "height": 1} for n in "ab"]}, "pictures.1"),
+        ({"pictures": [{"name": "a"}]}, "pictures.0.sha256 is missing"),
+        ({"layers": [{"seen_tokens": 300, "anchor_seen": 1, "anchor_kept": 1}] * 8}, "positions beyond the 300 tokens"),
+        ({"kept_bytes": 10**400}, "kept_bytes is 1000"),
+        ({"model": {"id": 3}}, "model.id is 3: it should be a valid string"),
+        ({"turns": [[[]]]}, "turns.0 is [[]]"),
+        ({"limits": [-1] * 8}, "limits.0 is -1"),
     ],
 )
 def test_what_cannot_be_opened_is_not_shown_as_whole_either(
@@ -204,7 +210,7 @@ def test_any_changed_byte_is_refused(demo: LoadedModel, saved: Path, tmp_path: P
     changed = tmp_path / "changed.safetensors"
     for place in places:
         changed.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
-        with pytest.raises(PrefixKVError, match=r"changed|no context|no whole context"):
+        with pytest.raises(PrefixKVError, match=r"changed|no context|is not whole|version"):
             load_context(changed, demo)
 
 
