@@ -15,6 +15,7 @@ from prefixkv.generation.sampling import Sampling
 from prefixkv.home import names
 from prefixkv.policy.methods import DEFAULT_METHOD
 from prefixkv_cli import options, output
+from prefixkv_cli.dialogue.last_conversation import find_last_conversation
 from prefixkv_cli.dialogue.opening import Opening
 from prefixkv_cli.dialogue.picture_input import STDIN
 from prefixkv_cli.dialogue.prompt_input import read_prompts
@@ -47,6 +48,14 @@ def chat(
             autocompletion=options.starting_with(lambda: names("contexts")),
         ),
     ] = None,
+    go_on: Annotated[
+        bool,
+        typer.Option(
+            "--continue",
+            envvar="PREFIXKV_CHAT_CONTINUE",
+            help="Go on with the conversation that ended last in a terminal.",
+        ),
+    ] = False,
     system: options.SystemOption = "",
     max_new_tokens: options.MaxNewTokensOption = 512,
     temperature: options.TemperatureOption = 0.0,
@@ -88,6 +97,10 @@ def chat(
     if "prompt" not in given and asked:
         # An option that may be repeated is split at white space where an environment variable gives it.
         asked = [os.environ["PREFIXKV_CHAT_PROMPT"]]
+    if go_on and "context" in given:
+        raise OptionError("give either --context or --continue: both say what to go on from")
+    if go_on:
+        context = str(find_last_conversation())
     if json and len(asked) > 1:
         raise OptionError(f"--json prints one answer, and there are {len(asked)} prompts: give --json-lines")
     if show_kept is not None and show_kept.suffix != ".png":

@@ -5,29 +5,51 @@ from __future__ import annotations
 from prefixkv.errors import PrefixKVError
 from prefixkv.home import home
 from prefixkv_cli import output
+from prefixkv_cli.dialogue.last_conversation import keep_last_conversation
 from prefixkv_cli.dialogue.line_editor import LineEditor
 from prefixkv_cli.dialogue.picture_input import dropped_pictures
 from prefixkv_cli.dialogue.slash_commands import COMMANDS, run_command
 from prefixkv_cli.dialogue.talk import Talk
 from prefixkv_cli.failures import Failure
 
+_GOODBYES = ("exit", "quit", "/quit", "/bye")
+"""Lines that leave, besides `/exit`."""
+
 
 def converse(talk: Talk) -> None:
-    """Talk until the user leaves.
+    """Talk until the user leaves; however it ends, the conversation is kept for `chat --continue`.
 
     Args:
         talk: a conversation, new or saved.
 
     Raises:
-        KeyboardInterrupt: Ctrl-C on an empty line.
+        KeyboardInterrupt: Ctrl-C twice in a row on an empty line, or twice within an answer.
     """
     editor = LineEditor({name: command.choices for name, command in COMMANDS.items()}, home() / "history")
     output.notice("ask about the picture; /help lists what else there is")
+    try:
+        _take_lines(talk, editor)
+    finally:
+        keep_last_conversation(talk.conversation)
+
+
+def _take_lines(talk: Talk, editor: LineEditor) -> None:
+    is_warned = False
     while True:
         try:
             line = editor.read()
-            if line in ("exit", "quit", "/quit"):
-                return
+        except EOFError:
+            return
+        except KeyboardInterrupt:
+            if is_warned:
+                raise
+            is_warned = True
+            output.notice("press Ctrl-C again, or /bye, to leave")
+            continue
+        is_warned = False
+        if line in _GOODBYES:
+            return
+        try:
             if line:
                 take_line(talk, line)
         except EOFError:

@@ -149,7 +149,9 @@ def _save(talk: Talk, argument: str) -> None:
 
     path = named_file("contexts", argument)
     save_context(talk.conversation, path, argument)
-    output.notice(f"saved {argument} ({format_bytes(path.stat().st_size)}): go on with `chat --context {argument}`")
+    output.notice(
+        f"saved {argument} ({format_bytes(path.stat().st_size)}): go on with `prefixkv chat --context {argument}`"
+    )
 
 
 def _load(talk: Talk, argument: str) -> None:
@@ -174,7 +176,7 @@ def _short(text: str) -> str:
 KEYS = (
     'Enter asks. Alt-Enter, a \\ at the end, or a pair of """ makes more lines.',
     "Drop a picture here, or name it in a question. Tab completes.",
-    "Ctrl-C stops an answer and keeps what was said; on an empty line it leaves.",
+    "Ctrl-C stops an answer and keeps what was said; twice on an empty line it leaves.",
 )
 
 COMMANDS: dict[str, SlashCommand] = {
@@ -193,7 +195,9 @@ COMMANDS: dict[str, SlashCommand] = {
     "/save": SlashCommand("NAME", "save the context, to go on from later", _save, needs=True),
     "/load": SlashCommand("NAME", "go on from a saved context", _load, lambda: names("contexts"), needs=True),
     "/export": SlashCommand("FILE", "write the turns to FILE.md or FILE.json", _export, PATHS, needs=True),
-    "/exit": SlashCommand("", "leave (so does Ctrl-D)", lambda talk, _: _leave()),
+    "/exit": SlashCommand(
+        "", "leave (so do /bye and Ctrl-D); `prefixkv chat --continue` goes on", lambda talk, _: _leave()
+    ),
 }
 """All commands by name."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -210,6 +211,7 @@ def test_whatever_goes_wrong_in_a_line_the_conversation_goes_on(
     monkeypatch.setattr(conversation_loop.LineEditor, "__init__", lambda self, *options: None)
     monkeypatch.setattr(conversation_loop.LineEditor, "read", read)
     monkeypatch.setattr(conversation_loop, "take_line", take)
-    conversation_loop.converse(None)  # type: ignore[arg-type]
-    assert asked == ["first", "second"]
+    monkeypatch.setattr(conversation_loop, "keep_last_conversation", lambda conversation: asked.append(conversation))
+    conversation_loop.converse(SimpleNamespace(conversation="kept"))  # type: ignore[arg-type]
+    assert asked == ["first", "second", "kept"]
     assert capsys.readouterr().err.count("error: internal error: UnicodeEncodeError") == 2

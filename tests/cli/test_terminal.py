@@ -100,15 +100,54 @@ def test_interrupting_a_single_answer_exits_with_130(start: Start) -> None:
     assert "Traceback" not in terminal.text
 
 
-def test_interrupt_at_the_prompt_clears_a_line_and_leaves_on_an_empty_one(start: Start) -> None:
-    terminal = start()
+def test_interrupt_at_the_prompt_clears_a_line_and_asks_before_it_leaves(start: Start, tmp_path: Path) -> None:
+    terminal = start("--max-new-tokens", "5")
     terminal.wait_for_prompt()
     terminal.child.send("ba be")
     terminal.wait_for("be")
     terminal.interrupt()
     terminal.wait_for_prompt()
     terminal.interrupt()
+    terminal.wait_for("press Ctrl-C again, or /bye, to leave")
+    terminal.wait_for_prompt()
+    # A line in between means that the user stays: the next Ctrl-C asks again.
+    terminal.enter("ba be")
+    terminal.interrupt()
+    terminal.wait_for("press Ctrl-C again")
+    terminal.wait_for_prompt()
+    terminal.interrupt()
+    terminal.wait_for("the conversation is kept: go on with `prefixkv chat --continue`")
     assert terminal.end() == 130
+    assert (tmp_path / "home" / "last.safetensors").exists()
+
+
+def test_last_conversation_goes_on_and_one_without_turns_does_not_replace_it(
+    start: Start, model_folder: Path, tmp_path: Path
+) -> None:
+    terminal = start("--max-new-tokens", "5")
+    terminal.wait_for_prompt()
+    terminal.enter("ba be")
+    terminal.child.send("/bye\r")
+    assert terminal.end() == 0
+    kept = (tmp_path / "home" / "last.safetensors").read_bytes()
+    silent = start()
+    silent.wait_for_prompt()
+    silent.child.send("\x04")
+    assert silent.end() == 0
+    assert "is kept" not in silent.text
+    assert (tmp_path / "home" / "last.safetensors").read_bytes() == kept
+    words = ["chat", "--continue", "--model", str(model_folder), "--max-new-tokens", "5"]
+    later = Terminal(words, 100, PREFIXKV_HOME=str(tmp_path / "home"))
+    later.wait_for_prompt()
+    later.enter("bi bo")
+    later.enter(f"/export {tmp_path}/talk.json")
+    # Under another budget nothing is read yet, so nothing can be written: that is said, and the older file stays.
+    later.enter("/budget 50%")
+    later.child.send("/bye\r")
+    assert later.end() == 0
+    assert "could not be kept: nothing was asked since" in " ".join(later.text.split())
+    turns = json.loads((tmp_path / "talk.json").read_text())["turns"]
+    assert [turn["question"] for turn in turns] == ["ba be", "bi bo"]
 
 
 @pytest.mark.exhaustive
