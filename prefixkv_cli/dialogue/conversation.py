@@ -6,7 +6,7 @@ from prefixkv.errors import PrefixKVError
 from prefixkv.home import home
 from prefixkv_cli import output
 from prefixkv_cli.dialogue.last_conversation import keep_last_conversation
-from prefixkv_cli.dialogue.line_editor import LineEditor
+from prefixkv_cli.dialogue.line_editor import CommandCompletion, LineEditor
 from prefixkv_cli.dialogue.picture_input import dropped_pictures
 from prefixkv_cli.dialogue.slash_commands import COMMANDS, run_command
 from prefixkv_cli.dialogue.talk import Talk
@@ -25,7 +25,9 @@ def converse(talk: Talk) -> None:
     Raises:
         KeyboardInterrupt: Ctrl-C twice in a row on an empty line, or twice within an answer.
     """
-    editor = LineEditor({name: command.choices for name, command in COMMANDS.items()}, home() / "history")
+    completions = {name: CommandCompletion(command.summary, command.choices) for name, command in COMMANDS.items()}
+    editor = LineEditor(completions, home() / "history")
+    talk.show_header()
     output.notice("ask about the picture; /help lists what else there is")
     try:
         _take_lines(talk, editor)
@@ -66,6 +68,8 @@ def take_line(talk: Talk, line: str) -> None:
         PrefixKVError: it cannot be carried out; the conversation is what it was.
     """
     name = line.split(maxsplit=1)[0]
+    if line == "/?":
+        name = line = "/help"
     if name in COMMANDS:
         run_command(talk, line)
         return

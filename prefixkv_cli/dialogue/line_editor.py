@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from prompt_toolkit import PromptSession
@@ -25,14 +26,27 @@ Choices = str | Callable[[], Iterable[str]]
 """What a command's argument may be: `PATHS`, `PICTURES`, or a function that lists words."""
 
 
+@dataclass(frozen=True)
+class CommandCompletion:
+    """What completion shows of a command.
+
+    Attributes:
+        summary: one line, beside the name.
+        choices: what its argument may be; None where it takes none or any text.
+    """
+
+    summary: str
+    choices: Choices | None = None
+
+
 class LineEditor:
     """Reads lines on stderr, so that stdout has the answers and nothing else."""
 
-    def __init__(self, commands: Mapping[str, Choices | None], history: Path) -> None:
+    def __init__(self, commands: Mapping[str, CommandCompletion], history: Path) -> None:
         """Prepare.
 
         Args:
-            commands: names with what their argument may be; None where they take none or any text.
+            commands: by name.
             history: file of earlier lines.
         """
         self._session: PromptSession[str] = PromptSession(
@@ -81,7 +95,7 @@ class LineEditor:
 class _LineCompleter(Completer):
     """Commands, their arguments, and paths that a question's last word begins."""
 
-    def __init__(self, commands: Mapping[str, Choices | None]) -> None:
+    def __init__(self, commands: Mapping[str, CommandCompletion]) -> None:
         self._commands = commands
         self._paths = PathCompleter(expanduser=True)
         self._pictures = PathCompleter(expanduser=True, file_filter=_is_picture_or_folder)
@@ -91,11 +105,11 @@ class _LineCompleter(Completer):
         text = document.text_before_cursor
         name, space, argument = text.partition(" ")
         if name in self._commands and space:
-            yield from self._arguments(self._commands[name], argument, complete_event)
+            yield from self._arguments(self._commands[name].choices, argument, complete_event)
         elif text.startswith("/") and not space and "/" not in text[1:]:
-            for command in self._commands:
+            for command, shown in self._commands.items():
                 if command.startswith(text):
-                    yield Completion(command, start_position=-len(text))
+                    yield Completion(command, start_position=-len(text), display_meta=shown.summary)
         else:
             word = text.split(" ")[-1]
             if word.startswith(("/", "./", "../", "~")):

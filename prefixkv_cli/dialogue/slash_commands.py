@@ -16,6 +16,7 @@ from prefixkv.policy.budget import BUDGET_HELP, format_bytes
 from prefixkv.policy.methods import METHODS
 from prefixkv.profiles.config import PrefixConfig
 from prefixkv_cli import output
+from prefixkv_cli.dialogue.answer_settings import SETTINGS, changed, described
 from prefixkv_cli.dialogue.line_editor import PATHS, PICTURES, Choices
 from prefixkv_cli.dialogue.picture_input import SOURCES_HELP, dropped_pictures
 from prefixkv_cli.dialogue.talk import Talk
@@ -110,6 +111,9 @@ def _method(talk: Talk, argument: str) -> None:
 
 
 def _config(talk: Talk, argument: str) -> None:
+    if not argument:
+        output.show(f"configurations: {_listed('configs')}")
+        return
     talk.conversation.change_budget(PrefixConfig.load(find_file("configs", argument)))
     _say_changed(talk, f"configuration {argument}")
 
@@ -120,8 +124,25 @@ def _say_changed(talk: Talk, what: str) -> None:
 
 
 def _system(talk: Talk, argument: str) -> None:
+    if not argument and not talk.conversation.system:
+        output.notice("there is no system text; /system TEXT sets one")
+        return
     talk.conversation.instruct(argument)
     _say_changed(talk, "system text set" if argument else "no system text")
+
+
+def _set(talk: Talk, argument: str) -> None:
+    if argument:
+        talk.conversation.sampling = changed(talk.conversation.sampling, argument)
+    output.notice(described(talk.conversation.sampling))
+
+
+def _list(talk: Talk, argument: str) -> None:
+    output.show(f"contexts: {_listed('contexts')}\nconfigurations: {_listed('configs')}")
+
+
+def _listed(folder: str) -> str:
+    return ", ".join(names(folder)) or "none yet"
 
 
 def _undo(talk: Talk, argument: str) -> None:
@@ -180,12 +201,16 @@ KEYS = (
 )
 
 COMMANDS: dict[str, SlashCommand] = {
-    "/help": SlashCommand("", "this list", _help),
+    "/help": SlashCommand("", "this list; /? is the same", _help),
     "/image": SlashCommand("PATH", f"add a picture: {SOURCES_HELP}", _image, PICTURES, needs=True),
     "/images": SlashCommand("", "the pictures so far", _images),
     "/budget": SlashCommand("X", "what the cache may keep", _budget, lambda: ("20%", "50%", "100%")),
     "/method": SlashCommand("X", "how entries are chosen; alone: all of them", _method, lambda: METHODS),
-    "/config": SlashCommand("NAME", "take a saved configuration", _config, lambda: names("configs"), needs=True),
+    "/config": SlashCommand(
+        "NAME", "take a saved configuration; alone: all of them", _config, lambda: names("configs")
+    ),
+    "/set": SlashCommand("SETTING VALUE", f"{', '.join(SETTINGS)}; alone: how they are", _set, lambda: SETTINGS),
+    "/list": SlashCommand("", "saved contexts and configurations", _list),
     "/stats": SlashCommand("", "what the cache holds in all", lambda talk, _: talk.show_totals()),
     "/layers": SlashCommand("", "what it holds, layer by layer", lambda talk, _: talk.show_layers()),
     "/retry": SlashCommand("", "ask the last question again", _retry),

@@ -76,6 +76,16 @@ class Talk:
         ]
         return asked + [(image, None) for image in self.conversation.waiting]
 
+    def show_header(self) -> None:
+        """What the conversation begins with, on stderr: model, method, budget, pictures; and the last turn, if any."""
+        conversation = self.conversation
+        pictures = ", ".join(str(image.info.get("name", "picture")) for image, _ in self.pictures()) or "no picture"
+        cache = conversation.cache
+        output.notice(f"{conversation.loaded.id} · {cache.method.name} · budget {cache.budget.text} · {pictures}")
+        if conversation.history:
+            turn, answer = conversation.history[-1]
+            output.notice(f"turns so far {len(conversation.history)}, the last: {turn.prompt} -> {answer.text.strip()}")
+
     def show_layers(self) -> None:
         """The whole table of the cache, on stderr."""
         report = CacheReport.of(self.conversation)

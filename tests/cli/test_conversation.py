@@ -164,6 +164,10 @@ def test_commands_answer_in_the_terminal(start: Start, tmp_path: Path) -> None:
         "/save ../up": "name '../up' is not allowed",
         "/export talk.pdf": "give a name that ends in .md or .json",
         "/image missing.png": "image 'missing.png' does not exist",
+        "/set warmth 1": "setting 'warmth' is not known: choose one of temperature, top-p, top-k",
+        "/set temperature hot": "temperature 'hot' is not a number",
+        "/set top-k": "top-k takes one value: write it as in `/set top-k 0`",
+        "/set top-p 2": "top-p 2.0 is outside (0, 1]",
         "/clear all": "/clear takes nothing after it",
     }
     for line, says in bad.items():
@@ -171,6 +175,18 @@ def test_commands_answer_in_the_terminal(start: Start, tmp_path: Path) -> None:
         shown = words(terminal.text.rsplit(f">>> {line}", 1)[-1])
         assert shown.startswith("error: "), line
         assert says in shown, line
+    assert "demo · guided · budget 20% · " in terminal.text
+    for line, says in {
+        "/?": "/budget X",
+        "/list": "contexts: none yet configurations: none yet",
+        "/config": "configurations: none yet",
+        "/system": "there is no system text",
+        "/set": "temperature 0.0 · top-p 1.0 · top-k 0 · max-new-tokens 512 · seed random",
+        "/set max-new-tokens 3": "max-new-tokens 3 ·",
+        "/set max-new-tokens 512": "max-new-tokens 512 ·",
+    }.items():
+        terminal.enter(line)
+        assert says in words(terminal.text.rsplit(f">>> {line}\n", 1)[-1]), line
     terminal.enter("/system Answer in one word.")
     terminal.enter(FIRST)
     terminal.enter("/retry")
@@ -212,6 +228,6 @@ def test_whatever_goes_wrong_in_a_line_the_conversation_goes_on(
     monkeypatch.setattr(conversation_loop.LineEditor, "read", read)
     monkeypatch.setattr(conversation_loop, "take_line", take)
     monkeypatch.setattr(conversation_loop, "keep_last_conversation", lambda conversation: asked.append(conversation))
-    conversation_loop.converse(SimpleNamespace(conversation="kept"))  # type: ignore[arg-type]
+    conversation_loop.converse(SimpleNamespace(conversation="kept", show_header=lambda: None))  # type: ignore[arg-type]
     assert asked == ["first", "second", "kept"]
     assert capsys.readouterr().err.count("error: internal error: UnicodeEncodeError") == 2
