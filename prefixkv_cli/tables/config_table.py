@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import groupby
+
 from rich.console import Group
 from rich.table import Table
 
@@ -10,7 +12,7 @@ from prefixkv.profiles.config import PrefixConfig
 
 
 def config_table(config: PrefixConfig) -> Group:
-    """A row for each layer, and the totals.
+    """A row for each layer, or for a run of layers that keep as much; and the totals.
 
     Args:
         config: what to show.
@@ -20,9 +22,13 @@ def config_table(config: PrefixConfig) -> Group:
     table = Table(box=None, pad_edge=False)
     for heading in ("layer", "keep", "tokens", "bytes"):
         table.add_column(heading, justify="right")
-    for layer, (fraction, tokens) in enumerate(zip(config.keep_fractions, config.kept_tokens(), strict=True)):
+    kept = enumerate(zip(config.keep_fractions, config.kept_tokens(), strict=True))
+    for _, same in groupby(kept, key=lambda layer: layer[1]):
+        (first, (fraction, tokens)), *others = same
         size = format_bytes(tokens * geometry.entry_bytes * rows)
-        table.add_row(str(layer), f"{fraction:.1%}", f"{tokens} / {budget['context_tokens']}", size)
+        layers = f"{first} to {others[-1][0]}" if others else str(first)
+        each = " each" if others else ""
+        table.add_row(layers, f"{fraction:.1%}", f"{tokens} / {budget['context_tokens']}{each}", f"{size}{each}")
     full = geometry.token_bytes * budget["context_tokens"] * rows
     uncompressed = budget["bytes"] // (geometry.token_bytes * rows)
     return Group(

@@ -29,7 +29,8 @@ def test_uniform_search_needs_no_network_and_no_weights(run: Run) -> None:
     )
     assert done.returncode == 0
     assert "of 64 GiB (5.8%)" in done.stderr
-    assert sum(line.strip().endswith("MiB") for line in done.stderr.splitlines()) == 32
+    runs = [line.split() for line in done.stderr.splitlines() if line.endswith("each")]
+    assert [layer for first, _, last, *_ in runs for layer in range(int(first), int(last) + 1)] == list(range(32))
 
 
 def test_without_profile_or_weights_one_line_says_what_to_do(run: Run) -> None:
@@ -105,3 +106,11 @@ def test_profile_search_chat_round(run: Run, tmp_path: Path) -> None:
     assert max(abs(count / seen - share) for count, share in zip(kept, shares, strict=True)) < 0.02
     refused = run("chat", "scene.png", "--config", "fifth", "--budget", "30%", cwd=tmp_path)
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+
+
+def test_layers_that_keep_as_much_are_one_row(run: Run) -> None:
+    done = run("search", "--model", "llava", "--budget", "12.5%", "--allocation", "uniform")
+    assert done.returncode == 0, done.stderr
+    rows = [line.split() for line in done.stderr.splitlines() if " / 1024" in line]
+    assert rows == [["0", "to", "31", "12.5%", "128", "/", "1024", "each", "2", "MiB", "each"]]
+    assert "not saved: give --name" in done.stderr
