@@ -44,12 +44,14 @@ class StopWatch:
             tokenizer: of transformers.
             stops: texts, at least one.
         """
-        self._detokenizer, self._stops, self._text = Detokenizer(tokenizer), stops, ""
+        self._detokenizer, self._stops, self._end = Detokenizer(tokenizer), stops, ""
 
     def push(self, token: int) -> bool:
         """Add a token; whether the answer has come to a stop."""
-        self._text += self._detokenizer.push(token)
-        return any(stop in self._text for stop in self._stops)
+        text = self._end + self._detokenizer.push(token)
+        # Of what was looked through, only what a stop may have begun with is looked through again.
+        self._end = text[len(text) - held_back(text, self._stops) :]
+        return any(stop in text for stop in self._stops)
 
 
 def stop_watch(tokenizer: Any, stops: Sequence[str]) -> StopWatch | None:

@@ -9,7 +9,6 @@ from typing import Annotated, Any
 import typer
 
 from prefixkv.documents import write_json
-from prefixkv.errors import PrefixKVError
 from prefixkv.home import find_file, named_file, names
 from prefixkv.models.identity import ModelIdentity
 from prefixkv.models.loading import check_model_name, read_identity
@@ -17,6 +16,7 @@ from prefixkv.models.names import full_name
 from prefixkv.models.shapes import SHAPES
 from prefixkv.profiles.config import PrefixConfig
 from prefixkv_cli import options, output
+from prefixkv_cli.saved_files import remove_saved
 from prefixkv_cli.tables.config_table import config_table
 from prefixkv_cli.tables.saved_table import age, readable, show_saved
 
@@ -108,11 +108,7 @@ def remove(name: Annotated[str, typer.Argument(metavar="NAME", help="Name of a c
 
     Example: prefixkv configs remove fifth
     """
-    target = named_file("configs", name)
-    if not target.is_file() and not target.is_symlink():
-        raise PrefixKVError(f"there is no config named {name!r}: there are {', '.join(names('configs')) or 'none yet'}")
-    target.unlink()
-    output.notice(f"removed {target}")
+    remove_saved("configs", "config", name)
 
 
 def _summary(name: str) -> dict[str, Any]:

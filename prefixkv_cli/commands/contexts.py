@@ -9,10 +9,10 @@ from typing import Annotated, Any
 import typer
 
 from prefixkv.chat.context_file import read_head
-from prefixkv.errors import PrefixKVError
 from prefixkv.home import find_file, named_file, names
 from prefixkv.policy.budget import format_bytes
 from prefixkv_cli import options, output
+from prefixkv_cli.saved_files import remove_saved
 from prefixkv_cli.tables.saved_table import age, count, readable, show_saved
 
 app = typer.Typer(help="List, show and remove saved contexts.\n\nExample: prefixkv contexts list", no_args_is_help=True)
@@ -80,13 +80,7 @@ def remove(name: Annotated[str, typer.Argument(metavar="NAME", help="Name of a c
 
     Example: prefixkv contexts remove desk
     """
-    target = named_file("contexts", name)
-    if not target.is_file() and not target.is_symlink():
-        raise PrefixKVError(
-            f"there is no context named {name!r}: there are {', '.join(names('contexts')) or 'none yet'}"
-        )
-    target.unlink()
-    output.notice(f"removed {target}")
+    remove_saved("contexts", "context", name)
 
 
 def _summary(name: str, path: Path) -> dict[str, Any]:

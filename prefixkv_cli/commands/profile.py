@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from prefixkv.errors import OptionError, PrefixKVError
+from prefixkv.errors import OptionError
 from prefixkv.home import find_file, named_file, names
 from prefixkv.models.loading import (
     Placement,
@@ -22,6 +22,7 @@ from prefixkv.profiles.profile import LayerProfile
 from prefixkv.profiles.profile_path import profile_path
 from prefixkv_cli import options, output
 from prefixkv_cli.progress_bar import progress_bar
+from prefixkv_cli.saved_files import remove_saved
 from prefixkv_cli.tables.profile_table import difference_table, profile_table
 from prefixkv_cli.tables.saved_table import age, count, readable, show_saved
 
@@ -176,12 +177,7 @@ def remove(name: Annotated[str, typer.Argument(metavar="NAME", help="Name of a p
 
     Example: prefixkv profile remove llava-hf--llava-1.5-7b-hf
     """
-    target = named_file("profiles", name)
-    if not target.is_file() and not target.is_symlink():
-        known = ", ".join(names("profiles")) or "none yet"
-        raise PrefixKVError(f"there is no profile named {name!r}: there are {known}")
-    target.unlink()
-    output.notice(f"removed {target}")
+    remove_saved("profiles", "profile", name)
 
 
 def _summary(name: str) -> dict[str, Any]:
