@@ -54,7 +54,7 @@ lint: $(STAMP)
 # Whether the sources are Python for each of PYTHONS.
 compile:
 	@for python in $(PYTHONS); do \
-	  $$python -m compileall -q -f prefixkv prefixkv_cli tests && echo "$$($$python --version): compiles" || exit 1; done
+	  $$python -m compileall -q -f prefixkv prefixkv_cli tools tests && echo "$$($$python --version): compiles" || exit 1; done
 
 format: $(STAMP)
 	@$(BIN)/ruff check --fix --quiet

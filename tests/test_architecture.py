@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SOURCES = sorted(path for package in ("prefixkv", "prefixkv_cli") for path in (ROOT / package).rglob("*.py"))
+SOURCES = sorted(path for package in ("prefixkv", "prefixkv_cli", "tools") for path in (ROOT / package).rglob("*.py"))
 MAX_LINES = 300
 
 LEVELS = (
@@ -35,7 +35,6 @@ USES_INSIDE_OF_TRANSFORMERS = {
     "cache/refusals",
     "cache/windows",
     "models/pretrained",
-    "demo/model",
 }
 """Files that import modules of transformers which are no documented part of it; others take what `transformers` has."""
 USES_NO_TORCH = {
@@ -181,6 +180,11 @@ def test_inside_of_transformers_is_known_to_few(path: Path) -> None:
 def test_plain_modules_know_nothing_of_torch(path: Path) -> None:
     if {_part(path), path.relative_to(ROOT / "prefixkv").with_suffix("").as_posix()} & USES_NO_TORCH:
         assert "torch" not in _roots(path)
+
+
+@pytest.mark.parametrize("path", [*ENGINE, *CLI], ids=lambda path: str(path.relative_to(ROOT)))
+def test_what_is_installed_needs_nothing_that_is_not(path: Path) -> None:
+    assert not _roots(path) & {"tools", "benchmarks", "tests"}
 
 
 @per_file

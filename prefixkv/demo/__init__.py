@@ -27,8 +27,7 @@ def weights_path() -> Path:
     folder = _FOLDER / "weights"
     if not (folder / "config.json").is_file():
         raise PrefixKVError(
-            f"the demo model is missing from this installation: no config.json in {folder}; "
-            "reinstall prefixkv, or train the model with `python -m prefixkv.demo.train`"
+            f"the demo model is missing from this installation: no config.json in {folder}; reinstall prefixkv"
         )
     return folder
 

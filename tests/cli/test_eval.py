@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from prefixkv.demo.evaluate import answer_questions
 from prefixkv.demo.questions import question_set
 from tests.cli.program import ENVIRONMENT, PROGRAM, Run, launched
+from tools.demo.evaluate import answer_questions
 
 QUICK = ("eval", "--model", "demo", "--processes", "1", "--budgets", "100%,20%", "--methods", "full,local,h2o")
 ONE_METHOD = (*QUICK[:-1], "h2o", "--metrics", "accuracy")

@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 
 from prefixkv.demo import SCENE_SEED, scene_path, weights_path
-from prefixkv.demo.evaluate import accuracy, answer_questions, messages
-from prefixkv.demo.forward import PackedForward
-from prefixkv.demo.packing import Packer
 from prefixkv.demo.questions import question_set, scene_questions
 from prefixkv.demo.scenes import draw_scene
+from tools.demo.evaluate import accuracy, answer_questions, messages
+from tools.demo.forward import PackedForward
+from tools.demo.packing import Packer
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,10 @@ from collections import Counter
 
 import pytest
 
-from prefixkv.demo.evaluate import messages
 from prefixkv.demo.naming import COLUMN_WORDS, PLURALS, ROW_WORDS
 from prefixkv.demo.questions import KINDS, Question, question_set, scene_questions
 from prefixkv.demo.scenes import TRAINING_SEED_START, Scene, SceneObject, draw_scene
+from tools.demo.evaluate import messages
 
 SINGULARS = {plural: shape for shape, plural in PLURALS.items()}
 OFFSETS = {"below": (1, 0), "above": (-1, 0), "to the right": (0, 1), "to the left": (0, -1)}

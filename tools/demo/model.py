@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prefixkv.demo.scenes import IMAGE_PIXELS
-from prefixkv.demo.tokens import CHAT_TEMPLATE, IMAGE, VOCABULARY_SIZE
+from tools.demo.tokens import CHAT_TEMPLATE, IMAGE, VOCABULARY_SIZE
 
 if TYPE_CHECKING:
     from transformers import LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor, PreTrainedTokenizerFast

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prefixkv.demo.labels import ATTRIBUTES, PATCHES, object_attributes, patch_objects
-from prefixkv.demo.packing import Packer
 from prefixkv.demo.questions import scene_questions
 from prefixkv.demo.scenes import IMAGE_PIXELS, MAX_OBJECTS, draw_scene
+from tools.demo.labels import ATTRIBUTES, PATCHES, object_attributes, patch_objects
+from tools.demo.packing import Packer
 
 _PACKING_STREAM = 7004
 

@@ -1,4 +1,4 @@
-"""Train the demo model: `python -m prefixkv.demo.train --minutes 14 --out DIR`.
+"""Train the demo model: `python -m tools.demo.train --minutes 14 --out DIR`.
 
 First the vision tower alone on dense labels of its patches, then the whole model on packed conversations: trained
 end to end from scratch the decoder never learns to look at the picture.
@@ -21,15 +21,15 @@ import transformers
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from prefixkv.demo.forward import PackedForward
-from prefixkv.demo.labels import ATTRIBUTES
-from prefixkv.demo.losses import KIND_NAMES, DenseHeads, answer_loss, exact_matches
-from prefixkv.demo.model import build_config, build_model, build_processor, save_model
-from prefixkv.demo.packing import Packer
-from prefixkv.demo.pool import ScenePool, fixed_scenes
-from prefixkv.demo.recipe import Recipe
 from prefixkv.demo.scenes import TRAINING_SEED_START
-from prefixkv.demo.tokens import build_tokenizer
+from tools.demo.forward import PackedForward
+from tools.demo.labels import ATTRIBUTES
+from tools.demo.losses import KIND_NAMES, DenseHeads, answer_loss, exact_matches
+from tools.demo.model import build_config, build_model, build_processor, save_model
+from tools.demo.packing import Packer
+from tools.demo.pool import ScenePool, fixed_scenes
+from tools.demo.recipe import Recipe
+from tools.demo.tokens import build_tokenizer
 
 # Scenes that training never draws, still above every public seed.
 _HELD_OUT_SEED_START = 2 * TRAINING_SEED_START
@@ -209,7 +209,7 @@ class Trainer:
             {name: value.cpu() for name, value in self.heads.state_dict().items()}, self.out / "heads.safetensors"
         )
         facts: dict[str, Any] = {
-            "command": f"python -m prefixkv.demo.train --minutes {self.recipe.minutes:g} --seed {self.recipe.seed}",
+            "command": f"python -m tools.demo.train --minutes {self.recipe.minutes:g} --seed {self.recipe.seed}",
             "recipe": asdict(self.recipe),
             "earlier": self._earlier,
             "device": device_name(self.device),
@@ -235,7 +235,7 @@ def device_name(device: torch.device) -> str:
 
 def main() -> None:
     """Read the options and train."""
-    parser = argparse.ArgumentParser(prog="python -m prefixkv.demo.train", description="Train the demo model.")
+    parser = argparse.ArgumentParser(prog="python -m tools.demo.train", description="Train the demo model.")
     parser.add_argument("--minutes", type=float, default=Recipe.minutes)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)

@@ -1,4 +1,4 @@
-"""Measure the demo model on unseen questions: `python -m prefixkv.demo.evaluate --questions 1000 --seed 1`.
+"""Measure the demo model on unseen questions: `python -m tools.demo.evaluate --questions 1000 --seed 1`.
 
 The pictures come from `prefixkv.demo.questions.question_set`, whose scene seeds training never reaches. Answers are
 decoded greedily by the stock `generate` and compared exactly.
@@ -119,7 +119,7 @@ def evaluate(
 
 def main() -> None:
     """Read the options, measure, print."""
-    parser = argparse.ArgumentParser(prog="python -m prefixkv.demo.evaluate", description="Measure the demo model.")
+    parser = argparse.ArgumentParser(prog="python -m tools.demo.evaluate", description="Measure the demo model.")
     parser.add_argument("--questions", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--blank", action="store_true", help="show a plain grey picture instead of the scenes")
@@ -134,7 +134,8 @@ def main() -> None:
     results = evaluate(folder, options.questions, options.seed, blanks, options.device, options.batch)
     result = results[0]
     if options.metrics:
-        training = json.loads((folder.parent / "training.json").read_text(encoding="utf-8"))
+        kept = options.weights.resolve().parent if options.weights else Path(__file__).parent
+        training = json.loads((kept / "training.json").read_text(encoding="utf-8"))
         facts = {"with_pictures": results[0], "with_blank_pictures": results[1], "training": training}
         options.metrics.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     if options.json:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from prefixkv.demo.glyphs import LETTERS, SHAPES
-from prefixkv.demo.model import PATCH_PIXELS
 from prefixkv.demo.scenes import COLOURS, GRID, IMAGE_PIXELS, MAX_OBJECTS, SIZES, Scene, SceneObject
+from tools.demo.model import PATCH_PIXELS
 
 PATCHES = IMAGE_PIXELS // PATCH_PIXELS
 BACKGROUND = 255

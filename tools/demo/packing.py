@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from prefixkv.demo.questions import KINDS, Question
-from prefixkv.demo.tokens import BOS, EOS, IMAGE, IMAGE_TOKENS
+from tools.demo.tokens import BOS, EOS, IMAGE, IMAGE_TOKENS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from prefixkv.demo.labels import ATTRIBUTES, BACKGROUND, CONTEXTUAL
-from prefixkv.demo.packing import CONTEXT_KIND, NOT_AN_ANSWER
 from prefixkv.demo.questions import KINDS
+from tools.demo.labels import ATTRIBUTES, BACKGROUND, CONTEXTUAL
+from tools.demo.packing import CONTEXT_KIND, NOT_AN_ANSWER
 
 _CONTEXTUAL_WEIGHT = 0.5
 _CLASSES = max(2, *ATTRIBUTES.values())

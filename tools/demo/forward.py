@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 from transformers import LlavaForConditionalGeneration
 
-from prefixkv.demo.model import PATCH_PIXELS, PIXEL_MEAN, PIXEL_STD
+from tools.demo.model import PATCH_PIXELS, PIXEL_MEAN, PIXEL_STD
 
 
 def _tower_layer(x: Tensor, heads: int, epsilon: float, dtype: torch.dtype, weights: list[Tensor]) -> Tensor:
