@@ -1,8 +1,9 @@
-# make demo: one question about a picture.  make test: the tests, in minutes.  make test-all: the exhaustive ones, too.
+# make demo: one question under three caches, side by side.  make test: the tests, in minutes.
+# make test-all: the exhaustive ones, too.
 # make lint: ruff and mypy.
 # make docs: the reference page docs/cli.md.  make pictures: the terminal pictures docs/images/*.svg.
 # make test-gpu: every command, method and dtype on a GPU, and its kernels.
-# make families: the README's table of them.  make bench-cpu: what is measured without a GPU, as ratios within one run.
+# make families: the table of docs/families.md.  make bench-cpu: what is measured without a GPU, as ratios within one run.
 # TORCH and TRANSFORMERS choose what is installed (make test TORCH=torch==2.13.0), PYTHON the interpreter of a new .venv,
 # ARGS what pytest is told beside (make test ARGS="tests/cli -x").
 
@@ -23,7 +24,7 @@ STAMP := $(VENV)/installed-$(shell printf '%s' '$(TORCH) $(TRANSFORMERS)' | cksu
 .DEFAULT_GOAL := demo
 
 demo: $(STAMP)
-	@$(BIN)/prefixkv chat prefixkv/demo/scene.png --prompt "Which object is in row 3, column 3?" --model demo --budget 20% --stats
+	@$(BIN)/python -m tools.demo.side_by_side
 
 # Two processes, each with one thread: the test models are small.
 test: $(STAMP)

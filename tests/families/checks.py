@@ -1,4 +1,4 @@
-"""What every family must do, as functions: the tests run them, and so does the table in the README."""
+"""What every family must do, as functions: the tests run them, and so does the table in docs/families.md."""
 
 from __future__ import annotations
 
@@ -187,4 +187,4 @@ CHECKS: dict[str, Callable[[Tiny], None]] = {
     "bytes = budget": bytes_equal_budget,
     "ragged batch": ragged_rows_equal_single_rows,
 }
-"""The columns of the README's table."""
+"""The columns of the table."""

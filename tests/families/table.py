@@ -1,4 +1,4 @@
-"""The README's table of families: `python -m tests.families.table` runs every check and writes it."""
+"""The table of families in docs/families.md: `python -m tests.families.table` runs every check and writes it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from prefixkv.models import families as listed
 from tests.families.checks import CHECKS
 from tests.families.tiny_models import FAMILIES
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs" / "families.md"
 BEGIN, END = "<!-- families: make families -->", "<!-- /families -->"
 
 
@@ -27,7 +27,7 @@ def block(passed: Mapping[str, Mapping[str, bool]]) -> str:
 
 
 def main() -> None:
-    """Run the checks and put the table into the README."""
+    """Run the checks and put the table into the page."""
     passed: dict[str, dict[str, bool]] = {}
     for name, build in FAMILIES.items():
         passed[name] = {}
@@ -38,10 +38,10 @@ def main() -> None:
                 passed[name][title] = False
             else:
                 passed[name][title] = True
-    text = README.read_text(encoding="utf-8")
+    text = PAGE.read_text(encoding="utf-8")
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
-    README.write_text(before + block(passed) + after, encoding="utf-8")
+    PAGE.write_text(before + block(passed) + after, encoding="utf-8")
 
 
 if __name__ == "__main__":
