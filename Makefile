@@ -1,7 +1,8 @@
 # make demo: one question under three caches, side by side.  make test: the tests, in minutes.
 # make test-all: the exhaustive ones, too.
 # make lint: ruff and mypy.
-# make docs: the reference page docs/cli.md.  make pictures: the terminal pictures docs/images/*.svg.
+# make docs: the reference page docs/cli.md.  make site: all pages as a site in build/site.
+# make pictures: the terminal pictures docs/images/*.svg.
 # make test-gpu: every command, method and dtype on a GPU, and its kernels.
 # make families: the table of docs/families.md.  make bench-cpu: what is measured without a GPU, as ratios within one run.
 # TORCH and TRANSFORMERS choose what is installed (make test TORCH=torch==2.13.0), PYTHON the interpreter of a new .venv,
@@ -20,7 +21,7 @@ BIN := $(VENV)/bin
 REQUIREMENTS := $(foreach requirement,$(TORCH) $(TRANSFORMERS),'$(requirement)')
 STAMP := $(VENV)/installed-$(shell printf '%s' '$(TORCH) $(TRANSFORMERS)' | cksum | cut -d ' ' -f 1)
 
-.PHONY: demo test test-all test-gpu bench-cpu install compile families lint format docs pictures clean
+.PHONY: demo test test-all test-gpu bench-cpu install compile families lint format docs site pictures clean
 .DEFAULT_GOAL := demo
 
 demo: $(STAMP)
@@ -63,6 +64,12 @@ format: $(STAMP)
 
 docs: $(STAMP)
 	@$(BIN)/python -m prefixkv_cli.reference docs/cli.md
+
+# A link that leads nowhere is an error; with --quiet mkdocs would not count it.
+site: $(STAMP)
+	@test -x $(BIN)/mkdocs || $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --config-file tools/site/mkdocs.yml
+	@echo "site: build/site/index.html"
 
 pictures: $(STAMP)
 	@$(BIN)/python docs/terminal_pictures.py docs/images

@@ -79,6 +79,7 @@ def parse(words: list[str]) -> None:
         if not hasattr(command, "commands"):
             context = command.make_context(name, rest, parent=context)
             return
+    assert not rest or rest[0].startswith("-"), f"there is no command {rest[0]!r}"
     command.make_context(command.name, rest, parent=None)
 
 

@@ -9,9 +9,13 @@ import pytest
 
 from tests.docs.pages import ROOT, blocks, follow, parse, prefixkv_commands
 
-FOLLOWED = [ROOT / "docs" / name for name in ("demo-model.md", "methods.md")]
+DOCS = ROOT / "docs"
+FOLLOWED = [
+    *(DOCS / name for name in ("demo-model.md", "index.md", "methods.md", "tutorial.md")),
+    *sorted((DOCS / "guides").glob("*.md")),
+]
 """Pages that are run from top to bottom; README.md is, too, in test_readme.py."""
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
 per_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
 
