@@ -4,28 +4,23 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Generator, Sequence
-from typing import Any
+from functools import partial
 
 import torch
 from PIL import Image
 
-from prefixkv.cache import attention
 from prefixkv.cache.prefix_cache import PrefixKVCache
 from prefixkv.cache.snapshot import CacheSnapshot
 from prefixkv.cache.usage import CacheUsage
 from prefixkv.chat.conversation_state import ConversationState
 from prefixkv.chat.peak_memory import peak_bytes
+from prefixkv.chat.reader import Reader
 from prefixkv.chat.reading import Reading
-from prefixkv.engine.decoding import decode
 from prefixkv.errors import DeviceMemoryError, PrefixKVError
-from prefixkv.generation.answer import Answer, AnswerWriter
+from prefixkv.generation.answer import Answer
 from prefixkv.generation.sampling import Sampling
-from prefixkv.generation.shaping import shaping_of
-from prefixkv.generation.stop_text import stop_texts
 from prefixkv.inputs.images import Picture, as_pictures
-from prefixkv.inputs.positions import answer_room
 from prefixkv.inputs.prompts import Prompt, Turn
-from prefixkv.inputs.token_ids import picture_token, stop_tokens
 from prefixkv.models.loading import LoadedModel, Notify
 from prefixkv.policy.budget import Budget
 from prefixkv.policy.methods import DEFAULT_METHOD, Method
@@ -49,10 +44,8 @@ class Conversation:
     Attributes:
         loaded: the model.
         sampling: how tokens are chosen; may be replaced between two questions.
-        cache: the compressed cache.
         config: the configuration that gives the layers' shares; None where the method finds them.
         system: instructions before the first turn.
-        reading: what the cache has read.
     """
 
     def __init__(
@@ -82,8 +75,17 @@ class Conversation:
         self._answers: list[Answer] = []
         self._waiting: list[Image.Image] = []
         self._earlier: deque[ConversationState] = deque(maxlen=UNDO_TURNS)
-        self.reading = Reading()
         self.change_budget(budget, method)
+
+    @property
+    def cache(self) -> PrefixKVCache:
+        """The compressed cache."""
+        return self._reader.cache
+
+    @property
+    def reading(self) -> Reading:
+        """What the cache has read."""
+        return self._reader.reading
 
     @property
     def last_answer(self) -> Answer | None:
@@ -140,7 +142,10 @@ class Conversation:
             PrefixKVError: the configuration is for another model.
         """
         cache: PrefixKVCache = make_cache(self.loaded.model, self.loaded.identity, budget, method, self._notify)
-        self.cache, self.config = cache, budget if isinstance(budget, PrefixConfig) else None
+        self._reader, self.config = (
+            Reader(self.loaded, cache, self._notify),
+            budget if isinstance(budget, PrefixConfig) else None,
+        )
         self._read_again()
 
     def instruct(self, system: str) -> None:
@@ -187,7 +192,7 @@ class Conversation:
         """Go back to a state of a conversation with the same model, budget and method."""
         self.system = state.system
         self._turns, self._answers = list(state.turns), list(state.answers)
-        self._waiting, self.reading = list(state.waiting), state.reading.copy()
+        self._waiting, self._reader.reading = list(state.waiting), state.reading.copy()
         state.cache.restore(self.cache.row, self.loaded.device)
 
     def read(self) -> None:
@@ -198,17 +203,7 @@ class Conversation:
         """
         if not self._waiting:
             raise PrefixKVError("there is no picture to read: add one first")
-        prompt = Prompt(self.loaded.processor, [*self._turns, Turn("", self.waiting)], self.system)
-        end = prompt.end_of_pictures(picture_token(self.loaded))
-        if end <= len(self.reading.tokens):
-            return
-        answer_room(self.loaded.model.config, end)
-        inputs = self._unread(prompt, until=end)
-        with attention.installed(self.loaded.model):
-            steps = decode(self.loaded.model, inputs, self.cache, Sampling(max_new_tokens=1), (), notify=self._notify)
-            next(steps)
-            steps.close()
-        self._note(inputs, prompt)
+        self._reader.read(self._prompt([*self._turns, Turn("", self.waiting)]))
 
     def ask(self, prompt: str, images: Picture | Sequence[Picture] | None = None) -> Generator[str, None, None]:
         """Ask and stream the answer.
@@ -232,7 +227,7 @@ class Conversation:
         self._waiting.clear()
         is_kept = False
         try:
-            yield from self._answer(turn)
+            yield from self._reader.answer(partial(self._prompt, self._turns), self.sampling, partial(self._end, turn))
             is_kept = True
         except GeneratorExit:
             is_kept = turn.answer is not None
@@ -247,47 +242,12 @@ class Conversation:
             else:
                 self.resume(before)
 
-    def _answer(self, turn: Turn) -> Generator[str, None, None]:
-        model, stops = self.loaded.model, stop_tokens(self.loaded)
-        writer = AnswerWriter(self.loaded.tokenizer, stops, stop_texts(self.sampling, model.generation_config))
-        prompt = Prompt(self.loaded.processor, self._turns, self.system)
-        sampling = self.sampling.within(answer_room(model.config, prompt.tokens), self._notify)
-        inputs = self._unread(prompt)
-        shaping = shaping_of(model, prompt.inputs["input_ids"], sampling.max_new_tokens)
-        with attention.installed(model):
-            steps = decode(model, inputs, self.cache, sampling, stops, notify=self._notify, shaping=shaping)
-            try:
-                for token in steps:
-                    if writer.tokens == 0:
-                        self._note(inputs, prompt)
-                    else:
-                        self.reading.add([writer.last_token], None, generated=True)
-                    if piece := writer.push(token):
-                        yield piece
-                    if writer.has_stopped:
-                        break
-                if piece := writer.end():
-                    yield piece
-            finally:
-                steps.close()
-                if writer.tokens:
-                    answer = writer.answer(prompt.tokens)
-                    turn.answer = answer.text
-                    self._answers.append(answer)
+    def _prompt(self, turns: Sequence[Turn]) -> Prompt:
+        return Prompt(self.loaded.processor, turns, self.system)
 
-    def _unread(self, prompt: Prompt, until: int | None = None) -> dict[str, Any]:
-        """Model inputs for what the cache has not read, up to a token."""
-        rest = prompt.after(self.reading.tokens, self.reading.images, until)
-        if rest is None:
-            self._notify("the conversation so far is read again: it is not spelt as the cache has read it")
-            self._read_again()
-            rest = prompt.after([], 0, until)
-            assert rest is not None
-        return self.loaded.on_device(rest)
-
-    def _note(self, inputs: dict[str, Any], prompt: Prompt) -> None:
-        self.reading.add(inputs["input_ids"][0].tolist(), picture_token(self.loaded))
-        self.reading.images = prompt.images
+    def _end(self, turn: Turn, answer: Answer) -> None:
+        turn.answer = answer.text
+        self._answers.append(answer)
 
     def _require_images(self) -> None:
         if not self.loaded.takes_images:
@@ -295,6 +255,5 @@ class Conversation:
 
     def _read_again(self) -> None:
         """Free the cache: what comes next reads from the beginning, and no earlier cache can come back."""
-        self.cache.reset()
-        self.reading = Reading()
+        self._reader.restart()
         self._earlier.clear()
