@@ -28,30 +28,33 @@ from prefixkv_cli.commands.profile import app as profile
 from prefixkv_cli.commands.save import save
 from prefixkv_cli.commands.search import search
 from prefixkv_cli.failures import Failure
+from prefixkv_cli.help_panels import PanelledTyper
 
 ENVIRONMENT_PREFIX = "PREFIXKV"
 """An option without a variable of its own has PREFIXKV_COMMAND_OPTION."""
 
-app = typer.Typer(
+app = PanelledTyper(
     name="prefixkv",
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": ENVIRONMENT_PREFIX},
 )
-app.command()(chat)
-app.command()(save)
-app.add_typer(contexts, name="contexts")
-app.add_typer(profile, name="profile")
-app.command()(search)
-app.add_typer(configs, name="configs")
-app.command("eval")(evaluate)
-app.command()(batch)
-app.command()(bench)
-app.command()(models)
-app.command()(info)
-app.command()(demo_scene)
-app.command()(completion)
-app.command()(env)
+ANSWERS, BUDGETS, MEASURES, FACTS = "Answers", "Budgets", "Measurements", "Models and this machine"
+"""The groups of commands in the help."""
+app.command(rich_help_panel=ANSWERS)(chat)
+app.command(rich_help_panel=ANSWERS)(batch)
+app.command(rich_help_panel=ANSWERS)(save)
+app.add_typer(contexts, name="contexts", rich_help_panel=ANSWERS)
+app.add_typer(profile, name="profile", rich_help_panel=BUDGETS)
+app.command(rich_help_panel=BUDGETS)(search)
+app.add_typer(configs, name="configs", rich_help_panel=BUDGETS)
+app.command("eval", rich_help_panel=MEASURES)(evaluate)
+app.command(rich_help_panel=MEASURES)(bench)
+app.command(rich_help_panel=FACTS)(models)
+app.command(rich_help_panel=FACTS)(info)
+app.command(rich_help_panel=FACTS)(env)
+app.command(rich_help_panel=FACTS)(demo_scene)
+app.command(rich_help_panel=FACTS)(completion)
 
 
 class _Invocation:

@@ -141,7 +141,7 @@ ImagesOption = Annotated[
     Path | None,
     typer.Option(
         "--images",
-        metavar="FOLDER",
+        metavar="DIR",
         help="Folder of a data file's pictures.",
         show_default="beside the file",
     ),

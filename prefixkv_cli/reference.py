@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import typer
 
 from prefixkv_cli.app import ENVIRONMENT_PREFIX, app
 from prefixkv_cli.dialogue.slash_commands import COMMANDS, KEYS
+from prefixkv_cli.help_panels import panel_of
 
 _OPENING = """# The command line
 
@@ -63,9 +65,9 @@ def _section(command: Any, context: typer.Context) -> str:
     if examples:
         parts.append("Examples:\n\n```console\n" + "\n".join(f"$ {example}" for example in examples) + "\n```")
     parameters = [param for param in command.get_params(context) if param.name != "help"]
-    if parameters:
-        rows = [_row(parameter, context) for parameter in parameters]
-        parts.append("\n".join(["| | | default | environment |", "|---|---|---|---|", *rows]))
+    for panel, listed in groupby(parameters, panel_of):
+        rows = [_row(parameter, context) for parameter in listed]
+        parts.append("\n".join([f"| {panel or ''} | | default | environment |", "|---|---|---|---|", *rows]))
     inner = getattr(command, "commands", {})
     if inner:
         rows = [f"| `{name}` | {_first_line(each)} |" for name, each in inner.items()]

@@ -16,11 +16,12 @@ from prefixkv.models.names import full_name
 from prefixkv.models.shapes import SHAPES
 from prefixkv.profiles.config import PrefixConfig
 from prefixkv_cli import options, output
+from prefixkv_cli.help_panels import PanelledTyper
 from prefixkv_cli.saved_files import remove_saved
 from prefixkv_cli.tables.config_table import config_table
 from prefixkv_cli.tables.saved_table import age, readable, show_saved
 
-app = typer.Typer(
+app = PanelledTyper(
     help="List, show, import, export and remove saved configurations.\n\nExample: prefixkv configs list",
     no_args_is_help=True,
 )

@@ -12,10 +12,13 @@ from prefixkv.chat.context_file import read_head
 from prefixkv.home import find_file, named_file, names
 from prefixkv.policy.budget import format_bytes
 from prefixkv_cli import options, output
+from prefixkv_cli.help_panels import PanelledTyper
 from prefixkv_cli.saved_files import remove_saved
 from prefixkv_cli.tables.saved_table import age, count, readable, show_saved
 
-app = typer.Typer(help="List, show and remove saved contexts.\n\nExample: prefixkv contexts list", no_args_is_help=True)
+app = PanelledTyper(
+    help="List, show and remove saved contexts.\n\nExample: prefixkv contexts list", no_args_is_help=True
+)
 
 ContextArgument = Annotated[str, typer.Argument(metavar="CONTEXT", help="Name or file of a context.")]
 

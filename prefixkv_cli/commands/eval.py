@@ -26,13 +26,18 @@ def evaluate(
         str,
         typer.Option(
             "--data",
-            help="scenes[:N[:SEED]] (drawn, with answers), followups[:N[:SEED]], text:FILE (or a folder), or a JSON "
-            "file shaped as LLaVA-Description or MM-Vet.",
+            help="scenes, scenes:N or scenes:N:SEED (drawn, with answers), followups (likewise), text:FILE (or a "
+            "folder), or a JSON file shaped as LLaVA-Description or MM-Vet.",
         ),
     ],
     model: options.ModelOption = "auto",
     budgets: Annotated[
-        str, typer.Option("--budgets", help="What the cache may keep, with commas between.")
+        str,
+        typer.Option(
+            "--budgets",
+            help="What the cache may keep, with commas between.",
+            show_default="100%, 50%, 30%, 20%, 10%",
+        ),
     ] = "100%,50%,30%,20%,10%",
     methods: Annotated[str, typer.Option("--methods", help="all, or names with commas between.")] = "all",
     metrics: Annotated[

@@ -21,6 +21,7 @@ from prefixkv.models.loading import (
 from prefixkv.profiles.profile import LayerProfile
 from prefixkv.profiles.profile_path import profile_path
 from prefixkv_cli import options, output
+from prefixkv_cli.help_panels import PanelledTyper
 from prefixkv_cli.progress_bar import progress_bar
 from prefixkv_cli.saved_files import remove_saved
 from prefixkv_cli.tables.profile_table import difference_table, profile_table
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 DEFAULT_SAMPLES = 10
 
-app = typer.Typer(
+app = PanelledTyper(
     help="Measure a model's layers, once; list, show, compare and remove profiles."
     "\n\nExample: prefixkv profile --model llava --images photos/",
     invoke_without_command=True,

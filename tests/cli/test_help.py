@@ -7,12 +7,15 @@ import shlex
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import typer
+from typer.testing import CliRunner
 
 from prefixkv_cli.app import ENVIRONMENT_PREFIX, app
+from prefixkv_cli.help_panels import PANELS, panel_of
 from prefixkv_cli.reference import reference
 from tests.cli.loaded_modules import Loaded, what_is_loaded
 from tests.cli.program import ENVIRONMENT, PROGRAM
@@ -50,6 +53,27 @@ def test_help_has_an_example_and_loads_nothing_heavy(
     assert (done.exit_code, done.stderr) == (0, "")
     assert f"Example: {path.split()[0]}" in done.stdout
     assert done.modules & HEAVY == set()
+
+
+@per_command
+def test_help_is_legible_at_60_columns(path: str, command: Any, context: Any) -> None:
+    """Nothing is cut, every option's name is whole, and no line is spent on an environment variable."""
+    words, state = [*path.split()[1:], "--help"], SimpleNamespace(debug=False)
+    done = CliRunner().invoke(app, words, env={"COLUMNS": "60"}, prog_name="prefixkv", obj=state)
+    assert done.exit_code == 0
+    assert max(map(len, done.stdout.splitlines())) <= 60
+    assert not [cut for cut in ("…", "PREFIXKV_", "<bool>", "<str>", "<list") if cut in done.stdout]
+    for parameter in command.get_params(context):
+        if parameter.param_type_name == "option":
+            assert any(re.search(rf"^│ .*{name}\b", done.stdout, re.MULTILINE) for name in parameter.opts)
+
+
+def test_panels_name_options_that_there_are() -> None:
+    options = {name for _, command, context in COMMANDS for each in command.get_params(context) for name in each.opts}
+    assert {name for names in PANELS.values() for name in names} <= options
+    chat = next(command for path, command, _ in COMMANDS if path == "prefixkv chat")
+    panels = [panel_of(parameter) for parameter in chat.get_params(typer.Context(chat))]
+    assert list(dict.fromkeys(panels)) == [None, *PANELS]
 
 
 @per_command

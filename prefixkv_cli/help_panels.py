@@ -1,0 +1,96 @@
+"""How help is laid out: options in panels, values by short names, environment variables on the reference page only."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+COMMON = "Common"
+PANELS = {
+    COMMON: (),
+    "Sampling": ("--max-new-tokens", "--temperature", "--top-p", "--seed", "--stop"),
+    "Hardware": (
+        *("--device", "--device-map", "--dtype", "--load-in-8bit", "--load-in-4bit", "--processes", "--rows"),
+        *("--memory", "--device-memory", "--side-by-side", "--rows-at-once"),
+    ),
+    "Output": (
+        *("--out", "--overwrite", "--name", "--json", "--json-lines", "--stats", "--show-kept", "--plain", "--plot"),
+        *("--by-kind", "--trace", "--release", "--quiet", "--debug", "--version", "--help"),
+    ),
+}
+"""The panels in their order, each with its options; what no other names is common."""
+_VALUES = {"<str>": "TEXT", "<int>": "N", "<float>": "X", "<path>": "FILE"}
+"""What stands for a value whose option has no word of its own for it, by what typer would show."""
+
+
+def panel_of(parameter: Any) -> str | None:
+    """The panel of an option; None for an argument, which has one of its own."""
+    if parameter.param_type_name != "option":
+        return None
+    return next((panel for panel, names in PANELS.items() if set(names) & set(parameter.opts)), COMMON)
+
+
+class _Panelled:
+    """Mixed into typer's classes: lays out the parameters of a command or group."""
+
+    params: list[Any]
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """All parameters, arguments first, then options panel by panel."""
+        parameters = super().get_params(ctx)  # type: ignore[misc]
+        for parameter in parameters:
+            _lay_out(parameter, ctx)
+        order = [None, *PANELS]
+        return sorted(parameters, key=lambda parameter: order.index(panel_of(parameter)))
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Print the help.
+
+        Of a long name and its earlier form, which is still taken, only the first is shown. That an option is required
+        is said in its text: a star in a column of its own would leave too little room where the screen is narrow.
+        """
+        for parameter in self.get_params(ctx):
+            long = [name for name in parameter.opts if name.startswith("--")]
+            parameter.opts = [name for name in parameter.opts if name not in long[1:]]
+            if parameter.param_type_name == "option" and parameter.required:
+                parameter.required, parameter.help = False, f"{parameter.help} Required."
+        super().format_help(ctx, formatter)  # type: ignore[misc]
+
+
+class PanelledCommand(_Panelled, TyperCommand):
+    """A command whose help is in panels."""
+
+
+class PanelledGroup(_Panelled, TyperGroup):
+    """A group of commands whose help is in panels."""
+
+
+class PanelledTyper(typer.Typer):
+    """An app all of whose commands have their help in panels."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**{"cls": PanelledGroup, **settings})
+
+    def command(self, name: str | None = None, **settings: Any) -> Any:
+        """Register a command, as `typer.Typer.command` does."""
+        return super().command(name, **{"cls": PanelledCommand, **settings})
+
+    def callback(self, **settings: Any) -> Any:
+        """Register what runs before every command, as `typer.Typer.callback` does."""
+        return super().callback(**{"cls": PanelledGroup, **settings})
+
+
+def _lay_out(parameter: Any, ctx: Any) -> None:
+    parameter.show_envvar = False
+    parameter.rich_help_panel = panel_of(parameter)
+    if parameter.param_type_name == "argument":
+        # Its name and help say what it is; typer would add a type such as <list[str]>.
+        parameter.display_type_rich = _no_type
+    elif parameter.metavar is None:
+        parameter.metavar = "" if parameter.is_flag else _VALUES[parameter.display_type(ctx)]
+
+
+def _no_type(ctx: Any) -> str:
+    return ""
