@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import stat
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ MOST_BYTES = 64 * 2**20
 """Files above this size are not read."""
 MOST_DOCUMENT_BYTES = 4 * 2**20
 """Nor are files of our own formats above this size: a profile of a hundred layers has about 1 MB."""
+MOST_LINES_BYTES = 8 * 2**30
+"""Nor files of lines, such as a batch's answers, above this one."""
 MOST_NESTED = 64
 """Lists and objects inside each other; more of them could be read, but not be written again."""
 
@@ -73,22 +76,49 @@ def read_json(path: Path, most_bytes: int = MOST_BYTES) -> Any:
     Raises:
         PrefixKVError: the file is missing, a link, no file, too large, or no JSON with finite numbers and little depth.
     """
-    refuse_link(path)
+    data = read_regular(path, "a JSON file", most_bytes)
     try:
-        size = path.stat().st_size
-        if path.is_dir():
-            raise PrefixKVError(f"{path} is a folder: give a JSON file")
-        if not path.is_file():
-            raise PrefixKVError(f"{path} is no regular file: give a JSON file")
-        if size > most_bytes:
-            raise PrefixKVError(f"{path} is too large to be read ({size:,} bytes; at most {most_bytes:,})")
-        return parse_json(path.read_bytes())
-    except FileNotFoundError:
-        raise PrefixKVError(f"there is no file {path}") from None
-    except OSError as error:
-        raise PrefixKVError(f"{path} cannot be read: {error.strerror}") from None
+        return parse_json(data)
     except ValueError as error:
         raise PrefixKVError(f"{path} is not valid JSON: {error}") from None
+
+
+def read_regular(path: Path, wanted: str, most_bytes: int) -> bytes:
+    """Read a file whole, once it is known to be one and not too large.
+
+    Args:
+        path: the file; a pipe or a device could be read for ever.
+        wanted: what the user is to give, for the message.
+        most_bytes: size above which it is not read.
+
+    Raises:
+        PrefixKVError: the file is missing, a link, no regular file, or too large.
+    """
+    require_regular(path, wanted, most_bytes)
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise PrefixKVError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def require_regular(path: Path, wanted: str, most_bytes: int) -> int:
+    """The size of a regular file, in bytes; as `read_regular`, without reading it."""
+    try:
+        refuse_link(path)
+        facts = path.stat()
+    except FileNotFoundError:
+        raise PrefixKVError(f"there is no file {path}") from None
+    # A name with a NUL in it is none that a file can have.
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise PrefixKVError(f"{path} cannot be read: {reason}") from None
+    if stat.S_ISDIR(facts.st_mode):
+        raise PrefixKVError(f"{path} is a folder: give {wanted}")
+    if not stat.S_ISREG(facts.st_mode):
+        raise PrefixKVError(f"{path} is no regular file: give {wanted}")
+    if facts.st_size > most_bytes:
+        raise PrefixKVError(f"{path} is too large to be read ({facts.st_size:,} bytes; at most {most_bytes:,})")
+    return facts.st_size
 
 
 def parse_json(text: bytes | str) -> Any:

@@ -12,6 +12,7 @@ from typing import Any
 
 from PIL import Image
 
+from prefixkv.documents import parse_json
 from prefixkv.errors import OptionError, PrefixKVError
 from prefixkv.generation.sampling import Sampling
 from prefixkv.inputs.picture_source import open_source
@@ -92,8 +93,8 @@ def _parsed(data: bytes) -> Iterator[Line]:
             continue
         digest = _digest(raw.strip())
         try:
-            yield _line(json.loads(raw), number, digest)
-        except (ValueError, RecursionError):
+            yield _line(parse_json(raw), number, digest)
+        except ValueError:
             yield Line(number, digest, error=f"this is no JSON: {SHAPE}")
         except PrefixKVError as error:
             yield Line(number, digest, error=str(error))

@@ -17,8 +17,10 @@ from filelock import FileLock, Timeout
 
 from prefixkv.batch.lines import Line
 from prefixkv.batch.picture_files import are_the_same, file_marks
-from prefixkv.documents import refuse_link, write_whole
+from prefixkv.documents import MOST_LINES_BYTES, parse_json, read_regular, refuse_link, write_whole
 from prefixkv.errors import PrefixKVError
+from prefixkv.schemas.batch import BatchAnswerSchema
+from prefixkv.schemas.field import parse
 
 _BEGINNING = b'{"line": '
 """Of every record, also of one that a stopped process has only begun."""
@@ -133,7 +135,7 @@ class ResultFile:
         Raises:
             PrefixKVError: the place cannot be written.
         """
-        record = _named(line) | dict(content) | {"input": line.digest, "settings": self._settings}
+        record = _named(line) | _as_text(content) | {"input": line.digest, "settings": self._settings}
         if "error" not in record and any(marks := file_marks(line.sources, self._folder)):
             record["pictures"] = marks
         try:
@@ -147,10 +149,7 @@ class ResultFile:
 
     def _set_aside(self, records: list[dict[str, Any]]) -> None:
         refuse_link(self.earlier_path)
-        try:
-            before = self.earlier_path.read_bytes() if self.earlier_path.exists() else b""
-        except OSError as error:
-            raise PrefixKVError(f"{self.earlier_path} cannot be read: {error.strerror}") from error
+        before = _content(self.earlier_path)
         write_whole(self.earlier_path, before + b"".join(_text(record) for record in records))
 
     def _parts(self) -> list[Path]:
@@ -162,21 +161,17 @@ class ResultFile:
         return self.path.with_name(f".{self.path.name}.part-{process}")
 
     def _read(self, path: Path) -> Iterator[dict[str, Any]]:
-        refuse_link(path)
-        try:
-            data = path.read_bytes() if path.exists() else b""
-        except IsADirectoryError:
-            raise PrefixKVError(f"{path} is a folder: give a file for the answers") from None
-        except OSError as error:
-            raise PrefixKVError(f"{path} cannot be read: {error.strerror}") from error
-        *whole, last = data.split(b"\n")
+        *whole, last = _content(path).split(b"\n")
         for number, raw in enumerate([*whole, last], start=1):
             if number > len(whole) and (not raw or raw.startswith(_BEGINNING) or _BEGINNING.startswith(raw)):
                 # Behind the last line break is what a stopped process had begun to write, or nothing.
                 return
-            record = _record(raw)
-            if record is None:
-                raise PrefixKVError(f"{path}: line {number} is no answer of a batch: give another --out")
+            try:
+                record = _record(raw)
+            except (ValueError, PrefixKVError) as error:
+                raise PrefixKVError(
+                    f"{path}: line {number} is no answer of a batch ({error}): give another --out"
+                ) from None
             if record["settings"] != self._settings:
                 raise PrefixKVError(
                     f"{path} was written with another model, budget, method or answer length: give another --out, or "
@@ -185,15 +180,28 @@ class ResultFile:
             yield record
 
 
-def _record(raw: bytes) -> dict[str, Any] | None:
-    try:
-        record = json.loads(raw)
-    except (ValueError, RecursionError):
-        return None
-    kinds = {"line": int, "input": str, "settings": str}
-    if not isinstance(record, dict) or any(type(record.get(name)) is not kind for name, kind in kinds.items()):
-        return None
+def _content(path: Path) -> bytes:
+    """The whole file; nothing where there is none."""
+    refuse_link(path)
+    return read_regular(path, "a file for the answers", MOST_LINES_BYTES) if path.exists() else b""
+
+
+def _record(raw: bytes) -> dict[str, Any]:
+    """One record as its line has it.
+
+    Raises:
+        ValueError: the line is no JSON.
+        PrefixKVError: it is, but no record.
+    """
+    record = parse_json(raw)
+    parse(BatchAnswerSchema, _as_text(record) if isinstance(record, dict) else record, "the record")
     return record
+
+
+def _as_text(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The same with halves of a pair of UTF-16, which a path may have, written out: no text has them alone."""
+    texts = {name: text for name in ("answer", "error") if isinstance(text := content.get(name), str)}
+    return dict(content) | {name: text.encode(errors="backslashreplace").decode() for name, text in texts.items()}
 
 
 def _named(line: Line) -> dict[str, Any]:
@@ -206,7 +214,7 @@ def _unnamed(record: Mapping[str, Any]) -> dict[str, Any]:
 
 def _text(record: Mapping[str, Any]) -> bytes:
     try:
-        return json.dumps(record, ensure_ascii=False).encode() + b"\n"
+        return json.dumps(record, ensure_ascii=False, allow_nan=False).encode() + b"\n"
     # Half of a pair of UTF-16 is no text: JSON has it escaped.
     except UnicodeEncodeError:
-        return json.dumps(record).encode() + b"\n"
+        return json.dumps(record, allow_nan=False).encode() + b"\n"

@@ -8,9 +8,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from prefixkv.documents import VERSION, read_document, refuse_link, write_json
+from prefixkv.documents import (
+    MOST_LINES_BYTES,
+    VERSION,
+    parse_json,
+    read_document,
+    read_regular,
+    refuse_link,
+    write_json,
+)
 from prefixkv.errors import PrefixKVError
 from prefixkv.evaluation.cells import Cell
+from prefixkv.schemas.evaluation import EvaluationSchema, RecordSchema
+from prefixkv.schemas.field import parse
 
 KIND = "prefixkv-evaluation"
 HEAD, RESULTS = "head.json", "results.json"
@@ -42,11 +52,10 @@ class RecordFolder:
         if path.exists() and not path.is_dir():
             raise PrefixKVError(f"{path} is no folder: give --out another one")
         if not (path / HEAD).exists():
-            if path.is_dir() and any(path.iterdir()):
-                raise PrefixKVError(f"{path} holds other files: give --out an empty folder or a new one")
+            _require_nothing_else(path)
             write_json(path / HEAD, {"format": KIND, "version": VERSION, "settings": dict(settings)})
-        found = read_document(path / HEAD, KIND).get("settings")
-        changed = _changes(found if isinstance(found, dict) else {}, settings)
+        head = parse(EvaluationSchema, read_document(path / HEAD, KIND), str(path / HEAD))
+        changed = _changes(head.settings, settings)
         if changed:
             raise PrefixKVError(
                 f"{path} was measured with other settings ({'; '.join(changed)}): give --out another folder"
@@ -60,12 +69,7 @@ class RecordFolder:
         """
         found: dict[Key, Record] = {}
         for file in sorted(self.path.glob("records-*.jsonl")):
-            refuse_link(file)
-            try:
-                lines = file.read_bytes().splitlines()
-            except OSError as error:
-                raise PrefixKVError(f"{file} cannot be read: {error.strerror}") from None
-            for line in lines:
+            for line in read_regular(file, "--out another folder", MOST_LINES_BYTES).split(b"\n"):
                 entry = _entry(line, self._look_ahead)
                 if entry is not None:
                     found.setdefault(*entry)
@@ -80,7 +84,7 @@ class RecordFolder:
             records: by cell.
 
         Raises:
-            PrefixKVError: the disk does not take them.
+            PrefixKVError: the disk does not take them, or a figure is no finite number.
         """
         file = self.path / f"records-{process}.jsonl"
         refuse_link(file)
@@ -94,6 +98,8 @@ class RecordFolder:
             }
             for cell, record in records.items()
         ]
+        for line in lines:
+            parse(RecordSchema, line, f"sample {sample} with {line['method']} at {line['budget']} cannot be recorded")
         text = "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines)
         try:
             with file.open("ab") as stream:
@@ -108,13 +114,28 @@ class RecordFolder:
 
 
 def _entry(line: bytes, look_ahead: str | None) -> tuple[Key, Record] | None:
+    """A line's key and figures; None for what a killed run has cut off, or what another recipe was measured with."""
     try:
-        record = json.loads(line)
+        record = parse(RecordSchema, parse_json(line), "a line").model_dump(exclude_none=True)
         cell = Cell(record.pop("method"), record.pop("budget"))
         is_current = record.pop("recipe") == cell.recipe(look_ahead)
-        return ((record.pop("sample"), cell), record) if is_current else None
-    except (ValueError, KeyError, TypeError, AttributeError, PrefixKVError):
+    except (ValueError, PrefixKVError):
         return None
+    return ((record.pop("sample"), cell), record) if is_current else None
+
+
+def _require_nothing_else(path: Path) -> None:
+    """Refuse a folder without a head, unless it is empty or a killed run had only begun to write the head."""
+    try:
+        found = sorted(file.name for file in path.iterdir()) if path.is_dir() else []
+    except OSError as error:
+        raise PrefixKVError(f"{path} cannot be read: {error.strerror}") from None
+    if any(name.startswith("records-") for name in found):
+        raise PrefixKVError(
+            f"{path} has records but no {HEAD}, which says what they were measured with: give --out another folder"
+        )
+    if any(not name.startswith(f".{HEAD}.") for name in found):
+        raise PrefixKVError(f"{path} holds other files: give --out an empty folder or a new one")
 
 
 def _ends_whole(file: Path) -> bool:

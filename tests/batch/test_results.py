@@ -103,6 +103,14 @@ def test_a_picture_that_is_replaced_under_its_name_makes_another_line(tmp_path: 
         (b'{"line": "x", "input": "y", "settings": "s"}\n', "no answer of a batch"),
         (b"[" * 100_000 + b"\n", "no answer of a batch"),
         (b"\xff\xfe\n", "no answer of a batch"),
+        (b'{"line": 1, "input": "i", "settings": "s"}\n', "there is an answer or an error"),
+        (b'{"line": 1, "input": "i", "settings": "s", "answer": 3}\n', "answer is 3: it should be a valid string"),
+        (b'{"line": 1, "input": "i", "settings": "s", "answer": "x", "new_tokens": NaN}\n', "NaN is not a number"),
+        (b'{"line": 1, "input": "i", "settings": "s", "answer": "x", "new_tokens": 1e999}\n', "1e999 is not a number"),
+        (
+            b'{"line": 1, "input": "i", "settings": "s", "answer": "x", "pictures": [{}]}\n',
+            "pictures.0.bytes is missing",
+        ),
         (b'{"line": 1, "input": "other", "settings": "s", "answer": "x"}\n', "answers to other questions"),
         (b'{"line": 1, "input": "other", "settings": "t", "answer": "x"}\n', "another model"),
     ],
@@ -176,3 +184,18 @@ def test_utf16_that_is_cut_is_said(tmp_path: Path) -> None:
     (tmp_path / "q.jsonl").write_bytes('{"prompt": "ü"}\n'.encode("utf-16")[:-1])
     with pytest.raises(PrefixKVError, match="UTF-16"):
         read_lines(tmp_path / "q.jsonl")
+
+
+def test_pipes_and_folders_are_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(PrefixKVError, match="no regular file"):
+        ResultFile(tmp_path / "pipe", "s").gather(_lines(tmp_path, A))
+    with pytest.raises(PrefixKVError, match="is a folder"):
+        ResultFile(tmp_path, "s").gather(_lines(tmp_path, A))
+
+
+def test_an_error_that_names_a_file_of_another_encoding_is_read_again(tmp_path: Path) -> None:
+    lines = _lines(tmp_path, A, B)
+    results = _answered(tmp_path, lines[:1])
+    results.append(lines[1], {"error": "image caf\udce9.png does not exist"})
+    assert _answers(results.gather(lines))[2] == "image caf\\udce9.png does not exist"
