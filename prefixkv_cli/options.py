@@ -104,6 +104,35 @@ StopOption = Annotated[
         allow_from_autoenv=False,
     ),
 ]
+TemplateArgOption = Annotated[
+    list[str] | None,
+    # As with --stop: a value may hold white space.
+    typer.Option(
+        "--template-arg",
+        metavar="TEXT",
+        help="NAME=VALUE for the model's chat template, such as thinking=false. May be repeated.",
+        show_envvar=False,
+        allow_from_autoenv=False,
+    ),
+]
+MaxPixelsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--max-pixels",
+        metavar="N",
+        envvar="PREFIXKV_MAX_PIXELS",
+        help="Scale a picture with more pixels down to so many.",
+        show_default="no limit",
+    ),
+]
+KeepMarksOption = Annotated[
+    bool,
+    typer.Option(
+        "--keep-marks",
+        envvar="PREFIXKV_KEEP_MARKS",
+        help="Keep special tokens, such as marks of boxes, in the answers.",
+    ),
+]
 DeviceOption = Annotated[
     str,
     typer.Option(

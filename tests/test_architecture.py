@@ -61,6 +61,7 @@ USES_NO_TORCH = {
     "models/shapes",
     "inputs/download",
     "inputs/images",
+    "inputs/picture_size",
     "inputs/picture_source",
     "inputs/png_texts",
     "kernels/packed_row",

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import operator
 import threading
 from collections import deque
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from prefixkv.batch.lines import Line
 from prefixkv.errors import PrefixKVError
+from prefixkv.inputs.picture_size import within_pixels
 from prefixkv.inputs.prompts import Prompt, Turn
 from prefixkv.models.loading import LoadedModel
 
@@ -17,16 +20,30 @@ THREADS = 4
 
 
 class Preparation:
-    """Opens the lines of a batch."""
+    """Opens the lines of a batch.
 
-    def __init__(self, loaded: LoadedModel, folder: Path) -> None:
+    Attributes:
+        scaled: pictures that were scaled down so far.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        folder: Path,
+        template_args: Mapping[str, Any] | None = None,
+        max_pixels: int | None = None,
+    ) -> None:
         """Prepare for one model.
 
         Args:
             loaded: the model.
             folder: what relative paths of pictures start from.
+            template_args: values for the model's chat template, by name.
+            max_pixels: a picture with more is scaled down to them; None for no limit.
         """
-        self._loaded, self._folder = loaded, folder
+        self._loaded, self._folder, self._max_pixels = loaded, folder, max_pixels
+        self._template_args = template_args or {}
+        self.scaled = 0
         # A tokenizer of transformers cannot be used by two threads at the same time.
         self._processor = threading.Lock()
 
@@ -73,9 +90,11 @@ class Preparation:
             raise PrefixKVError(f"model {loaded.id!r} reads no images: leave image away, or choose another model")
         if loaded.id == "demo" and not line.sources:
             raise PrefixKVError("the demo model answers questions about a picture: give an image")
-        pictures = line.pictures(self._folder)
+        opened = line.pictures(self._folder)
+        pictures = tuple(within_pixels(picture, self._max_pixels) for picture in opened)
         with self._processor:
-            prompt = Prompt(loaded.processor, [Turn(line.prompt, pictures)], line.system)
+            self.scaled += sum(map(operator.is_not, opened, pictures))
+            prompt = Prompt(loaded.processor, [Turn(line.prompt, pictures)], line.system, self._template_args)
             if line.system and not prompt.shows_system():
                 raise PrefixKVError(f"model {loaded.id!r} takes no system text: say it in the prompt")
             return prompt

@@ -18,10 +18,14 @@ from prefixkv.batch.speed import Speed
 from prefixkv.engine.engine import Engine
 from prefixkv.engine.stream import Stream
 from prefixkv.errors import PrefixKVError
+from prefixkv.generation.detokenization import decoded
 from prefixkv.generation.sampling import Sampling
+from prefixkv.generation.special_tokens import left_out
 from prefixkv.generation.stop_text import before_stop, stop_texts
 from prefixkv.inputs.positions import answer_room
 from prefixkv.inputs.prompts import Prompt
+from prefixkv.inputs.template_args import say_unused
+from prefixkv.inputs.token_ids import stop_tokens
 from prefixkv.models.generation_settings import followed_settings
 from prefixkv.models.loading import LoadedModel, Notify
 from prefixkv.policy.budget import Budget
@@ -76,6 +80,9 @@ class Batch:
         notify: called with one line where the method does without a profile.
         trace: a file for a trace of reads and steps; None for none.
         stop: texts that end an answer, where a line does not say its own.
+        template_args: values for the model's chat template, by name.
+        max_pixels: a picture with more is scaled down to them; None for no limit.
+        keep_marks: whether special tokens are part of the answers.
     """
 
     lines: Sequence[Line]
@@ -88,6 +95,9 @@ class Batch:
     notify: Notify = _silent
     trace: Path | None = None
     stop: tuple[str, ...] = ()
+    template_args: Mapping[str, Any] = field(default_factory=dict)
+    max_pixels: int | None = None
+    keep_marks: bool = False
 
     def settings(self, loaded: LoadedModel) -> str:
         """Digest of all that an answer depends on besides its line."""
@@ -96,7 +106,8 @@ class Batch:
         queries = b"" if look_ahead is None else look_ahead.queries[0].float().cpu().numpy().tobytes()
         rule = [budget.kind, str(budget.amount), method, shares, hashlib.sha256(queries).hexdigest()]
         content: list[Any] = [loaded.identity.as_dict(), rule, self.new_tokens]
-        more = {"stop": self.stop} if self.stop else {}
+        named = ("stop", "template_args", "max_pixels", "keep_marks")
+        more = {name: value for name in named if (value := getattr(self, name))}
         if more := more | followed_settings(loaded.model.generation_config):
             content.append(more)
         return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:12]
@@ -128,6 +139,7 @@ class Batch:
             for index, line in enumerate(self.lines)
             if index // BLOCK % processes == process and line.number not in done
         ]
+        say_unused(self.template_args, loaded.processor, self.notify)
         engine = Engine(
             loaded,
             self.method,
@@ -140,7 +152,8 @@ class Batch:
         )
         with engine:
             run = _Run(self, loaded, engine, results, progress)
-            prompts = Preparation(loaded, self.folder).prompts(todo, self.most_rows + WAITING)
+            preparation = Preparation(loaded, self.folder, self.template_args, self.max_pixels)
+            prompts = preparation.prompts(todo, self.most_rows + WAITING)
             try:
                 for line, prompt in prompts:
                     run.ask(line, prompt)
@@ -150,6 +163,8 @@ class Batch:
                     run.take()
             finally:
                 prompts.close()
+        if preparation.scaled:
+            self.notify(f"pictures that were scaled down to {self.max_pixels:,} pixels or less: {preparation.scaled}")
         run.speed.seconds = time.perf_counter() - run.began
         return run.speed
 
@@ -213,7 +228,8 @@ class _Run:
             self._record(line, {"error": str(error)})
             return
         self.speed.add(stream.submitted_at, stream.times)
-        text = self.loaded.tokenizer.decode(tokens, skip_special_tokens=True)
+        silent = left_out(self.loaded.processor, stop_tokens(self.loaded), self.batch.keep_marks)
+        text = decoded(self.loaded.tokenizer, tokens, silent)
         stops = stop_texts(self._sampling(line), self.loaded.model.generation_config)
         answer = before_stop(text, stops).strip()
         record = {"answer": answer, "prompt_tokens": stream.prompt_tokens, "new_tokens": len(tokens)}

@@ -24,11 +24,12 @@ from prefixkv.chat.conversation import Conversation
 from prefixkv.chat.conversation_state import ConversationState
 from prefixkv.chat.reading import Reading
 from prefixkv.documents import VERSION, write_whole
-from prefixkv.errors import PrefixKVError
+from prefixkv.errors import OptionError, PrefixKVError
 from prefixkv.generation.answer import Answer
 from prefixkv.generation.sampling import Sampling
 from prefixkv.inputs.images import picture_sha256
 from prefixkv.inputs.prompts import Turn
+from prefixkv.inputs.template_args import check_template_args
 from prefixkv.models.identity import ModelIdentity
 from prefixkv.models.loading import LoadedModel, Notify
 from prefixkv.models.weight_digest import tensor_digest, weight_digest
@@ -69,6 +70,7 @@ def save_context(conversation: Conversation, path: Path, name: str) -> None:
         "budget": {"text": cache.budget.text, "kind": cache.budget.kind, "amount": str(cache.budget.amount)},
         "keep_fractions": list(cache.keep_fractions) if cache.keep_fractions is not None else None,
         "system": state.system,
+        "template_args": dict(state.template_args),
         "turns": [
             {"question": turn.prompt, "pictures": len(turn.images), "answer": asdict(answer)}
             for turn, answer in zip(state.turns, state.answers, strict=True)
@@ -118,7 +120,7 @@ def load_context(
     _require_model(head, loaded, path)
     try:
         state = _state(head, safetensors.torch.load(data))
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OptionError) as error:
         raise PrefixKVError(f"context {path} is not whole ({error}): save it again with `prefixkv save`") from None
     conversation = Conversation(loaded, budget_of(head), head["method"], sampling, notify)
     conversation.cache.row.keep_fractions = head["keep_fractions"]
@@ -167,7 +169,8 @@ def _state(head: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Conversati
     reading = Reading(tensors["reading.tokens"].tolist(), kinds, head["pictures_read"])
     optional = {name: tensors.get(name) for name in _OPTIONAL}
     cache = CacheSnapshot(tuple(layers), tuple(head["limits"]), windows, bits=head["bits"], **optional)
-    return ConversationState(head["system"], tuple(turns), answers, tuple(pictures), reading, cache)
+    arguments = check_template_args(head.get("template_args"))
+    return ConversationState(head["system"], tuple(turns), answers, tuple(pictures), reading, cache, arguments)
 
 
 def _png(image: Image.Image) -> torch.Tensor:

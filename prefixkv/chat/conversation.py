@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from PIL import Image
@@ -20,7 +21,9 @@ from prefixkv.errors import DeviceMemoryError, PrefixKVError
 from prefixkv.generation.answer import Answer
 from prefixkv.generation.sampling import Sampling
 from prefixkv.inputs.images import Picture, as_pictures
+from prefixkv.inputs.picture_size import check_max_pixels, scaling_notice, within_pixels
 from prefixkv.inputs.prompts import Prompt, Turn
+from prefixkv.inputs.template_args import check_template_args, say_unused
 from prefixkv.models.loading import LoadedModel, Notify
 from prefixkv.policy.budget import Budget
 from prefixkv.policy.methods import DEFAULT_METHOD, Method
@@ -46,6 +49,9 @@ class Conversation:
         sampling: how tokens are chosen; may be replaced between two questions.
         config: the configuration that gives the layers' shares; None where the method finds them.
         system: instructions before the first turn.
+        template_args: values for the model's chat template, by name.
+        max_pixels: pictures that are added are scaled down to so many; None for no limit.
+        keep_marks: whether special tokens are part of the answers.
     """
 
     def __init__(
@@ -55,6 +61,9 @@ class Conversation:
         method: str | Method = DEFAULT_METHOD,
         sampling: Sampling | None = None,
         notify: Notify = lambda text: None,
+        template_args: Mapping[str, Any] | None = None,
+        max_pixels: int | None = None,
+        keep_marks: bool = False,
     ) -> None:
         """Begin a conversation.
 
@@ -64,13 +73,19 @@ class Conversation:
             method: name of a method; not used with a configuration.
             sampling: how tokens are chosen; greedy, at most 512 tokens, where None.
             notify: called with one line for each thing that the user should know.
+            template_args: values that the model's chat template may use beside the conversation, by name, such as
+                `{"enable_thinking": False}`.
+            max_pixels: a picture with more is scaled down to them; None for no limit.
+            keep_marks: whether special tokens, such as those of boxes, are part of the answers.
 
         Raises:
-            OptionError: unknown budget or method.
+            OptionError: unknown budget or method, a name that is no template's to use, or a limit that is too small.
             BudgetTooSmallError: a hard limit cannot hold the method's protected entries.
         """
         self.loaded, self.sampling, self._notify = loaded, sampling or Sampling(), notify
-        self.system = ""
+        self.system, self.template_args = "", check_template_args(template_args)
+        say_unused(self.template_args, loaded.processor, notify)
+        self.max_pixels, self.keep_marks = check_max_pixels(max_pixels), keep_marks
         self._turns: list[Turn] = []
         self._answers: list[Answer] = []
         self._waiting: list[Image.Image] = []
@@ -127,7 +142,7 @@ class Conversation:
             PrefixKVError: the model reads no images, or this one cannot be read.
         """
         self._require_images()
-        self._waiting.extend(as_pictures(image))
+        self._waiting.extend(self._scaled(image))
 
     def change_budget(self, budget: str | float | Budget | PrefixConfig, method: str | Method = DEFAULT_METHOD) -> None:
         """Go on under another budget or method: the next question reads the whole conversation again, in one go.
@@ -157,7 +172,7 @@ class Conversation:
         Raises:
             PrefixKVError: the model's chat template has no place for them.
         """
-        if system and not Prompt(self.loaded.processor, [Turn("")], system).shows_system():
+        if system and not Prompt(self.loaded.processor, [Turn("")], system, self.template_args).shows_system():
             raise PrefixKVError(f"model {self.loaded.id!r} takes no system text: say it in a question")
         self.system = system
         self._read_again()
@@ -186,11 +201,12 @@ class Conversation:
     def state(self) -> ConversationState:
         """Everything at this moment, the cache copied to host memory."""
         turns, answers, reading = tuple(self._turns), tuple(self._answers), self.reading.copy()
-        return ConversationState(self.system, turns, answers, self.waiting, reading, CacheSnapshot.take(self.cache.row))
+        cache = CacheSnapshot.take(self.cache.row)
+        return ConversationState(self.system, turns, answers, self.waiting, reading, cache, self.template_args)
 
     def resume(self, state: ConversationState) -> None:
         """Go back to a state of a conversation with the same model, budget and method."""
-        self.system = state.system
+        self.system, self.template_args = state.system, dict(state.template_args)
         self._turns, self._answers = list(state.turns), list(state.answers)
         self._waiting, self._reader.reading = list(state.waiting), state.reading.copy()
         state.cache.restore(self.cache.row, self.loaded.device)
@@ -219,7 +235,7 @@ class Conversation:
             PrefixKVError: the model reads no images, or cannot take this question.
             DeviceMemoryError: the device's memory is full; the conversation goes on without this question.
         """
-        if pictures := as_pictures(images):
+        if pictures := self._scaled(images):
             self._require_images()
         before = self.state()
         turn = Turn(prompt, (*self._waiting, *pictures))
@@ -227,6 +243,7 @@ class Conversation:
         self._waiting.clear()
         is_kept = False
         try:
+            self._reader.keep_marks = self.keep_marks
             yield from self._reader.answer(partial(self._prompt, self._turns), self.sampling, partial(self._end, turn))
             is_kept = True
         except GeneratorExit:
@@ -243,7 +260,16 @@ class Conversation:
                 self.resume(before)
 
     def _prompt(self, turns: Sequence[Turn]) -> Prompt:
-        return Prompt(self.loaded.processor, turns, self.system)
+        return Prompt(self.loaded.processor, turns, self.system, self.template_args)
+
+    def _scaled(self, images: Picture | Sequence[Picture] | None) -> tuple[Image.Image, ...]:
+        """The pictures, RGB, none with more pixels than allowed; says which were larger."""
+        pictures = as_pictures(images)
+        scaled = tuple(within_pixels(picture, self.max_pixels) for picture in pictures)
+        for before, after in zip(pictures, scaled, strict=True):
+            if after is not before:
+                self._notify(scaling_notice(before, after))
+        return scaled
 
     def _end(self, turn: Turn, answer: Answer) -> None:
         turn.answer = answer.text

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from PIL import Image
 
@@ -23,6 +25,7 @@ class ConversationState:
         waiting: pictures that belong to the next question.
         reading: what the cache has read.
         cache: what it holds.
+        template_args: values for the model's chat template, by name.
     """
 
     system: str
@@ -31,3 +34,4 @@ class ConversationState:
     waiting: tuple[Image.Image, ...]
     reading: Reading
     cache: CacheSnapshot
+    template_args: Mapping[str, Any] = field(default_factory=dict)

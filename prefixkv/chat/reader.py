@@ -12,6 +12,7 @@ from prefixkv.engine.decoding import decode
 from prefixkv.generation.answer import Answer, AnswerWriter
 from prefixkv.generation.sampling import Sampling
 from prefixkv.generation.shaping import shaping_of
+from prefixkv.generation.special_tokens import left_out
 from prefixkv.generation.stop_text import stop_texts
 from prefixkv.inputs.positions import answer_room
 from prefixkv.inputs.prompts import Prompt
@@ -26,17 +27,19 @@ class Reader:
         loaded: the model.
         cache: the compressed cache.
         reading: what the cache has read.
+        keep_marks: whether special tokens are part of the answers.
     """
 
-    def __init__(self, loaded: LoadedModel, cache: PrefixKVCache, notify: Notify) -> None:
+    def __init__(self, loaded: LoadedModel, cache: PrefixKVCache, notify: Notify, keep_marks: bool = False) -> None:
         """Begin with an empty cache.
 
         Args:
             loaded: the model.
             cache: made for it.
             notify: called where something is read again, or shortened.
+            keep_marks: see `prefixkv.generation.special_tokens.left_out`.
         """
-        self.loaded, self.cache, self._notify = loaded, cache, notify
+        self.loaded, self.cache, self._notify, self.keep_marks = loaded, cache, notify, keep_marks
         self.reading = Reading()
 
     def restart(self) -> None:
@@ -81,7 +84,8 @@ class Reader:
             PrefixKVError: the model has no positions left.
         """
         model, stops = self.loaded.model, stop_tokens(self.loaded)
-        writer = AnswerWriter(self.loaded.tokenizer, stops, stop_texts(sampling, model.generation_config))
+        silent = left_out(self.loaded.processor, stops, self.keep_marks)
+        writer = AnswerWriter(self.loaded.tokenizer, stops, stop_texts(sampling, model.generation_config), silent)
         prompt = render()
         sampling = sampling.within(answer_room(model.config, prompt.tokens), self._notify)
         inputs = self._unread(prompt)

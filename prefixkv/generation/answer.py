@@ -49,17 +49,24 @@ class AnswerWriter:
         has_stopped: whether a text that ends the answer was said; it is no part of `text`.
     """
 
-    def __init__(self, tokenizer: Any, stop_tokens: Collection[int], stop_texts: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        stop_tokens: Collection[int],
+        stop_texts: Sequence[str] = (),
+        left_out: Collection[int] | None = None,
+    ) -> None:
         """Begin an empty answer.
 
         Args:
             tokenizer: of transformers.
             stop_tokens: ids that end an answer.
             stop_texts: texts that end it; what may be the beginning of one waits until it is known not to be.
+            left_out: ids that leave no text; all special tokens where None.
         """
         self.has_stopped, self._stop_texts, self._waiting = False, stop_texts, ""
         self.text, self.tokens, self.last_token = "", 0, -1
-        self._detokenizer, self._stop_tokens = Detokenizer(tokenizer), stop_tokens
+        self._detokenizer, self._stop_tokens = Detokenizer(tokenizer, left_out), stop_tokens
         self._started_at = self._first_token_at = time.perf_counter()
         self._reason: FinishReason = "interrupted"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from typing import Any
 
 
@@ -12,13 +13,14 @@ class Detokenizer:
     difference between two decodings of the last few tokens, and it waits until its last character is whole.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, left_out: Collection[int] | None = None) -> None:
         """Start an empty text.
 
         Args:
             tokenizer: of transformers.
+            left_out: ids that leave no text; all special tokens where None.
         """
-        self._tokenizer = tokenizer
+        self._tokenizer, self._left_out = tokenizer, left_out
         self._tokens: list[int] = []
         self._context = self._emitted = 0
 
@@ -37,4 +39,17 @@ class Detokenizer:
         return now[len(before) :]
 
     def _decode(self, start: int, stop: int) -> str:
-        return self._tokenizer.decode(self._tokens[start:stop], skip_special_tokens=True)
+        return decoded(self._tokenizer, self._tokens[start:stop], self._left_out)
+
+
+def decoded(tokenizer: Any, tokens: Sequence[int], left_out: Collection[int] | None = None) -> str:
+    """The text of all of some tokens.
+
+    Args:
+        tokenizer: of transformers.
+        tokens: ids.
+        left_out: ids that leave no text; all special tokens where None.
+    """
+    if left_out is None:
+        return str(tokenizer.decode(tokens, skip_special_tokens=True))
+    return str(tokenizer.decode([token for token in tokens if token not in left_out], skip_special_tokens=False))

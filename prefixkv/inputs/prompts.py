@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from PIL import Image
 
 from prefixkv.errors import PrefixKVError
 from prefixkv.inputs.picture_inputs import unread_pictures
+from prefixkv.inputs.picture_marks import check_texts
+from prefixkv.inputs.rendering import Rendering, reason
+from prefixkv.inputs.turn import Turn
 from prefixkv.models.pretrained import chat_template
 
-
-@dataclass(eq=False)
-class Turn:
-    """One question with its images, and the answer once there is one."""
-
-    prompt: str
-    images: tuple[Image.Image, ...] = ()
-    answer: str | None = None
+__all__ = ["Prompt", "Turn"]
 
 
 @dataclass
@@ -32,12 +26,14 @@ class Prompt:
         processor: a processor or a bare tokenizer of transformers.
         turns: earlier turns with their answers, and last the one to be answered.
         system: instructions that come before everything, where the template knows them; empty for none.
+        template_args: further values that the template may use, by name.
         inputs: the model's inputs for all of it.
     """
 
     processor: Any
     turns: Sequence[Turn]
     system: str = ""
+    template_args: Mapping[str, Any] = field(default_factory=dict)
     inputs: dict[str, torch.Tensor] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -46,7 +42,8 @@ class Prompt:
         Raises:
             PrefixKVError: the template, the tokenizer or the processor does not take this conversation.
         """
-        self._check_texts()
+        spoken = (text for turn in self.turns for text in (turn.prompt, turn.answer) if text)
+        check_texts([self.system, *spoken], self.processor)
         text = self._render()
         tokenizer = getattr(self.processor, "tokenizer", self.processor)
         options: dict[str, Any] = {"return_tensors": "pt"}
@@ -61,35 +58,11 @@ class Prompt:
             self.inputs = dict(self.processor(text=[text], **options))
         # A processor raises errors of many kinds for a text or a picture that it cannot take.
         except Exception as error:
-            raise PrefixKVError(f"the model's processor does not take this question: {_reason(error)}") from error
+            raise PrefixKVError(f"the model's processor does not take this question: {reason(error)}") from error
         # One text has no padding; and labels, which one processor adds, would mean training.
         for name in ("attention_mask", "labels"):
             self.inputs.pop(name, None)
         self._cut_marks(behind)
-
-    def _check_texts(self) -> None:
-        """Refuse what would be read as something else.
-
-        A text that has the model's own mark of a picture would be taken for one more picture; and bytes that are no
-        UTF-8, which an argument or a file name may have, are no text for a tokenizer.
-        """
-        texts = [self.system, *(text for turn in self.turns for text in (turn.prompt, turn.answer) if text)]
-        marks = self._picture_marks()
-        for text in texts:
-            if mark := next((mark for mark in marks if mark in text), None):
-                raise PrefixKVError(
-                    f"the text holds {mark!r}, which is this model's mark of a picture: write it otherwise"
-                )
-            if any("\ud800" <= character <= "\udfff" for character in text):
-                raise PrefixKVError("the text holds bytes that are no UTF-8: give it in UTF-8")
-
-    def _picture_marks(self) -> set[str]:
-        """What stands for a picture, a film or a sound in the model's texts."""
-        holders = (self.processor, getattr(self.processor, "tokenizer", None))
-        named = [item for holder in holders if holder is not None for item in vars(holder).items()]
-        for holder in holders:
-            named += getattr(holder, "special_tokens_map", {}).items()
-        return {mark for name, mark in named if _MARK_NAME.fullmatch(name) and isinstance(mark, str) and len(mark) > 2}
 
     def _added_marks(self, tokenizer: Any) -> tuple[list[int], list[int]]:
         """The ids that the tokenizer adds before and behind a text by itself."""
@@ -168,67 +141,8 @@ class Prompt:
         for turn in self.turns:
             turns.append(Turn(turn.prompt, turn.images[:left], turn.answer))
             left -= len(turns[-1].images)
-        first = Prompt(self.processor, turns, self.system)
+        first = Prompt(self.processor, turns, self.system, self.template_args)
         return {name: value for name, value in first.inputs.items() if value.shape != first.inputs["input_ids"].shape}
 
     def _render(self) -> str:
-        """The text, with the template's own marks for images.
-
-        Raises:
-            PrefixKVError: the template does not take this conversation.
-        """
-        template = chat_template(self.processor)
-        if template is None:
-            spoken = [text for turn in self.turns for text in (turn.prompt, turn.answer) if text is not None]
-            return self._marks(self.images) + "\n".join([self.system, *spoken] if self.system else spoken)
-        errors: list[Exception] = []
-        for user_parts, other_parts in _FORMS if hasattr(self.processor, "tokenizer") else _FORMS[-1:]:
-            messages = self._messages(user_parts, other_parts)
-            options = {"chat_template": template, "add_generation_prompt": True, "tokenize": False}
-            try:
-                text = str(self.processor.apply_chat_template(messages, **options))
-            # A template is a program: it may raise anything.
-            except Exception as error:
-                errors.append(error)
-                continue
-            # A template that reads plain texts may also print the list that it is given.
-            if not _PRINTED_PART.search(text):
-                return text
-            errors.append(ValueError("it prints the parts of a message instead of reading them"))
-        raise PrefixKVError(
-            f"the model's chat template does not take this conversation: {_reason(errors[0])}"
-        ) from errors[0]
-
-    def _messages(self, user_parts: bool, other_parts: bool) -> list[dict[str, Any]]:
-        """The conversation as a template reads it.
-
-        Args:
-            user_parts: whether a question is a list of pictures and texts, or a text with the marks of its pictures.
-            other_parts: the same of instructions and answers.
-        """
-        spoken: list[tuple[str, str, int]] = [("system", self.system, 0)] if self.system else []
-        for turn in self.turns:
-            spoken.append(("user", turn.prompt, len(turn.images)))
-            if turn.answer is not None:
-                spoken.append(("assistant", turn.answer, 0))
-        messages = []
-        for role, text, images in spoken:
-            parts = [*({"type": "image"} for _ in range(images)), {"type": "text", "text": text}]
-            as_parts = user_parts if role == "user" else other_parts
-            messages.append({"role": role, "content": parts if as_parts else self._marks(images) + text})
-        return messages
-
-    def _marks(self, images: int) -> str:
-        return (getattr(self.processor, "image_token", None) or "") * images
-
-
-_FORMS = ((True, True), (True, False), (False, False))
-"""Whether questions, and whether instructions and answers, are lists of parts. Most processors' templates read lists;
-some read lists for questions only; tokenizers', and some processors', read plain texts."""
-_PRINTED_PART = re.compile(r"""\{['"]type['"]: ?['"](image|text)['"]""")
-_MARK_NAME = re.compile(r"(boi|eoi|(.*_)?(image|video|audio|vision)(_.*)?)_token")
-"""Attributes of processors and tokenizers that hold a mark of a picture, a film or a sound."""
-
-
-def _reason(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+        return Rendering(self.processor, self.turns, self.system, self.template_args).text()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -64,6 +64,7 @@ class ContextSchema(Schema):
     budget: BudgetTextSchema
     keep_fractions: Shares | None
     system: Text
+    template_args: dict[Name, Any] = Field(default_factory=dict, max_length=100)
     turns: Annotated[list[TurnSchema], Field(max_length=1_000_000, fail_fast=True)]
     pictures: Annotated[list[PictureSchema], Field(max_length=100_000, fail_fast=True)]
     layers: Annotated[list[ContextLayerSchema], Field(max_length=MOST_LAYERS, fail_fast=True)]

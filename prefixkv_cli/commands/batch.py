@@ -11,6 +11,7 @@ import typer
 from prefixkv.errors import OptionError
 from prefixkv.generation.sampling import Sampling
 from prefixkv.home import find_file
+from prefixkv.inputs.template_args import parse_template_args
 from prefixkv.models.loading import check_device_name, check_dtype_name, check_model_name, load_model
 from prefixkv.policy.budget import Budget, format_bytes
 from prefixkv.policy.methods import DEFAULT_METHOD, get_method
@@ -37,6 +38,9 @@ def batch(
     config: options.ConfigOption = None,
     max_new_tokens: options.MaxNewTokensOption = 512,
     stop: options.StopOption = None,
+    template_arg: options.TemplateArgOption = None,
+    max_pixels: options.MaxPixelsOption = None,
+    keep_marks: options.KeepMarksOption = False,
     rows: Annotated[
         int, typer.Option("--rows", help="Most lines that are answered together; memory may allow fewer.")
     ] = 16,
@@ -80,6 +84,7 @@ def batch(
     # Here, so that the other commands start without the picture code.
     from prefixkv.batch.lines import read_lines
     from prefixkv.batch.run import Batch
+    from prefixkv.inputs.picture_size import check_max_pixels
 
     rule = _rule(budget, method, config)
     if max_new_tokens < 1 or rows < 1:
@@ -90,6 +95,8 @@ def batch(
     size = Budget.parse(memory) if memory is not None else None
     if size is not None and size.kind != "bytes":
         raise OptionError(f"memory {memory!r} is no size: give one such as 4GiB")
+    template_args = parse_template_args(template_arg or ())
+    check_max_pixels(max_pixels)
     check_device_name(device)
     check_dtype_name(dtype)
     check_model_name(model)
@@ -105,7 +112,21 @@ def batch(
         memory_bytes = int(size.amount) if size else None
         if trace is not None and launch.number:
             trace = trace.with_name(f"{trace.name}.{launch.number}")
-        asked = Batch(lines, file.parent, rule, method, max_new_tokens, rows, memory_bytes, notify, trace, stops)
+        asked = Batch(
+            lines,
+            file.parent,
+            rule,
+            method,
+            max_new_tokens,
+            rows,
+            memory_bytes,
+            notify,
+            trace,
+            stops,
+            template_args,
+            max_pixels,
+            keep_marks,
+        )
         placed = device if device_map is not None else launch.device
         loaded = load_model(model, device=placed, dtype=dtype, notify=notify, placement=placement)
         speed, records = _run(asked, loaded, out, launch, overwrite, limit)

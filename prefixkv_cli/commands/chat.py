@@ -57,11 +57,14 @@ def chat(
         ),
     ] = False,
     system: options.SystemOption = "",
+    template_arg: options.TemplateArgOption = None,
+    max_pixels: options.MaxPixelsOption = None,
     max_new_tokens: options.MaxNewTokensOption = 512,
     temperature: options.TemperatureOption = 0.0,
     top_p: options.TopPOption = 1.0,
     seed: options.SeedOption = None,
     stop: options.StopOption = None,
+    keep_marks: options.KeepMarksOption = False,
     device: options.DeviceOption = "auto",
     dtype: options.DtypeOption = "auto",
     device_map: options.DeviceMapOption = None,
@@ -109,7 +112,22 @@ def chat(
     sampling = Sampling(max_new_tokens, temperature, top_p, seed, stop=tuple(stop or ()))
     placement = options.placement(device, device_map, load_in_8bit, load_in_4bit, trust_remote_code)
     opening = Opening(
-        given, model, budget, method, sampling, config, search, device, dtype, placement, sources, context, system
+        given,
+        model,
+        budget,
+        method,
+        sampling,
+        config,
+        search,
+        device,
+        dtype,
+        placement,
+        sources,
+        context,
+        system,
+        template_arg or (),
+        max_pixels,
+        keep_marks,
     )
     opening.check()
     needed_for = "--json" if json else "--json-lines" if json_lines else ""

@@ -31,10 +31,13 @@ def save(
     method: options.MethodOption = DEFAULT_METHOD,
     config: options.ConfigOption = None,
     system: options.SystemOption = "",
+    template_arg: options.TemplateArgOption = None,
+    max_pixels: options.MaxPixelsOption = None,
     max_new_tokens: options.MaxNewTokensOption = 512,
     temperature: options.TemperatureOption = 0.0,
     top_p: options.TopPOption = 1.0,
     seed: options.SeedOption = None,
+    keep_marks: options.KeepMarksOption = False,
     device: options.DeviceOption = "auto",
     dtype: options.DtypeOption = "auto",
     device_map: options.DeviceMapOption = None,
@@ -77,6 +80,9 @@ def save(
         placement=options.placement(device, device_map, load_in_8bit, load_in_4bit, trust_remote_code),
         images=sources,
         system=system,
+        template_args=template_arg or (),
+        max_pixels=max_pixels,
+        keep_marks=keep_marks,
     )
     opening.check()
     conversation = opening.conversation()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from prefixkv.errors import OptionError, PrefixKVError
 from prefixkv.generation.sampling import Sampling
 from prefixkv.home import find_file
+from prefixkv.inputs.template_args import parse_template_args
 from prefixkv.models.loading import check_device_name, check_dtype_name, check_model_name, load_model
 from prefixkv.models.placement import Placement
 from prefixkv.policy.budget import Budget
@@ -19,6 +21,10 @@ from prefixkv_cli.dialogue.picture_input import open_picture
 
 if TYPE_CHECKING:
     from prefixkv.chat.conversation import Conversation
+
+
+_KEPT = {"budget", "method", "config", "system", "template_arg"}
+"""Options that a saved context brings with it."""
 
 
 @dataclass
@@ -39,6 +45,9 @@ class Opening:
         images: sources of pictures, in order.
         context: name or file of a saved context.
         system: instructions before the first turn.
+        template_args: for the model's chat template, each NAME=VALUE.
+        max_pixels: most of a picture; None for no limit.
+        keep_marks: whether special tokens are part of the answers.
     """
 
     given: set[str]
@@ -54,6 +63,9 @@ class Opening:
     images: list[str] = field(default_factory=list)
     context: str | None = None
     system: str = ""
+    template_args: Sequence[str] = ()
+    max_pixels: int | None = None
+    keep_marks: bool = False
 
     def check(self) -> None:
         """Check all that needs no model, and read the pictures.
@@ -65,6 +77,11 @@ class Opening:
         get_method(self.method)
         if self.search not in ("config", "online"):
             raise OptionError(f"search {self.search!r} is not known: choose config or online")
+        self._template_args = parse_template_args(self.template_args)
+        if self.max_pixels is not None:
+            from prefixkv.inputs.picture_size import check_max_pixels
+
+            check_max_pixels(self.max_pixels)
         check_device_name(self.device)
         check_dtype_name(self.dtype)
         self._take_config()
@@ -87,9 +104,20 @@ class Opening:
         if self._context_file is not None:
             from prefixkv.chat.context import load_context
 
-            return load_context(self._context_file, loaded, self.sampling, output.notice)
+            conversation = load_context(self._context_file, loaded, self.sampling, output.notice)
+            conversation.max_pixels, conversation.keep_marks = self.max_pixels, self.keep_marks
+            return conversation
         self._require_pictures(loaded.id)
-        conversation = Conversation(loaded, self._budget, self.method, self.sampling, output.notice)
+        conversation = Conversation(
+            loaded,
+            self._budget,
+            self.method,
+            self.sampling,
+            output.notice,
+            self._template_args,
+            self.max_pixels,
+            self.keep_marks,
+        )
         if self.system:
             conversation.instruct(self.system)
         for picture in self._pictures:
@@ -113,7 +141,7 @@ class Opening:
         """The saved context's file and head; its model and dtype are taken unless others were asked for."""
         if self.context is None:
             return None, {}
-        refused = sorted(self.given & {"budget", "method", "config", "system"})
+        refused = [name.replace("_", "-") for name in sorted(self.given & _KEPT)]
         if refused:
             raise OptionError(
                 f"a context brings its own {refused[0]}: leave --{refused[0]} out, or change it in the conversation"
@@ -134,10 +162,11 @@ class Opening:
     def _require_pictures_of(self, head: dict[str, Any], path: Path) -> None:
         """Pictures beside a context may only be those that it holds: they are never mixed up."""
         from prefixkv.inputs.images import picture_sha256
+        from prefixkv.inputs.picture_size import within_pixels
 
         held = {picture["sha256"] for picture in head.get("pictures", [])}
         for picture in self._pictures:
-            if picture_sha256(picture) not in held:
+            if picture_sha256(within_pixels(picture, self.max_pixels)) not in held:
                 raise PrefixKVError(
                     f"image {picture.info['name']!r} is none of the pictures of context {path.stem!r}: leave it out, "
                     "or add it in the conversation with /image"

@@ -180,6 +180,7 @@ def _load(talk: Talk, argument: str) -> None:
 
     now = talk.conversation
     talk.conversation = load_context(find_file("contexts", argument), now.loaded, now.sampling, output.notice)
+    talk.conversation.max_pixels, talk.conversation.keep_marks = now.max_pixels, now.keep_marks
     turns, pictures = len(talk.conversation.history), len(talk.pictures())
     output.notice(f"loaded {argument}: turns {turns}, pictures {pictures}; what was said before is put aside")
 

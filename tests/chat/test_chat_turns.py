@@ -215,3 +215,16 @@ def test_ten_turns_stay_within_a_byte_budget_and_each_reads_its_own_question_onl
     assert len(read) == 10
     assert read[0] > 576
     assert max(read[1:]) < 40
+
+
+def test_larger_pictures_are_scaled_down_and_that_is_said(demo: LoadedModel) -> None:
+    notices: list[str] = []
+    conversation = Conversation(demo, sampling=SHORT, notify=notices.append, max_pixels=50_000)
+    conversation.attach(draw_scene(31).image)
+    "".join(conversation.ask("Describe the image.", draw_scene(32).image.resize((100, 100))))
+    sizes = [image.size for image in conversation.history[0][0].images]
+    assert sizes == [(223, 223), (100, 100)]
+    assert len(notices) == 1
+    assert "scaled down to 223 x 223" in notices[0]
+    with pytest.raises(OptionError, match="max-pixels 10 is too small"):
+        Conversation(demo, max_pixels=10)

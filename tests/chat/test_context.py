@@ -254,3 +254,15 @@ def test_empty_conversation_cannot_be_saved(demo: LoadedModel, tmp_path: Path) -
     with pytest.raises(PrefixKVError, match="nothing to save"):
         save_context(Conversation(demo), tmp_path / "a.safetensors", "a")
     assert not list(tmp_path.iterdir())
+
+
+def test_values_for_the_template_are_kept(demo: LoadedModel, tmp_path: Path) -> None:
+    notices: list[str] = []
+    conversation = Conversation(demo, notify=notices.append, template_args={"enable_thinking": False, "tone": "dry"})
+    assert len(notices) == 2
+    conversation.attach(draw_scene(31).image)
+    conversation.read()
+    save_context(conversation, tmp_path / "a.safetensors", "a")
+    loaded = load_context(tmp_path / "a.safetensors", demo)
+    assert loaded.template_args == {"enable_thinking": False, "tone": "dry"}
+    assert loaded.reading.tokens == conversation.reading.tokens
