@@ -74,7 +74,14 @@ def results(
                 "kinds": _by_kind(own, kinds),
             }
         )
-    return {"format": KIND, "version": VERSION, "settings": dict(settings), "samples": samples, "cells": reported}
+    return {
+        "format": KIND,
+        "version": VERSION,
+        "settings": dict(settings),
+        "samples": samples,
+        "one_token_references": sum(record.get("tokens") == 1 for record in full),
+        "cells": reported,
+    }
 
 
 def _weighed(cell: Cell, own: Sequence[Record], geometry: KVGeometry) -> dict[str, Any]:

@@ -66,6 +66,11 @@ def evaluate(
     plot: Annotated[
         Path | None, typer.Option("--plot", help="Draw quality against kept bytes to a .png, .svg or .pdf.")
     ] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as Markdown.")] = False,
+    csv: Annotated[bool, typer.Option("--csv", help="Print comma-separated values, one line a cell.")] = False,
+    intervals: Annotated[
+        bool, typer.Option("--intervals", help="Show both ends of each interval instead of half its width.")
+    ] = False,
     by_kind: Annotated[bool, typer.Option("--by-kind", help="Show accuracy by kind of question too.")] = False,
     processes: Annotated[
         int | None,
@@ -102,6 +107,8 @@ def evaluate(
         )
     if processes is not None and processes < 1:
         raise OptionError(f"processes {processes} is too small: give 1 or more")
+    if json + markdown + csv > 1:
+        raise OptionError("give one of --json, --markdown and --csv: each takes all of stdout")
     Sampling(max_new_tokens)
     cells = cells_of(methods, budgets)
     wanted = _metrics(metrics)
@@ -142,8 +149,13 @@ def evaluate(
     if json:
         _say_what_is_odd(figures)
         output.write_json(figures)
+    elif markdown or csv:
+        from prefixkv_cli.tables import eval_export
+
+        _say_what_is_odd(figures)
+        output.write_text(eval_export.markdown(figures) if markdown else eval_export.comma_separated(figures))
     else:
-        _show(figures, by_kind)
+        _show(figures, by_kind, intervals)
 
 
 def _metrics(text: str | None) -> tuple[str, ...]:
@@ -179,18 +191,18 @@ def _say_what_is_odd(figures: Mapping[str, Any]) -> None:
             )
 
 
-def _show(figures: Mapping[str, Any], by_kind: bool) -> None:
+def _show(figures: Mapping[str, Any], by_kind: bool, intervals: bool) -> None:
     """The tables, on stdout; as wide as they are where that is no terminal."""
     from rich.console import Group
 
     from prefixkv_cli.tables.eval_table import eval_table, kinds_table
 
-    tables = [eval_table(figures)]
-    if by_kind and figures["cells"][0]["kinds"]:
-        tables += [Group("", kinds_table(figures))]
     console = output.stdout_console()
     if not output.is_terminal(sys.stdout):
         console.width = 240
+    tables = [eval_table(figures, console.width, intervals)]
+    if by_kind and figures["cells"][0]["kinds"]:
+        tables += [Group("", kinds_table(figures))]
     with console.capture() as captured:
         console.print(*tables, sep="\n")
     output.write_text(captured.get())

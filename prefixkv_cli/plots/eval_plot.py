@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from prefixkv.errors import PrefixKVError
-from prefixkv_cli.tables.eval_table import LABELS, LOWER_IS_BETTER, SHARES, shown_metrics
+from prefixkv_cli.tables.eval_table import LABELS, LOWER_IS_BETTER, SHARES, data_title, shown_metrics
 
 PANELS_A_ROW, PANEL_INCHES = 3, (4.6, 3.9)
 OFFSET = 0.012
@@ -59,7 +59,7 @@ def draw_evaluation(figures: Mapping[str, Any], path: Path) -> None:
 def _caption(figures: Mapping[str, Any]) -> str:
     settings = figures["settings"]
     model = settings["model"]
-    first = f"{model['id']} in {model['dtype']}, {figures['samples']} samples of {settings['data']}"
+    first = f"{model['id']} in {model['dtype']}, {figures['samples']} samples of {data_title(settings)}"
     return f"{first}\nbars: 95 % intervals over the samples; dashed: full cache"
 
 
@@ -137,4 +137,4 @@ def _scaled(value: float, name: str) -> float:
 
 
 def _label(name: str) -> str:
-    return f"{LABELS[name]} (%)" if name in SHARES else LABELS[name]
+    return f"{LABELS[name]} (nats a token)" if name == "kl_nats" else LABELS[name]

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -14,44 +14,58 @@ from prefixkv.policy.budget import format_bytes
 
 LABELS = {
     "perplexity": "perplexity",
-    "kl_nats": "KL (nats/token)",
+    "kl_nats": "KL",
     "rouge_l": "ROUGE-L",
-    "accuracy": "exact",
-    "relaxed_accuracy": "relaxed",
+    "accuracy": "exact %",
+    "relaxed_accuracy": "relaxed %",
 }
 LOWER_IS_BETTER = ("perplexity", "kl_nats")
 SHARES = ("accuracy", "relaxed_accuracy")
+WEIGHTS = ("bytes", "kept")
+"""Columns that are left out, the first one first, where the screen is too narrow for all."""
+FEW_SAMPLES = 30
+"""Below this number of samples the table says that intervals are wide."""
 
 
-def eval_table(figures: Mapping[str, Any]) -> Group:
-    """A block of methods for each budget, with intervals of 95 % over the samples; the best of a block is bold.
+def eval_table(figures: Mapping[str, Any], width: int, intervals: bool = False) -> Group:
+    """A block of methods for each budget; the best of a block is bold.
 
     Args:
         figures: as `Evaluation.run` gives them.
+        width: columns of the screen.
+        intervals: show both ends of each interval of 95 % instead of half its width.
     """
+    for left_out in range(len(WEIGHTS) + 1):
+        table = _table(figures, WEIGHTS[left_out:], intervals)
+        if Console(width=10**4).measure(table).maximum <= width:
+            break
+    return Group(eval_title(figures), table, *_footnotes(figures, intervals))
+
+
+def _table(figures: Mapping[str, Any], weights: Sequence[str], intervals: bool) -> Table:
     cells = [cell for cell in figures["cells"] if not cell["shared_with_full"]]
     names = shown_metrics(cells)
     table = Table(box=None, pad_edge=False)
-    table.add_column("budget", justify="right")
-    table.add_column("method")
-    table.add_column("kept", justify="right")
-    table.add_column("bytes", justify="right")
+    table.add_column("budget", justify="right", no_wrap=True)
+    table.add_column("method", no_wrap=True)
+    for weight in reversed(weights):
+        table.add_column(weight, justify="right", no_wrap=True)
     for name in names:
-        table.add_column(LABELS[name], justify="right")
+        table.add_column(LABELS[name], justify="right", min_width=len(LABELS[name]))
     for budget, block in groupby(cells, key=lambda cell: cell["budget"]):
         group = list(block)
         best = {name: _best(group, name) for name in names}
         for number, cell in enumerate(group):
-            measured = [_figure(cell["metrics"].get(name), name, best[name]) for name in names]
+            weighed = {"kept": f"{cell['kept_fraction']:.1%}", "bytes": format_bytes(cell["kept_bytes"])}
+            measured = [_figure(cell["metrics"].get(name), name, best[name], intervals) for name in names]
             table.add_row(
                 budget if number == 0 else "",
                 f"{cell['method']}{'!' if cell['marks'] else ''}",
-                f"{cell['kept_fraction']:.1%}",
-                format_bytes(cell["kept_bytes"]),
+                *(weighed[weight] for weight in reversed(weights)),
                 *measured,
             )
         table.add_section()
-    return Group(_title(figures), table, *_footnotes(figures["cells"]))
+    return table
 
 
 def shared_line(cells: Sequence[Mapping[str, Any]]) -> str:
@@ -85,10 +99,18 @@ def kinds_table(figures: Mapping[str, Any]) -> RenderableType:
     return table
 
 
-def _title(figures: Mapping[str, Any]) -> str:
+def eval_title(figures: Mapping[str, Any]) -> str:
+    """Which model, where, and on what."""
     settings = figures["settings"]
     model = settings["model"]
-    return f"{model['id']} ({model['dtype']}, {settings['device']}), {figures['samples']} samples of {settings['data']}"
+    where = f"{model['id']} ({model['dtype']}, {settings['device']})"
+    return f"{where}, {figures['samples']} samples of {data_title(settings)}"
+
+
+def data_title(settings: Mapping[str, Any]) -> str:
+    """The data in words: a drawn set's number is its seed, not how many there are."""
+    kind, _, rest = settings["data"].partition(":")
+    return f"{kind} with seed {rest}" if kind in ("scenes", "followups") else settings["data"]
 
 
 def _best(group: Sequence[Mapping[str, Any]], name: str) -> float | None:
@@ -99,14 +121,23 @@ def _best(group: Sequence[Mapping[str, Any]], name: str) -> float | None:
     return min(values) if name in LOWER_IS_BETTER else max(values)
 
 
-def _figure(metric: Mapping[str, float] | None, name: str, best: float | None) -> Text:
+def _figure(metric: Mapping[str, float] | None, name: str, best: float | None, intervals: bool) -> Text:
     if metric is None:
         return Text("")
-    text = f"{_number(metric['value'], name)} [{_number(metric['low'], name)}, {_number(metric['high'], name)}]"
-    return Text(text, style="bold" if metric["value"] == best else "")
+    if intervals:
+        spread = f"[{formatted(metric['low'], name)}, {formatted(metric['high'], name)}]"
+    else:
+        spread = f"±{formatted((metric['high'] - metric['low']) / 2, name)}"
+    return Text(f"{formatted(metric['value'], name)} {spread}", style="bold" if metric["value"] == best else "")
 
 
-def _number(value: float, name: str) -> str:
+def formatted(value: float, name: str) -> str:
+    """A figure as tables show it; shares in per cent.
+
+    Args:
+        value: the figure.
+        name: of the metric.
+    """
     if name in SHARES:
         return f"{100 * value:.1f}"
     if name == "perplexity":
@@ -114,9 +145,27 @@ def _number(value: float, name: str) -> str:
     return f"{value:.3f}"
 
 
-def _footnotes(cells: Sequence[Mapping[str, Any]]) -> list[str]:
+def remarks(figures: Mapping[str, Any]) -> list[str]:
+    """What a reader should know of these samples."""
+    samples, short = figures["samples"], figures.get("one_token_references", 0)
+    notes = []
+    if short:
+        notes.append(
+            f"{short} of {samples} reference answers are one token long, which is computed before anything is evicted: "
+            "they say nothing about a cache"
+        )
+    if samples < FEW_SAMPLES:
+        notes.append(f"{samples} samples are few: a difference that is smaller than the intervals means nothing")
+    return notes
+
+
+def _footnotes(figures: Mapping[str, Any], intervals: bool) -> list[str]:
+    cells = figures["cells"]
     shared = shared_line(cells)
-    notes = [shared] if shared else []
+    spread = "[both ends]" if intervals else "± half the width"
+    notes = [f"{spread} of the 95 % interval over the samples; KL in nats a token"]
+    notes += [shared] if shared else []
+    notes += remarks(figures)
     notes += [
         f"! {cell['method']} at {cell['budget']}: {', '.join(cell['marks'])}; kept {cell['kept_fraction']:.2%}, "
         f"asked {cell['asked_fraction']:.2%}"

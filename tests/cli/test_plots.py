@@ -59,7 +59,7 @@ def test_one_budget_is_drawn_as_bars_with_the_methods_names(figure: list[Any], t
     (drawn,) = figure
     assert [len(axes.patches) for axes in drawn.axes] == [2, 2]
     assert {label.get_text() for label in drawn.axes[0].get_yticklabels()} == {"h2o", "guided"}
-    assert "12 samples of scenes:12" in drawn.get_suptitle()
+    assert "12 samples of scenes with seed 12" in drawn.get_suptitle()
     assert "float32" in drawn.get_suptitle()
 
 
