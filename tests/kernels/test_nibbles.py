@@ -16,10 +16,10 @@ WORDS = 1 << 16
 def _planes_kernel(words_ptr, out_ptr, size: tl.constexpr, bits: tl.constexpr, assembly: tl.constexpr):
     at = tl.program_id(0) * size + tl.arange(0, size)
     words = tl.load(words_ptr + at)
-    codes = nibbles.planes(words, out_ptr.dtype.element_ty, bits, assembly)
     count: tl.constexpr = 16 // bits
-    for plane in tl.static_range(count):
-        tl.store(out_ptr + at * count + plane, codes[plane])
+    for number in tl.static_range(count):
+        codes = nibbles.plane(words, number, out_ptr.dtype.element_ty, bits, assembly)
+        tl.store(out_ptr + at * count + number, codes)
 
 
 @pytest.mark.parametrize("bits", [4, 2])

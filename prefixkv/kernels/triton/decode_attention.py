@@ -24,7 +24,8 @@ from prefixkv.kernels.triton.whole_splits import attend_whole_kernel
 PROGRAMS = 528
 """Four for each multiprocessor of an H100: fewer splits than that leave it idle, more only have to be joined."""
 PACKED_WARPS = 2112
-"""Sixteen for each multiprocessor: a program of packed entries is one warp, or few."""
+"""Sixteen for each multiprocessor, half as many of 8 bits, which need more registers: a packed program is one
+warp, or few."""
 ROOM, SOME_SPLITS = 4, 8
 """Where fewer than `SOME_SPLITS` fill the GPU, there is room for so many times more programs, up to these splits, as a
 row that is longer than the others needs them: short rows leave them alone, and an idle program ends at once."""
@@ -105,8 +106,8 @@ def _tiles(bits: int, head_dim: int, group: int, dtype: torch.dtype) -> tuple[in
     members, words = max(8, triton.next_power_of_2(group)), head_dim * bits // 16
     if dtype == torch.float32:
         return 32 if words <= 32 else 16, members, 4, {}
-    if words <= 32 and members == 8:
-        return 32, members, 1, {"maxnreg": 128}
+    if words <= 64 and members == 8:
+        return 32 if words < 32 else 16, members, 1, {"maxnreg": 128 if words <= 32 else 168}
     if words <= 64 and members <= 16:
         return 32 if group == 1 else 16, members, 1, {}
     return 32, members, 4, {}
@@ -117,7 +118,8 @@ def _splits(kv_rows: int, bits: int, warps: int, room: int = 1) -> int:
 
     With more `room`, so many times as many programs, but no more than `SOME_SPLITS` for each head.
     """
-    programs, splits = room * (PROGRAMS if bits == WHOLE_BITS else PACKED_WARPS // warps), 1
+    programs = PROGRAMS if bits == WHOLE_BITS else PACKED_WARPS // (warps * (2 if bits == 8 else 1))
+    programs, splits = room * programs, 1
     while splits < (MAX_SPLITS if room == 1 else SOME_SPLITS) and kv_rows * splits * 2 <= programs:
         splits *= 2
     return splits

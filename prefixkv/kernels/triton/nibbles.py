@@ -10,8 +10,8 @@ import triton
 import triton.language as tl
 
 
-def _assembly(kind: str, power: int, unit: int, one: int, less: int, bits: int) -> str:
-    """Instructions for two words in the last operand: each plane's codes of both into an operand of its own.
+def _assembly(kind: str, power: int, unit: int, one: int, less: int, bits: int) -> tuple[str, ...]:
+    """Instructions for two words in operand 1, for each plane: its codes of both into operand 0.
 
     Args:
         kind: of the two floats.
@@ -21,15 +21,18 @@ def _assembly(kind: str, power: int, unit: int, one: int, less: int, bits: int) 
         less: bits of minus the power and the codes' middle.
         bits: of a code.
     """
-    twice, planes = 0x10001, 16 // bits
-    mask = ((1 << bits) - 1 << unit) * twice
-    lines = ["{.reg .b32 word, one, less;", f"mov.b32 one, {one * twice}; mov.b32 less, {less * twice};"]
-    for plane in range(planes):
-        shift = unit - plane * bits
-        lines.append(f"{'shl' if shift > 0 else 'shr'}.b32 word, ${planes}, {abs(shift)};")
-        lines.append(f"lop3.b32 word, word, {mask}, {power * twice}, 0xEA;")
-        lines.append(f"fma.rn.{kind}x2 ${plane}, word, one, less;")
-    return "\n".join([*lines, "}"])
+    twice, mask = 0x10001, ((1 << bits) - 1 << unit) * 0x10001
+    planes = []
+    for shift in (unit - plane * bits for plane in range(16 // bits)):
+        lines = (
+            "{.reg .b32 word, one, less;",
+            f"mov.b32 one, {one * twice}; mov.b32 less, {less * twice};",
+            f"{'shl' if shift > 0 else 'shr'}.b32 word, $1, {abs(shift)};",
+            f"lop3.b32 word, word, {mask}, {power * twice}, 0xEA;",
+            f"fma.rn.{kind}x2 $0, word, one, less;}}",
+        )
+        planes.append("\n".join(lines))
+    return tuple(planes)
 
 
 _BFLOAT16_4 = tl.constexpr(_assembly("bf16", 0x4300, 3, 0x3F80, 0xC33C, bits=4))
@@ -40,10 +43,6 @@ _FLOAT16_4 = tl.constexpr(_assembly("f16", 0x6400, 4, 0x3C00, 0xE478, bits=4))
 """1024 + 16 code, less 1024 + 120."""
 _FLOAT16_2 = tl.constexpr(_assembly("f16", 0x6400, 4, 0x3C00, 0xE418, bits=2))
 """1024 + 16 code, less 1024 + 24."""
-_FOUR = tl.constexpr("=&r,=&r,=&r,=&r,r")
-_EIGHT = tl.constexpr("=&r,=&r,=&r,=&r,=&r,=&r,=&r,=&r,r")
-
-
 @triton.jit
 def unit(dtype: tl.constexpr):
     """What the numbers of `planes` count a code as."""
@@ -56,31 +55,25 @@ def unit(dtype: tl.constexpr):
 
 
 @triton.jit
-def planes(words, dtype: tl.constexpr, CODE_BITS: tl.constexpr, ASSEMBLY: tl.constexpr):
-    """(code - middle) * unit of the codes of each word, from its lowest bits on, exact in `dtype`.
+def plane(words, PLANE: tl.constexpr, dtype: tl.constexpr, CODE_BITS: tl.constexpr, ASSEMBLY: tl.constexpr):
+    """(code - middle) * unit of one code of each word, exact in `dtype`.
+
+    A plane has instructions of its own, so that the compiler brings the words to where the matrix units take them, and
+    not the planes.
 
     Args:
         words: int16.
+        PLANE: which code of a word, from its lowest bits on.
         dtype: of the result.
         CODE_BITS: 4, the middle is 7.5 and a word has four codes; or 2, 1.5 and eight.
         ASSEMBLY: by PTX, where it can be had and `dtype` has 16 bits.
-
-    Returns:
-        A tuple of four or eight tensors.
     """
     if ASSEMBLY and dtype == tl.bfloat16:
-        if CODE_BITS == 4:
-            return tl.inline_asm_elementwise(_BFLOAT16_4, _FOUR, [words], (tl.bfloat16,) * 4, True, 2)
-        else:
-            return tl.inline_asm_elementwise(_BFLOAT16_2, _EIGHT, [words], (tl.bfloat16,) * 8, True, 2)
+        LINES: tl.constexpr = _BFLOAT16_4[PLANE] if CODE_BITS == 4 else _BFLOAT16_2[PLANE]
+        return tl.inline_asm_elementwise(LINES, "=r,r", [words], tl.bfloat16, True, 2)
     elif ASSEMBLY and dtype == tl.float16:
-        if CODE_BITS == 4:
-            return tl.inline_asm_elementwise(_FLOAT16_4, _FOUR, [words], (tl.float16,) * 4, True, 2)
-        else:
-            return tl.inline_asm_elementwise(_FLOAT16_2, _EIGHT, [words], (tl.float16,) * 8, True, 2)
+        LINES: tl.constexpr = _FLOAT16_4[PLANE] if CODE_BITS == 4 else _FLOAT16_2[PLANE]
+        return tl.inline_asm_elementwise(LINES, "=r,r", [words], tl.float16, True, 2)
     else:
-        scale, found = unit(dtype), tl.tuple([])
-        for plane in tl.static_range(16 // CODE_BITS):
-            code = (words >> (plane * CODE_BITS)) & ((1 << CODE_BITS) - 1)
-            found += (((code.to(tl.float32) - ((1 << CODE_BITS) - 1) / 2) * scale).to(dtype),)
-        return found
+        code = (words >> (PLANE * CODE_BITS)) & ((1 << CODE_BITS) - 1)
+        return ((code.to(tl.float32) - ((1 << CODE_BITS) - 1) / 2) * unit(dtype)).to(dtype)

@@ -17,7 +17,7 @@ import triton.language as tl
 
 from prefixkv.kernels.triton.hadamard import hadamard_rows
 from prefixkv.kernels.triton.new_token import load_angles, load_head, logits, note_entry
-from prefixkv.kernels.triton.nibbles import planes, unit
+from prefixkv.kernels.triton.nibbles import plane, unit
 from prefixkv.kernels.triton.packed_rows import packed_rows, store_packed_rows
 from prefixkv.kernels.triton.table_columns import ACTIVE, BITS_COLUMN, CAPACITY, KEPT_TOKENS, KEYS, SLOT, VALUES
 
@@ -71,14 +71,14 @@ def _store_new_entry(
 def _scores(words, queries, BITS: tl.constexpr, DTYPE: tl.constexpr, ASSEMBLY: tl.constexpr):
     """Products of the codes of keys with the queries' planes, (entries, members), float32."""
     PLANES: tl.constexpr = 8 if BITS == 2 else 4
-    codes = planes(words, DTYPE, 2 if BITS == 2 else 4, ASSEMBLY)
-    scores = tl.dot(codes[1], queries[1], input_precision="ieee")
-    for plane in tl.static_range(3, PLANES, 2):
-        scores = _plus_product(scores, codes[plane], queries[plane], DTYPE)
+    CODE_BITS: tl.constexpr = 2 if BITS == 2 else 4
+    scores = tl.dot(plane(words, 1, DTYPE, CODE_BITS, ASSEMBLY), queries[1], input_precision="ieee")
+    for number in tl.static_range(3, PLANES, 2):
+        scores = _plus_product(scores, plane(words, number, DTYPE, CODE_BITS, ASSEMBLY), queries[number], DTYPE)
     if BITS == 8:
         scores *= 16
-    for plane in tl.static_range(0, PLANES, 2):
-        scores = _plus_product(scores, codes[plane], queries[plane], DTYPE)
+    for number in tl.static_range(0, PLANES, 2):
+        scores = _plus_product(scores, plane(words, number, DTYPE, CODE_BITS, ASSEMBLY), queries[number], DTYPE)
     return scores
 
 
@@ -119,9 +119,10 @@ def _take_in(
     faded = tl.exp2(top - new_top)[None, :]
     total = total * faded + weights
     weights = (weights * value_step[:, None]).to(DTYPE)
-    codes, sums = planes(value_words, DTYPE, 2 if BITS == 2 else 4, ASSEMBLY), tl.tuple([])
-    for plane in tl.static_range(8 if BITS == 2 else 4):
-        sums += (tl.dot(codes[plane], weights, mixed[plane] * faded, input_precision="ieee"),)
+    sums = tl.tuple([])
+    for number in tl.static_range(8 if BITS == 2 else 4):
+        codes = plane(value_words, number, DTYPE, 2 if BITS == 2 else 4, ASSEMBLY)
+        sums += (tl.dot(codes, weights, mixed[number] * faded, input_precision="ieee"),)
     return new_top, total, sums
 
 
@@ -178,8 +179,8 @@ def attend_packed_kernel(
     # What was written is read again, by other threads.
     tl.debug_barrier()
     queries = tl.tuple([])
-    for plane in tl.static_range(PLANES):
-        q = tl.load(target[None, :] + _element(words, plane, BITS, D)[:, None], mask, 0.0)
+    for number in tl.static_range(PLANES):
+        q = tl.load(target[None, :] + _element(words, number, BITS, D)[:, None], mask, 0.0)
         queries += (q.to(DTYPE),)
     tl.debug_barrier()
     scale2 = scale2 / unit(DTYPE)
@@ -209,5 +210,5 @@ def attend_packed_kernel(
         tl.store(target[None, :] + _element(words, 0, BITS, D)[:, None], (mixed[0] + 16 * mixed[1]) * share, mask)
         tl.store(target[None, :] + _element(words, 2, BITS, D)[:, None], (mixed[2] + 16 * mixed[3]) * share, mask)
     else:
-        for plane in tl.static_range(PLANES):
-            tl.store(target[None, :] + _element(words, plane, BITS, D)[:, None], mixed[plane] * share, mask)
+        for number in tl.static_range(PLANES):
+            tl.store(target[None, :] + _element(words, number, BITS, D)[:, None], mixed[number] * share, mask)
