@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from prefixkv.html_table import html_table
+from prefixkv.policy.budget import format_bytes
+
 
 @dataclass(frozen=True)
 class LayerUsage:
@@ -68,6 +71,21 @@ class CacheUsage:
         )
         full, kept = sum(row.full_bytes for row in rows), sum(row.kept_bytes for row in rows)
         return cls(full, kept, sum(row.allocated_bytes for row in rows), kept / full if full else 1.0, layers)
+
+    def _repr_html_(self) -> str:
+        """A notebook's table: a row for each layer."""
+        rows = [
+            [
+                str(layer.layer),
+                f"{layer.kept_tokens:,}",
+                f"{layer.seen_tokens:,}",
+                f"{layer.kept_tokens / layer.seen_tokens if layer.seen_tokens else 1.0:.0%}",
+                format_bytes(layer.bytes),
+            ]
+            for layer in self.layers
+        ]
+        kept = f"{format_bytes(self.kept_bytes)} of {format_bytes(self.full_bytes)} kept ({self.keep_fraction:.1%})"
+        return html_table(kept, ("layer", "tokens kept", "tokens read", "kept of read", "bytes"), rows)
 
     def as_dict(self) -> dict[str, Any]:
         """The fields as plain values, for JSON."""

@@ -10,6 +10,7 @@ from typing import Any
 from prefixkv.documents import VERSION
 from prefixkv.evaluation.bootstrap import Bootstrap, estimate
 from prefixkv.evaluation.cells import REFERENCE, Cell, is_full
+from prefixkv.evaluation.figures import Figures
 from prefixkv.evaluation.records import KIND, Key, Record
 from prefixkv.models.geometry import KVGeometry
 from prefixkv.policy.budget import Budget
@@ -45,7 +46,7 @@ def results(
     kinds: Sequence[str | None],
     settings: Mapping[str, Any],
     geometry: KVGeometry,
-) -> dict[str, Any]:
+) -> Figures:
     """The figures of all cells.
 
     Args:
@@ -74,14 +75,14 @@ def results(
                 "kinds": _by_kind(own, kinds),
             }
         )
-    return {
-        "format": KIND,
-        "version": VERSION,
-        "settings": dict(settings),
-        "samples": samples,
-        "one_token_references": sum(record.get("tokens") == 1 for record in full),
-        "cells": reported,
-    }
+    return Figures(
+        format=KIND,
+        version=VERSION,
+        settings=dict(settings),
+        samples=samples,
+        one_token_references=sum(record.get("tokens") == 1 for record in full),
+        cells=reported,
+    )
 
 
 def _weighed(cell: Cell, own: Sequence[Record], geometry: KVGeometry) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from typing import Any
 from prefixkv.documents import VERSION, read_document, write_json, write_whole
 from prefixkv.errors import PrefixKVError
 from prefixkv.home import find_file
+from prefixkv.html_table import html_table
 from prefixkv.models.identity import ModelIdentity
 
 FORMAT = "prefixkv-profile"
@@ -170,6 +171,21 @@ class LayerProfile:
         from prefixkv.profiles.profiling import measure
 
         return measure(loaded, samples, source, **options)
+
+    def _repr_html_(self) -> str:
+        """A notebook's table: how concentrated each layer's importance is."""
+        rows = [
+            [
+                str(index),
+                f"{layer.gini:.3f} ± {layer.gini_spread:.3f}",
+                *(f"{layer.entries_for(part):.1%}" for part in (0.5, 0.9, 0.99)),
+            ]
+            for index, layer in enumerate(self.layers)
+        ]
+        parts = ("entries with 50 % of the importance", "90 %", "99 %")
+        samples = f"{len(self.samples)} sample{'' if len(self.samples) == 1 else 's'}"
+        caption = f"{self.model.id}: {samples} ({self.source}), scored by {self.scorer}"
+        return html_table(caption, ("layer", "Gini coefficient", *parts), rows)
 
     def save(self, path: Path) -> None:
         """Write the profile, whole or not at all, and its look-ahead queries beside it.
