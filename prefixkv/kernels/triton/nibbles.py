@@ -43,6 +43,8 @@ _FLOAT16_4 = tl.constexpr(_assembly("f16", 0x6400, 4, 0x3C00, 0xE478, bits=4))
 """1024 + 16 code, less 1024 + 120."""
 _FLOAT16_2 = tl.constexpr(_assembly("f16", 0x6400, 4, 0x3C00, 0xE418, bits=2))
 """1024 + 16 code, less 1024 + 24."""
+
+
 @triton.jit
 def unit(dtype: tl.constexpr):
     """What the numbers of `planes` count a code as."""
@@ -72,7 +74,7 @@ def plane(words, PLANE: tl.constexpr, dtype: tl.constexpr, CODE_BITS: tl.constex
         LINES: tl.constexpr = _BFLOAT16_4[PLANE] if CODE_BITS == 4 else _BFLOAT16_2[PLANE]
         return tl.inline_asm_elementwise(LINES, "=r,r", [words], tl.bfloat16, True, 2)
     elif ASSEMBLY and dtype == tl.float16:
-        LINES: tl.constexpr = _FLOAT16_4[PLANE] if CODE_BITS == 4 else _FLOAT16_2[PLANE]
+        LINES: tl.constexpr = _FLOAT16_4[PLANE] if CODE_BITS == 4 else _FLOAT16_2[PLANE]  # type: ignore[no-redef]
         return tl.inline_asm_elementwise(LINES, "=r,r", [words], tl.float16, True, 2)
     else:
         code = (words >> (PLANE * CODE_BITS)) & ((1 << CODE_BITS) - 1)
