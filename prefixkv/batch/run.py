@@ -6,7 +6,7 @@ import hashlib
 import json
 import queue
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from prefixkv.profiles.guidance import find_look_ahead
 
 BLOCK = 32
 """Lines are divided among processes by as many."""
-WAITING = 4
+WAITING = 8
 """Lines that are asked beyond those that can run, so that the engine never lacks one."""
 PULSE = 0.25
 """Seconds between two reports while nothing ends."""
@@ -55,6 +55,7 @@ class Progress:
         seconds: since the run began.
         used_bytes: that the caches hold.
         reserved_bytes: for them.
+        prefix_bytes: of both, what several lines begin with.
     """
 
     ended: int
@@ -63,6 +64,7 @@ class Progress:
     seconds: float
     used_bytes: int
     reserved_bytes: int
+    prefix_bytes: int
 
 
 @dataclass(frozen=True)
@@ -134,11 +136,11 @@ class Batch:
         Returns:
             How fast it was.
         """
-        todo = [
+        todo = _by_pictures(
             line
             for index, line in enumerate(self.lines)
             if index // BLOCK % processes == process and line.number not in done
-        ]
+        )
         say_unused(self.template_args, loaded.processor, self.notify)
         engine = Engine(
             loaded,
@@ -166,6 +168,9 @@ class Batch:
         if preparation.scaled:
             self.notify(f"pictures that were scaled down to {self.max_pixels:,} pixels or less: {preparation.scaled}")
         run.speed.seconds = time.perf_counter() - run.began
+        prefixes = engine.prefixes
+        run.speed.prefixes, run.speed.lines_sharing = prefixes.read, prefixes.shared
+        run.speed.prefix_bytes = prefixes.most_bytes
         return run.speed
 
     def _rule(self) -> tuple[Budget, str, Sequence[float] | None]:
@@ -173,6 +178,14 @@ class Batch:
         if isinstance(self.budget, PrefixConfig):
             return self.budget.as_budget(), self.budget.method, self.budget.keep_fractions
         return self.budget, self.method, None
+
+
+def _by_pictures(lines: Iterable[Line]) -> list[Line]:
+    """Lines in their order, but those of the same pictures behind the first of them, so that they are read together."""
+    groups: dict[Any, list[Line]] = {}
+    for line in lines:
+        groups.setdefault((line.system, line.sources) if line.sources else line.number, []).append(line)
+    return [line for group in groups.values() for line in group]
 
 
 @dataclass
@@ -242,5 +255,6 @@ class _Run:
 
     def _report(self) -> None:
         engine, seconds = self.engine, time.perf_counter() - self.began
-        sizes = engine.used_bytes, engine.reserved_bytes
+        shared = engine.prefix_bytes
+        sizes = engine.used_bytes + shared, engine.reserved_bytes, shared
         self.progress(Progress(self.ended, engine.running, engine.generated_tokens, seconds, *sizes))

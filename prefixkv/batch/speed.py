@@ -20,12 +20,18 @@ class Speed:
         tokens: of all answers, the end tokens included.
         first_token_seconds: for every answer, from when it was asked to its first token; waiting is part of it.
         token_seconds: for every further token, since the one before it.
+        prefixes: that several lines began with, each read once.
+        lines_sharing: lines that began with one.
+        prefix_bytes: most that they took at a time, in one process.
     """
 
     seconds: float = 0.0
     tokens: int = 0
     first_token_seconds: list[float] = field(default_factory=list)
     token_seconds: list[float] = field(default_factory=list)
+    prefixes: int = 0
+    lines_sharing: int = 0
+    prefix_bytes: int = 0
 
     def add(self, asked_at: float, token_times: Sequence[float]) -> None:
         """Count an answer.
@@ -47,6 +53,9 @@ class Speed:
             whole.tokens += part.tokens
             whole.first_token_seconds += part.first_token_seconds
             whole.token_seconds += part.token_seconds
+            whole.prefixes += part.prefixes
+            whole.lines_sharing += part.lines_sharing
+            whole.prefix_bytes = max(whole.prefix_bytes, part.prefix_bytes)
         return whole
 
     def as_dict(self) -> dict[str, Any]:
@@ -57,6 +66,7 @@ class Speed:
             "tokens_per_second": self.tokens / self.seconds if self.tokens and self.seconds else None,
             "first_token_seconds": quantiles(self.first_token_seconds),
             "token_seconds": quantiles(self.token_seconds),
+            "prefixes": {"read": self.prefixes, "lines": self.lines_sharing, "most_bytes": self.prefix_bytes},
         }
 
 

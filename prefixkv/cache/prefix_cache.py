@@ -295,4 +295,4 @@ class PrefixKVCache(RefusingCache):
     @property
     def is_initialized(self) -> bool:
         """Whether something was read."""
-        return self.seen_tokens > 0
+        return self._seen(self._places[0]) > 0

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -24,6 +25,9 @@ from prefixkv.policy.budget import Budget
 from prefixkv.policy.look_ahead import LookAhead
 from prefixkv.policy.methods import DEFAULT_METHOD, Method, get_method
 from prefixkv.policy.text_marks import TextMarks
+
+if TYPE_CHECKING:
+    from prefixkv.cache.prefix_entries import PrefixEntries
 
 MANY_STEPS = 2**20
 """As good as for ever."""
@@ -51,6 +55,7 @@ class CacheRow:
         is_text: (1, tokens), bool: which tokens are text, as far as somebody said; None where all are.
         next_positions: (1,), int64: the position that follows the text, in models whose positions have several axes
             and so do not equal the number of tokens; None for others.
+        prefix: entries that were read for several rows and come before the first chunk; None otherwise.
         is_in_pass: whether a forward pass of the model is under way whose end `end_pass` will tell.
         beside: rows that are read in the same pass, this one among them.
         version: another number whenever buffers or counts change in other ways than by `count_step`.
@@ -98,6 +103,7 @@ class CacheRow:
         self.limits: list[int] = []
         self.is_text: torch.Tensor | None = None
         self.next_positions: torch.Tensor | None = None
+        self.prefix: PrefixEntries | None = None
         self._marks = TextMarks(None, 0)
         self._chunk: Chunk | None = None
         self._is_due = False
@@ -136,12 +142,15 @@ class CacheRow:
     @property
     def position(self) -> int:
         """Where the model believes the next token to be: the tokens read, or what the first layer keeps of them."""
+        if self.prefix is not None:
+            return self.prefix.tokens
         return self.layers[0].kept_tokens if self.method.positions == "compressed" else self.seen_tokens
 
     def seen_at(self, place: int) -> int:
-        """Tokens that one of all decoder layers has read."""
+        """Tokens that one of all decoder layers has read, those of a prefix among them."""
         layer = self.windows[place] if place in self.windows else self._layers[self._numbers[place]]
-        return layer.get_seq_length() + (0 if place in self.windows else self._steps)
+        seen = layer.get_seq_length() + (0 if place in self.windows else self._steps)
+        return self.prefix.tokens if self.prefix is not None and not seen else seen
 
     def kept_positions(self, layer: int) -> torch.Tensor:
         """Original positions of a layer's entries, (1, heads, kept_tokens), int64, in the order of the buffer."""
@@ -197,12 +206,16 @@ class CacheRow:
             keys, values = layer.write(keys, values, self.decode_limit(index))
             hand_off.leave(keys, HandOff())
             return keys, values
+        if self.prefix is not None:
+            if index == 0:
+                self._marks = self.prefix.marks_before(self._marks, new_len)
+            keys, values = self.prefix.before(index, keys, values)
         if index == 0:
             self._chunk = Chunk(self, keys, self._marks)
             self._marks = TextMarks(None, 0)
         keys, values = layer.arrive(keys, values)
-        scorer = self.method.scorer
-        sums_all = not self.keeps_all and (scorer == "accumulated" or (scorer == "guided" and self.look_ahead is None))
+        scorer, is_whole = self.method.scorer, not self.keeps_all and self.prefix is None
+        sums_all = is_whole and (scorer == "accumulated" or (scorer == "guided" and self.look_ahead is None))
         hand_off.leave(keys, HandOff(partial(self._compact, index), sums_all=sums_all))
         return keys, values
 
@@ -241,6 +254,8 @@ class CacheRow:
 
     def _compact(self, index: int, queries: torch.Tensor, scale: float) -> None:
         assert self._chunk is not None
+        if self.prefix is not None:
+            queries = self.prefix.queries_before(index, queries)
         self._chunk.compact(index, queries, scale)
         if index == self.geometry.layers - 1:
             self._is_due = self.is_in_pass
@@ -252,7 +267,7 @@ class CacheRow:
         assert self._chunk is not None
         self._chunk.finish()
         self._fix_limits()
-        self._chunk = None
+        self._chunk = self.prefix = None
         self.version += 1
 
     def _fix_limits(self) -> None:

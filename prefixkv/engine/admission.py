@@ -82,7 +82,7 @@ class Footprint:
 
 
 class Ledger:
-    """The bytes that are reserved, request by request.
+    """The bytes that are reserved, request by request, and for what several requests share.
 
     Attributes:
         memory_bytes: that may be reserved together.
@@ -92,7 +92,7 @@ class Ledger:
     def __init__(self, memory_bytes: int) -> None:
         self.memory_bytes = memory_bytes
         self.reserved_bytes = 0
-        self._reserved: dict[int, int] = {}
+        self._reserved: dict[int | str, int] = {}
 
     def check(self, footprint: Footprint, prompt_tokens: int) -> None:
         """Refuse what does not fit even alone.
@@ -109,7 +109,22 @@ class Ledger:
 
     def fits(self, footprint: Footprint) -> bool:
         """Whether a request can begin now."""
-        return self.reserved_bytes + footprint.most <= self.memory_bytes
+        return self.has_room(footprint.most)
+
+    def has_room(self, count: int) -> bool:
+        """Whether so many more bytes can be reserved now."""
+        return self.reserved_bytes + count <= self.memory_bytes
+
+    def hold(self, key: str, count: int) -> None:
+        """Reserve what several requests share, until its `end`.
+
+        Args:
+            key: of what is shared.
+            count: bytes; there is room for them.
+        """
+        if key in self._reserved or not self.has_room(count):
+            raise PrefixKVError(f"{count:,} bytes cannot be shared")
+        self._set(key, count)
 
     def begin(self, number: int, footprint: Footprint) -> None:
         """Reserve what a request needs until its prompt is read.
@@ -126,11 +141,11 @@ class Ledger:
         """Give back what only reading needed."""
         self._set(number, footprint.running)
 
-    def end(self, number: int) -> None:
-        """Give back all that a request has reserved."""
-        self._set(number, 0)
-        del self._reserved[number]
+    def end(self, key: int | str) -> None:
+        """Give back all that a request has reserved, or what was shared."""
+        self._set(key, 0)
+        del self._reserved[key]
 
-    def _set(self, number: int, count: int) -> None:
-        self.reserved_bytes += count - self._reserved.get(number, 0)
-        self._reserved[number] = count
+    def _set(self, key: int | str, count: int) -> None:
+        self.reserved_bytes += count - self._reserved.get(key, 0)
+        self._reserved[key] = count

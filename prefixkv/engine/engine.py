@@ -17,6 +17,7 @@ from prefixkv.cache.compaction import small_bytes
 from prefixkv.cache.row import CacheRow
 from prefixkv.engine.admission import Footprint, Ledger
 from prefixkv.engine.memory import memory_bytes
+from prefixkv.engine.prefix import Prefixes, SharedPart
 from prefixkv.engine.request import Request
 from prefixkv.engine.scheduler import Scheduler
 from prefixkv.engine.stream import Stream
@@ -44,7 +45,8 @@ class Engine:
     """Answers requests together: each prompt is read alone, and all rows that run take their steps together.
 
     The bytes that a request may ever hold are reserved before it is read, so that no row runs out of memory while it
-    decodes. Requests begin in the order in which they came. All methods may be called from any thread; the model
+    decodes. Requests begin in the order in which they came. Pictures with which several of those that wait begin are
+    read once, and every prompt keeps what it would keep alone. All methods may be called from any thread; the model
     computes in a thread of the engine's own, which lives while there are requests. In float32 a request's tokens are
     those that it gives alone, whatever runs beside it.
 
@@ -143,7 +145,8 @@ class Engine:
         stream = Stream(next(self._numbers), ids.shape[1], self, on_end)
         ends_at = None if deadline is None else stream.submitted_at + deadline
         shaping, watch = shaping_of(self._model, ids, sampling.max_new_tokens), stop_watch(self._tokenizer, texts)
-        request = Request(dict(tensors), row, sampling, stops, footprint, stream, shaping, watch, ends_at)
+        shared = SharedPart.of(self._model, tensors, row)
+        request = Request(dict(tensors), row, sampling, stops, footprint, stream, shaping, watch, ends_at, shared)
         with self._worker.lock:
             if self._is_closed:
                 raise PrefixKVError("the engine is closed: make another")
@@ -166,6 +169,17 @@ class Engine:
         """Bytes that are reserved now."""
         with self._worker.lock:
             return self._worker.scheduler.ledger.reserved_bytes
+
+    @property
+    def prefixes(self) -> Prefixes:
+        """What several requests begin with, and how often that was so."""
+        return self._worker.prefixes
+
+    @property
+    def prefix_bytes(self) -> int:
+        """Bytes, of those reserved, of what several requests begin with."""
+        with self._worker.lock:
+            return self._worker.prefixes.bytes
 
     @property
     def used_bytes(self) -> int:

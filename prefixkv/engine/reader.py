@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from transformers import PreTrainedModel
 
 from prefixkv.cache.prefix_cache import PrefixKVCache
+from prefixkv.cache.prefix_entries import PrefixEntries
+from prefixkv.engine.prefix import cut, on_device
 from prefixkv.engine.request import Request
 from prefixkv.generation.choice import RowChoice
 from prefixkv.transformers_compat import cache_argument
 
 
-def read(model: PreTrainedModel, request: Request, ahead: int) -> int:
+def read(model: PreTrainedModel, request: Request, ahead: int, prefix: PrefixEntries | None = None) -> int:
     """Read a request's prompt: score, choose and store, layer by layer.
 
     Args:
         model: inside `prefixkv.cache.attention.installed`.
         request: its row is empty; its inputs are freed.
         ahead: tokens that may be read beyond its longest answer.
+        prefix: what its prompt begins with, where that was read; else None.
 
     Returns:
         The answer's first token.
     """
-    inputs: dict[str, Any] = {
-        name: value.to(model.device, model.dtype if value.is_floating_point() else None)
-        for name, value in request.inputs.items()
-    }
+    if prefix is None:
+        inputs = on_device(model, request.inputs)
+    else:
+        inputs = on_device(model, cut(request.inputs, prefix.tokens))
+        prefix.begin(request.row)
     cache = PrefixKVCache.of_rows([request.row])
     with torch.no_grad():
         output = model(**inputs, **cache_argument(cache), use_cache=True, logits_to_keep=1)

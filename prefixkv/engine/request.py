@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -14,6 +15,9 @@ from prefixkv.engine.stream import FinishReason, Stream
 from prefixkv.generation.sampling import Sampling
 from prefixkv.generation.shaping import Shaping
 from prefixkv.generation.stop_text import StopWatch
+
+if TYPE_CHECKING:
+    from prefixkv.engine.prefix import SharedPart
 
 
 @dataclass(eq=False)
@@ -30,6 +34,7 @@ class Request:
         shaping: what the model's settings do to its logits; None for nothing.
         watch: for texts that end the answer; None for none.
         deadline: seconds of `time.perf_counter` at which it ends; None for none.
+        shared: the part of its prompt that others may begin with; None for none.
         place: of its row in the step, while it runs.
     """
 
@@ -42,6 +47,7 @@ class Request:
     shaping: Shaping | None = None
     watch: StopWatch | None = None
     deadline: float | None = None
+    shared: SharedPart | None = None
     place: int = field(default=-1, init=False)
     _given: int = field(default=0, init=False)
 

@@ -11,6 +11,7 @@ import torch
 from transformers import PreTrainedModel
 
 from prefixkv.cache import attention
+from prefixkv.engine.prefix import Prefixes
 from prefixkv.engine.reader import read
 from prefixkv.engine.request import Request
 from prefixkv.engine.scheduler import Scheduler
@@ -30,6 +31,7 @@ class Worker:
 
     Attributes:
         scheduler: says what is done next; touched under `lock` only.
+        prefixes: what several requests begin with.
         lock: held for a moment at a time, never while the model computes.
         used_bytes: that running rows held when they were last looked at.
         generated_tokens: given to all streams so far.
@@ -44,6 +46,7 @@ class Worker:
         notify: Callable[[str], None],
     ) -> None:
         self.scheduler, self.lock = scheduler, threading.Lock()
+        self.prefixes = Prefixes(model, scheduler.ledger)
         self._model, self._trace = model, trace
         self._stepper = Stepper(model, most_rows, notify)
         self._thread: threading.Thread | None = None
@@ -76,6 +79,7 @@ class Worker:
     def _fail_all(self, error: Exception) -> None:
         with self.lock:
             self._thread = None
+            self.prefixes.clear()
             requests = self.scheduler.all()
             for request in requests:
                 self.scheduler.end(request)
@@ -84,6 +88,7 @@ class Worker:
 
     def _has_finished(self) -> bool:
         with self.lock:
+            self.prefixes.settle(self.scheduler.waiting)
             if self.scheduler.is_idle:
                 self._thread = None
                 return True
@@ -93,10 +98,11 @@ class Worker:
         self._interrupt()
         with self.lock:
             request = self.scheduler.next_to_read()
+            is_shared = request is not None and self.prefixes.offer(request, self.scheduler.waiting)
             reserved = self.scheduler.ledger.reserved_bytes
         if request is not None:
             self._trace.moment("admission", request=request.number, reserved_bytes=reserved)
-            self._read(request)
+            self._read(request, is_shared)
         if self.scheduler.running and (request is None or not self._may_read()):
             self._step()
 
@@ -112,10 +118,11 @@ class Worker:
             if reason := request.interruption():
                 self._end(request, reason)
 
-    def _read(self, request: Request) -> None:
+    def _read(self, request: Request, is_shared: bool) -> None:
         try:
-            with self._trace.span("read", request=request.number, tokens=request.prompt_tokens):
-                token = read(self._model, request, AHEAD)
+            with self._trace.span("read", request=request.number, tokens=request.prompt_tokens, shared=is_shared):
+                prefix = self.prefixes.entries(request) if is_shared else None
+                token = read(self._model, request, AHEAD, prefix)
         except torch.OutOfMemoryError as error:
             failure: Exception | None = self._exhausted(error)
         except Exception as error:  # whatever it is, it is this request's own
@@ -137,7 +144,10 @@ class Worker:
         """The prompt could not be read: it waits for memory if others run, else it has failed."""
         request.row.reset()
         with self.lock:
-            if isinstance(failure, DeviceMemoryError) and self.scheduler.running:
+            # What others begin with is not worth the memory; alone it is tried once more.
+            has_shared, request.shared = request.shared is not None and self.prefixes.bytes > 0, None
+            self.prefixes.clear()
+            if isinstance(failure, DeviceMemoryError) and (self.scheduler.running or has_shared):
                 self.scheduler.put_back(request)
                 return
             self.scheduler.end(request)

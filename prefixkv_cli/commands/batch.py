@@ -72,12 +72,12 @@ def batch(
 ) -> None:
     """Answer every line of a file, many at a time; each answer is what it would be alone.
 
-    The budget is each line's own. An `image` may be a list of several; relative paths start from the file's folder;
-    `system`, `max_new_tokens`, `temperature`, `top_p`, `top_k`, `seed` and `stop` may stand in a line. A bad line gets
-    a record with `error` and its number, the others are answered, and the exit code is 1. A run that was stopped goes
-    on where it was; one that is finished does nothing again, but tries once more what met an error. Answers are known
-    by what was asked: lines may move, and those that ask the same are answered once. `accelerate launch -m prefixkv_cli
-    batch ...` divides the lines among processes.
+    Lines about the same pictures read these once. The budget is each line's own. An `image` may be a list of several;
+    relative paths start from the file's folder; `system`, `max_new_tokens`, `temperature`, `top_p`, `top_k`, `seed` and
+    `stop` may stand in a line. A bad line gets a record with `error` and its number, the others are answered, and the
+    exit code is 1. A run that was stopped goes on where it was; one that is finished does nothing again, but tries once
+    more what met an error. Answers are known by what was asked: lines may move, and those that ask the same are
+    answered once. `accelerate launch -m prefixkv_cli batch ...` divides the lines among processes.
 
     Example: prefixkv batch questions.jsonl --out answers.jsonl --budget 20%
     """
@@ -220,10 +220,11 @@ def _say_how_far(results: ResultFile, lines: Sequence[Line], processes: int) -> 
 
 
 def _doing(state: BatchProgress) -> str:
-    """The live line's middle, such as `12 running, 310 tokens/s, cache 40 MiB of 52 MiB`."""
+    """The live line's middle, such as `12 running, 310 tokens/s, cache 40 MiB of 52 MiB, shared 8 MiB`."""
     speed = state.tokens / state.seconds if state.seconds else 0.0
     sizes = f"{format_bytes(state.used_bytes)} of {format_bytes(state.reserved_bytes)}"
-    return f"{state.running} running, {speed:,.0f} tokens/s, cache {sizes}"
+    shared = f", shared {format_bytes(state.prefix_bytes)}" if state.prefix_bytes else ""
+    return f"{state.running} running, {speed:,.0f} tokens/s, cache {sizes}{shared}"
 
 
 def _report(out: Path, lines: list[Line], errors: list[dict[str, Any]], speed: Speed, json: bool) -> None:

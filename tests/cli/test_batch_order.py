@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from prefixkv.batch.lines import read_lines
 from prefixkv.batch.results import ResultFile
@@ -60,6 +61,31 @@ def test_answers_do_not_depend_on_what_runs_together(loaded: Any, tmp_path: Path
     assert all(record["new_tokens"] <= most for record, most in zip(records, asked, strict=True))
     assert states[-1].tokens == sum(record["new_tokens"] for record in records)
     assert {record["finish_reason"] for record in records} <= {"length", "stop"}
+
+
+def test_questions_about_one_picture_read_it_once_wherever_they_stand(loaded: Any, tmp_path: Path) -> None:
+    for number in range(3):
+        Image.effect_noise((28, 28), 20 + 40 * number).convert("RGB").save(tmp_path / f"{number}.png")
+    lines = [{"image": f"{number}.png", "prompt": f"{word} {word}"} for word in WORDS[:3] for number in range(3)]
+    found = []
+    for rows, asked in ((1, lines[:1]), (4, lines), (1, lines[::-1])):
+        file, out = tmp_path / "lines.jsonl", tmp_path / f"{rows}-{len(asked)}-{len(found)}.jsonl"
+        file.write_text("\n".join(json.dumps(line) for line in asked))
+        batch = Batch(read_lines(file), tmp_path, Budget.parse("30%"), "prefixkv", 6, rows)
+        states: list[Progress] = []
+        results = ResultFile(out, batch.settings(loaded))
+        speed = batch.run(loaded, results, {}, progress=states.append)
+        records = results.gather(batch.lines)
+        found.append([records[number + 1]["answer"] for number in range(len(asked))])
+        said = speed.as_dict()["prefixes"]
+        if len(asked) > 1:
+            assert said["read"] <= 3 < said["lines"] <= 9
+            assert said["most_bytes"] > 0
+            assert max(state.prefix_bytes for state in states) <= said["most_bytes"]
+        else:
+            assert said == {"read": 0, "lines": 0, "most_bytes": 0}
+    assert found[1] == found[2][::-1]
+    assert found[0][0] == found[1][0]
 
 
 @pytest.mark.parametrize("longest", ["3", 0, -1, 2.5, True, [4]])

@@ -1,0 +1,192 @@
+"""Prefixes: what several requests that wait begin with, the same pictures first, is read once and kept uncompressed.
+
+Each of them then reads the rest of its own prompt behind it, and scores and compacts a copy of its own: its answer is
+the one that it gives alone. A prefix is there while a request waits that begins with it, and goes where its bytes keep
+the first that waits from beginning.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from prefixkv.cache.prefix_cache import PrefixKVCache
+from prefixkv.cache.prefix_entries import PrefixEntries, PrefixRow, most_queries
+from prefixkv.cache.row import CacheRow
+from prefixkv.engine.admission import Ledger
+from prefixkv.engine.request import Request
+from prefixkv.transformers_compat import cache_argument, picture_token_ids, setting
+
+
+@dataclass(frozen=True)
+class SharedPart:
+    """The part of a prompt that may be shared: all up to its last picture.
+
+    Attributes:
+        key: the same for equal parts that are read for the same scorers' sake; of no others.
+        tokens: its length.
+        most_queries: last queries that the request's scorer looks at; None for all.
+        bytes: that it takes when it is read.
+    """
+
+    key: str
+    tokens: int
+    most_queries: int | None
+    bytes: int
+
+    @classmethod
+    def of(cls, model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], row: CacheRow) -> SharedPart | None:
+        """Find it.
+
+        Args:
+            model: that will read it.
+            inputs: of the whole prompt, `input_ids` (1, tokens) among them.
+            row: where the prompt will be read.
+
+        Returns:
+            None where there is no picture, no token behind the last one, or nothing can be read apart.
+        """
+        ids = inputs["input_ids"]
+        pictures = torch.isin(ids[0], ids.new_tensor(picture_token_ids(model.config))).nonzero()
+        tokens = int(pictures[-1]) + 1 if len(pictures) else 0
+        if not 0 < tokens < ids.shape[1] or _sees_later(inputs):
+            return None
+        own, count = hashlib.sha256(), most_queries(row)
+        for name, value in sorted(cut(inputs, 0, tokens).items()):
+            own.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
+            own.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
+        geometry = row.geometry
+        text = model.config.get_text_config(decoder=True)
+        size = geometry.head_dim * getattr(torch, geometry.dtype).itemsize
+        queries = setting(text, "num_attention_heads") * size * (tokens if count is None else min(count, tokens))
+        return cls(
+            f"{own.hexdigest()} {count}",
+            tokens,
+            count,
+            geometry.layers * (tokens * geometry.entry_bytes + queries) + geometry.window_bytes,
+        )
+
+
+def cut(inputs: Mapping[str, torch.Tensor], start: int, end: int | None = None) -> dict[str, Any]:
+    """The inputs of a part of a prompt, which has all pictures or, where it does not begin the prompt, none.
+
+    Args:
+        inputs: of the whole.
+        start: first token.
+        end: token behind the last; None for all that follow.
+    """
+    shape = inputs["input_ids"].shape
+    part = {name: value[:, start:end] for name, value in inputs.items() if value.shape == shape}
+    return part if start else dict(inputs) | part
+
+
+class Prefixes:
+    """The prefixes that are there. All but `entries` is called under the worker's lock.
+
+    Attributes:
+        bytes: that they take, as reserved.
+        most_bytes: that they ever took.
+        read: prefixes that were read.
+        shared: prompts that began with one.
+    """
+
+    def __init__(self, model: PreTrainedModel, ledger: Ledger) -> None:
+        self._model, self._ledger = model, ledger
+        self._held: dict[str, PrefixEntries | None] = {}
+        self._bytes: dict[str, int] = {}
+        self.most_bytes = self.read = self.shared = 0
+
+    @property
+    def bytes(self) -> int:
+        """That they take, as reserved."""
+        return sum(self._bytes.values())
+
+    def settle(self, waiting: Iterable[Request]) -> None:
+        """Free what no waiting request begins with, and what keeps the first from beginning.
+
+        Args:
+            waiting: the requests that wait, the oldest first.
+        """
+        if not self._held:
+            return
+        requests = list(waiting)
+        wanted = {request.shared.key for request in requests if request.shared is not None}
+        self._free([key for key in self._held if key not in wanted])
+        if not requests or self._ledger.fits(requests[0].footprint):
+            return
+        needed = self._ledger.reserved_bytes + requests[0].footprint.most - self._ledger.memory_bytes
+        if needed <= self.bytes:
+            own = requests[0].shared.key if requests[0].shared is not None else None
+            self._free([key for key in self._held if key != own])
+            if not self._ledger.fits(requests[0].footprint):
+                self._free(list(self._held))
+
+    def offer(self, request: Request, waiting: Iterable[Request]) -> bool:
+        """Whether a request that begins takes its prefix from here; what is to be read for it is reserved.
+
+        Args:
+            request: admitted.
+            waiting: the requests that wait.
+        """
+        part = request.shared
+        if part is None:
+            return False
+        if part.key not in self._held:
+            others = any(other.shared is not None and other.shared.key == part.key for other in waiting)
+            if not others or not self._ledger.has_room(part.bytes):
+                return False
+            self._ledger.hold(part.key, part.bytes)
+            self._held[part.key], self._bytes[part.key] = None, part.bytes
+            self.most_bytes = max(self.most_bytes, self.bytes)
+        self.shared += 1
+        return True
+
+    def entries(self, request: Request) -> PrefixEntries:
+        """A request's prefix, which `offer` has promised; it is read where it is not there.
+
+        Args:
+            request: its model is inside `prefixkv.cache.attention.installed`.
+        """
+        part = request.shared
+        assert part is not None
+        found = self._held[part.key]
+        if found is None:
+            row = PrefixRow(request.row.geometry, part.most_queries)
+            cache = PrefixKVCache.of_rows([row])
+            inputs = on_device(self._model, cut(request.inputs, 0, part.tokens))
+            with torch.no_grad():
+                self._model(**inputs, **cache_argument(cache), use_cache=True, logits_to_keep=1)
+            found = self._held[part.key] = row.as_prefix()
+            self.read += 1
+        return found
+
+    def clear(self) -> None:
+        """Free all."""
+        self._free(list(self._held))
+
+    def _free(self, keys: Iterable[str]) -> None:
+        for key in keys:
+            del self._held[key], self._bytes[key]
+            self._ledger.end(key)
+
+
+def _sees_later(inputs: Mapping[str, torch.Tensor]) -> bool:
+    """Whether tokens may see later ones, so that no part of a prompt can be read alone.
+
+    A model is told the kinds of tokens for this, or, where it is told the grids of its pictures, for their positions.
+    """
+    has_grids = any(name.endswith("_grid_thw") for name in inputs)
+    return "token_type_ids" in inputs or ("mm_token_type_ids" in inputs and not has_grids)
+
+
+def on_device(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+    """Inputs where the model is, floats in its precision."""
+    return {
+        name: value.to(model.device, model.dtype if value.is_floating_point() else None)
+        for name, value in inputs.items()
+    }
