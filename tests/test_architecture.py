@@ -91,6 +91,7 @@ USES_NO_TORCH = {
     "profiles/profile_path",
     "chat/context_file",
     "chat/context_layout",
+    "chat/context_pictures",
     "chat/reading",
 }
 

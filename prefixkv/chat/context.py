@@ -5,7 +5,6 @@ The file holds the pictures too, so that a conversation that goes on from it can
 
 from __future__ import annotations
 
-import io
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -20,6 +19,7 @@ from prefixkv.cache.prefix_cache import PrefixKVCache
 from prefixkv.cache.snapshot import CacheSnapshot, LayerSnapshot, WindowSnapshot
 from prefixkv.chat.context_file import DIGEST_KEY, FORMAT, HEAD_KEY, UNSEALED, seal
 from prefixkv.chat.context_layout import budget_of, read_whole
+from prefixkv.chat.context_pictures import picture_of, png_of
 from prefixkv.chat.conversation import Conversation
 from prefixkv.chat.conversation_state import ConversationState
 from prefixkv.chat.reading import Reading
@@ -145,7 +145,7 @@ def _tensors(state: ConversationState, pictures: list[Image.Image]) -> dict[str,
         if (tensor := getattr(state.cache, name)) is not None:
             tensors[name] = tensor
     for index, image in enumerate(pictures):
-        tensors[f"pictures.{index}"] = _png(image)
+        tensors[f"pictures.{index}"] = torch.frombuffer(bytearray(png_of(image)), dtype=torch.uint8)
     return tensors
 
 
@@ -159,7 +159,10 @@ def _state(head: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Conversati
         int(place): WindowSnapshot(tensors[f"windows.{place}.keys"], tensors[f"windows.{place}.values"], seen_tokens)
         for place, seen_tokens in head["windows"].items()
     }
-    pictures = [_picture(tensors[f"pictures.{index}"], facts) for index, facts in enumerate(head["pictures"])]
+    pictures = [
+        picture_of(tensors[f"pictures.{index}"].numpy().tobytes(), facts)
+        for index, facts in enumerate(head["pictures"])
+    ]
     turns = []
     for turn in head["turns"]:
         images, pictures = pictures[: turn["pictures"]], pictures[turn["pictures"] :]
@@ -171,20 +174,6 @@ def _state(head: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Conversati
     cache = CacheSnapshot(tuple(layers), tuple(head["limits"]), windows, bits=head["bits"], **optional)
     arguments = check_template_args(head.get("template_args"))
     return ConversationState(head["system"], tuple(turns), answers, tuple(pictures), reading, cache, arguments)
-
-
-def _png(image: Image.Image) -> torch.Tensor:
-    """(bytes,), uint8: the picture, lossless; compressed a little, since writing must not take long."""
-    data = io.BytesIO()
-    image.save(data, format="PNG", compress_level=1)
-    return torch.frombuffer(bytearray(data.getvalue()), dtype=torch.uint8)
-
-
-def _picture(data: torch.Tensor, facts: dict[str, Any]) -> Image.Image:
-    """The picture; its pixels are decoded when they are first looked at."""
-    image = Image.open(io.BytesIO(data.numpy().tobytes()), formats=("PNG",))
-    image.info = {"name": facts["name"]}
-    return image
 
 
 def _look_ahead_digest(cache: PrefixKVCache) -> str | None:

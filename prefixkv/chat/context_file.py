@@ -10,7 +10,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from prefixkv.documents import parse_json, refuse_link, require_version
+import psutil
+
+from prefixkv.documents import parse_json, read_regular, require_regular, require_version
 from prefixkv.errors import PrefixKVError
 
 FORMAT = "prefixkv-context"
@@ -18,7 +20,8 @@ HEAD_KEY, DIGEST_KEY = "prefixkv", "prefixkv_sha256"
 UNSEALED = "0" * 64
 """Stands in the place of the digest while the digest is taken."""
 
-_MOST_HEAD_BYTES = 100 * 2**20
+_MOST_HEAD_BYTES = 16 * 2**20
+_MOST_FILE_BYTES = 2**40
 _DIGEST = re.compile(rb'"' + DIGEST_KEY.encode() + rb'":"([0-9a-f]{64})"')
 
 
@@ -41,8 +44,11 @@ def read_sealed(path: Path) -> tuple[dict[str, Any], bytes]:
     Raises:
         PrefixKVError: the file is missing, no context, or changed.
     """
-    data = _read(path)
-    head = _head(data[8 : 8 + _header_length(data, path)], path)
+    header = _read_header(path)
+    head = _head(header[8:], path)
+    data = _read(path, len(header) + _tensor_bytes(header[8:], path))
+    if data[: len(header)] != header:
+        raise PrefixKVError(f"context {path} is being written: read it again")
     start, end = _digest_place(data)
     if data[start:end].decode() != _digest_of(data, start, end):
         raise PrefixKVError(f"context {path} has changed since it was saved: save it again with `prefixkv save`")
@@ -55,24 +61,46 @@ def read_head(path: Path) -> dict[str, Any]:
     Raises:
         PrefixKVError: the file is missing or no context.
     """
-    header = _read(path, only_header=True)
-    return _head(header[8:], path)
+    return _head(_read_header(path)[8:], path)
 
 
-def _read(path: Path, only_header: bool = False) -> bytes:
-    refuse_link(path)
+def _read_header(path: Path) -> bytes:
+    """The length of the header and the header itself."""
+    if not path.exists() and not path.is_symlink():
+        raise PrefixKVError(f"there is no context {path}: `prefixkv contexts list` shows those there are")
+    require_regular(path, "a context's file", _MOST_FILE_BYTES)
     try:
-        if path.is_dir():
-            raise PrefixKVError(f"context {path} is a folder: give a file")
-        if not only_header:
-            return path.read_bytes()
         with path.open("rb") as file:
             length = file.read(8)
             return length + file.read(_header_length(length, path))
-    except FileNotFoundError:
-        raise PrefixKVError(f"there is no context {path}: `prefixkv contexts list` shows those there are") from None
     except OSError as error:
         raise PrefixKVError(f"context {path} cannot be read: {error.strerror}") from None
+
+
+def _read(path: Path, expected_bytes: int) -> bytes:
+    """The whole file, of the size that its header says: no more than there is memory for is read."""
+    size = require_regular(path, "a context's file", _MOST_FILE_BYTES)
+    if size != expected_bytes:
+        raise PrefixKVError(
+            f"context {path} has changed since it was saved (it has {size:,} bytes and not {expected_bytes:,}): "
+            "save it again with `prefixkv save`"
+        )
+    free = psutil.virtual_memory().available
+    if size > free:
+        raise PrefixKVError(f"context {path} has {size:,} bytes, and {free:,} bytes of memory are free: free some more")
+    return read_regular(path, "a context's file", _MOST_FILE_BYTES)
+
+
+def _tensor_bytes(header: bytes, path: Path) -> int:
+    """Bytes of all tensors together, as the header says."""
+    try:
+        entries = [facts for name, facts in parse_json(header).items() if name != "__metadata__"]
+        ends = [facts["data_offsets"][1] for facts in entries]
+        if all(type(end) is int and 0 <= end <= _MOST_FILE_BYTES for end in ends):
+            return max(ends, default=0)
+    except (ValueError, LookupError, TypeError, AttributeError):
+        pass
+    raise PrefixKVError(f"{path} is no context: it is not a safetensors file")
 
 
 def _header_length(data: bytes, path: Path) -> int:

@@ -16,13 +16,15 @@ import numpy as np
 import safetensors
 
 from prefixkv.chat.context_file import read_sealed
+from prefixkv.chat.context_pictures import picture_of
+from prefixkv.chat.reading import GENERATED, PICTURE, TEXT
 from prefixkv.errors import PrefixKVError
 from prefixkv.kernels.packed_row import PRECISIONS, packed_size
 from prefixkv.models.geometry import KVGeometry
 from prefixkv.models.identity import ModelIdentity
 from prefixkv.policy.budget import Budget
 from prefixkv.policy.methods import get_method
-from prefixkv.schemas.field import parse
+from prefixkv.schemas.field import MOST_TOKENS, parse
 from prefixkv.schemas.model import ModelSchema
 
 _DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
@@ -76,43 +78,87 @@ def budget_of(head: Mapping[str, Any]) -> Budget:
 
 def _check(head: Mapping[str, Any], stored: Mapping[str, _Stored], geometry: KVGeometry) -> None:
     """Raise a ValueError or KeyError for tensors that no cache of this shape can have."""
-    layers, bits = head["layers"], head["bits"]
+    layers, bits, shares = head["layers"], head["bits"], head["keep_fractions"]
     if len(layers) != geometry.layers or len(head["limits"]) not in (0, geometry.layers):
         raise ValueError(f"{len(layers)} layers")
+    if shares is not None and len(shares) != geometry.layers:
+        raise ValueError(f"{len(shares)} shares for {geometry.layers} layers")
+    if not head["limits"] and budget_of(head).is_hard_limit and not get_method(head["method"]).keeps_all:
+        raise ValueError("a hard limit, and none for its layers")
+    seen = layers[0]["seen_tokens"]
+    if any(layer["seen_tokens"] != seen for layer in layers):
+        raise ValueError("its layers have read different numbers of tokens")
     if bits is not None and bits not in PRECISIONS:
         raise ValueError(f"entries of {bits} bits")
     width = geometry.head_dim if bits is None else packed_size(geometry.head_dim, bits)
     dtype = _DTYPES[geometry.dtype] if bits is None else "U8"
     for index, numbers in enumerate(layers):
-        _check_layer(index, numbers["seen_tokens"], stored, (dtype, geometry.kv_heads, width))
+        _check_layer(index, numbers, stored, (dtype, geometry.kv_heads, width))
     for place, seen_tokens in head["windows"].items():
         keys, values = (stored[f"windows.{place}.{name}"] for name in ("keys", "values"))
         entries = min(seen_tokens, geometry.window_tokens)
-        fits = int(place) in geometry.window_layers and keys.shape[:2] == (1, geometry.kv_heads)
+        fits = seen_tokens == seen and int(place) in geometry.window_layers and keys.shape[:2] == (1, geometry.kv_heads)
         fits = fits and keys.shape[2] <= entries and keys.shape[3:] == (geometry.head_dim,)
         if not fits or values.shape != keys.shape or {keys.dtype, values.dtype} != {_DTYPES[geometry.dtype]}:
             raise ValueError(f"window layer {place} does not fit its model")
+    _check_reading(head, stored, seen)
+    files = [stored[f"pictures.{index}"] for index in range(len(head["pictures"]))]
+    for index, (file, facts) in enumerate(zip(files, head["pictures"], strict=True)):
+        if file.dtype != "U8":
+            raise ValueError(f"picture {index} is none")
+        picture_of(bytes(file.data), facts)
+
+
+def _check_reading(head: Mapping[str, Any], stored: Mapping[str, _Stored], seen_tokens: int) -> None:
+    """Check what is told of the tokens and pictures that were read."""
     tokens, kinds = stored["reading.tokens"], stored["reading.kinds"]
     if tokens.shape != kinds.shape or (tokens.dtype, kinds.dtype) != ("I64", "U8"):
         raise ValueError("what was read is not told token by token")
-    for index in range(len(head["pictures"])):
-        if stored[f"pictures.{index}"].dtype != "U8":
-            raise ValueError(f"picture {index} is none")
+    ids = _numbers(tokens, "<i8")
+    if not 0 < ids.size <= seen_tokens or ids.min() < 0 or ids.max() > MOST_TOKENS:
+        raise ValueError("what was read are no tokens")
+    if _numbers(kinds, "u1").max() > max(TEXT, PICTURE, GENERATED):
+        raise ValueError("what was read is of an unknown kind")
+    pictures = len(head["pictures"])
+    if sum(turn["pictures"] for turn in head["turns"]) > pictures or head["pictures_read"] > pictures:
+        raise ValueError(f"more pictures than the {pictures} there are")
+    if (places := stored.get("next_positions")) is not None:
+        is_one = (places.dtype, places.shape) == ("I64", (1,))
+        if not is_one or not 0 < int(_numbers(places, "<i8")[0]) <= seen_tokens:
+            raise ValueError(f"the next position does not follow {seen_tokens} tokens")
+    if (marks := stored.get("is_text")) is not None:
+        is_row = marks.dtype == "BOOL" and len(marks.shape) == 2 and marks.shape[0] == 1
+        if not is_row or not 0 < marks.shape[1] <= seen_tokens or _numbers(marks, "u1").max() > 1:
+            raise ValueError(f"what is text is not told of the {seen_tokens} tokens read")
 
 
-def _check_layer(index: int, seen_tokens: int, stored: Mapping[str, _Stored], row: tuple[str, int, int]) -> None:
+def _check_layer(
+    index: int, numbers: Mapping[str, int], stored: Mapping[str, _Stored], row: tuple[str, int, int]
+) -> None:
     """Check one layer; its rows are of a dtype, for so many heads, so many elements wide."""
     keys, values, positions, importance, window = (
         stored[f"layers.{index}.{name}"] for name in ("keys", "values", "positions", "importance", "window")
     )
     dtype, kv_heads, width = row
+    seen_tokens, anchor_seen, anchor_kept = (numbers[name] for name in ("seen_tokens", "anchor_seen", "anchor_kept"))
     kept, heads = keys.shape[2], positions.shape[1]
     entries_fit = keys.shape == values.shape == (1, kv_heads, kept, width) and keys.dtype == values.dtype == dtype
     choices_fit = positions.shape == importance.shape == (1, heads, kept) and heads in (1, kv_heads)
     if not entries_fit or not choices_fit or (positions.dtype, importance.dtype) != ("I64", "F32"):
         raise ValueError(f"the tensors of layer {index} do not fit each other")
-    slots, places = (np.frombuffer(tensor.data, dtype="<i8") for tensor in (window, positions))
-    if window.dtype != "I64" or not all(0 <= slot < kept for slot in slots) or seen_tokens < kept:
+    if window.dtype != "I64" or not 0 < kept <= seen_tokens:
         raise ValueError(f"the numbers of layer {index} do not fit its tensors")
-    if places.size and not 0 <= places.min() <= places.max() < seen_tokens:
+    slots, places = (_numbers(tensor, "<i8") for tensor in (window, positions))
+    # The queue that decoding takes slots from: without one, or with one twice, it would run out of them.
+    if not slots.size or slots.min() < 0 or slots.max() >= kept or np.unique(slots).size != slots.size:
+        raise ValueError(f"the numbers of layer {index} do not fit its tensors")
+    if not 0 < anchor_seen <= seen_tokens or not 0 < anchor_kept <= min(anchor_seen, kept):
+        raise ValueError(f"the numbers of layer {index} are of no compaction")
+    if not 0 <= places.min() <= places.max() < seen_tokens:
         raise ValueError(f"layer {index} has positions beyond the {seen_tokens} tokens read")
+    if not np.isfinite(_numbers(importance, "<f4")).all():
+        raise ValueError(f"layer {index} has an importance that is no number")
+
+
+def _numbers(tensor: _Stored, dtype: str) -> np.ndarray:
+    return np.frombuffer(tensor.data, dtype=dtype)

@@ -14,8 +14,8 @@ class BudgetTextSchema(Schema):
     """A budget as it was given."""
 
     text: Name
-    kind: Name
-    amount: Annotated[str, Field(max_length=100)]
+    kind: Literal["fraction", "bytes", "tokens"]
+    amount: Annotated[str, Field(pattern=r"^[0-9]{1,40}(/[0-9]{1,40})?$")]
 
 
 class AnswerSchema(Schema):

@@ -5,17 +5,21 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
+from PIL import Image
 
 import prefixkv
 from prefixkv.chat import context
 from prefixkv.chat.context import load_context, save_context
 from prefixkv.chat.context_file import DIGEST_KEY, HEAD_KEY, UNSEALED, read_head, seal
 from prefixkv.chat.context_layout import read_whole
+from prefixkv.chat.context_pictures import png_of
 from prefixkv.chat.conversation import Conversation
 from prefixkv.demo.scenes import draw_scene
 from prefixkv.errors import PrefixKVError
@@ -125,6 +129,18 @@ def changed_head(data: bytes, **changes: Any) -> bytes:
         ({"model": {"id": 3}}, "model.id is 3: it should be a valid string"),
         ({"turns": [[[]]]}, "turns.0 is [[]]"),
         ({"limits": [-1] * 8}, "limits.0 is -1"),
+        ({"layers": [{"seen_tokens": 900, "anchor_seen": 0, "anchor_kept": 0}] * 8}, "are of no compaction"),
+        (
+            {"layers": [{"seen_tokens": 900 + n, "anchor_seen": 9, "anchor_kept": 9} for n in range(8)]},
+            "different numbers",
+        ),
+        ({"keep_fractions": [0.5]}, "1 shares for 8 layers"),
+        (
+            {"budget": {"text": "9MB", "kind": "bytes", "amount": "9000000"}, "limits": []},
+            "a hard limit, and none for its layers",
+        ),
+        ({"budget": {"text": "20%", "kind": "fraction", "amount": "1e999999999"}}, "budget.amount is '1e999999999'"),
+        ({"pictures_read": 2}, "more pictures than the 1 there are"),
     ],
 )
 def test_what_cannot_be_opened_is_not_shown_as_whole_either(
@@ -138,6 +154,59 @@ def test_what_cannot_be_opened_is_not_shown_as_whole_either(
         refusals.append(str(refusal.value))
     assert says in refusals[0]
     assert refusals[0] == refusals[1]
+
+
+HOSTILE = {
+    "next_positions": [(torch.tensor([2**40]), "the next position"), (torch.tensor([0.5]), "the next position")],
+    "is_text": [(torch.ones(1, 5000, dtype=torch.bool), "what is text"), (torch.ones(1, 9), "what is text")],
+    "reading.kinds": [(lambda old: old + 3, "of an unknown kind")],
+    "reading.tokens": [(lambda old: old - 2**40, "are no tokens")],
+    "layers.3.importance": [(lambda old: old * float("nan"), "layer 3 has an importance"), (lambda old: old * 2, None)],
+    "layers.3.window": [
+        (lambda old: old[:0], "the numbers of layer 3"),
+        (lambda old: torch.cat([old, old]), "the numbers of layer 3"),
+    ],
+    "pictures.0": [
+        (lambda old: old[:500], "broken or cut off"),
+        (torch.zeros(9, dtype=torch.uint8), "is none"),
+        (lambda old: png(Image.new("RGB", (336, 336))), "other pixels"),
+        (lambda old: png(Image.new("L", (336, 336))), "not as large"),
+        (lambda old: png(Image.new("RGB", (20_000, 1))), "not as large"),
+    ],
+}
+
+
+def png(image: Image.Image) -> torch.Tensor:
+    return torch.frombuffer(bytearray(png_of(image)), dtype=torch.uint8)
+
+
+@pytest.mark.parametrize(("name", "change", "says"), [(name, *case) for name in HOSTILE for case in HOSTILE[name]])
+def test_hostile_tensors_are_one_line(saved: Path, tmp_path: Path, name: str, change: Any, says: str | None) -> None:
+    data = saved.read_bytes()
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    tensors = safetensors.torch.load(data)
+    tensors[name] = change(tensors[name]) if callable(change) else change
+    metadata = header["__metadata__"] | {DIGEST_KEY: UNSEALED}
+    (tmp_path / "a.safetensors").write_bytes(seal(safetensors.torch.save(tensors, metadata)))
+    if says is None:
+        read_whole(tmp_path / "a.safetensors")
+        return
+    with pytest.raises(PrefixKVError, match="is not whole") as caught:
+        read_whole(tmp_path / "a.safetensors")
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_of_another_size_than_it_says_is_not_read(saved: Path, tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(saved.read_bytes())
+    os.truncate(path, 2**36)
+    with pytest.raises(PrefixKVError, match=r"has changed since it was saved \(it has 68,719,476,736 bytes"):
+        read_whole(path)
+    os.mkfifo(tmp_path / "pipe")
+    for reads in (read_whole, read_head):
+        with pytest.raises(PrefixKVError, match="no regular file"):
+            reads(tmp_path / "pipe")
 
 
 def test_what_was_written_is_read_back(demo: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
