@@ -48,7 +48,11 @@ def bench(
         str, typer.Option("--baseline", help="hf: stock generate with a full cache, in the same run; or none.")
     ] = "hf",
     equal_shares: Annotated[
-        bool, typer.Option("--equal-shares", help="Every layer keeps as much, instead of the method's own shares.")
+        bool,
+        typer.Option(
+            "--equal-shares",
+            help="All layers keep the same number of entries, instead of the shares that the method gives them.",
+        ),
     ] = False,
     rows_at_once: Annotated[
         int | None,
@@ -75,7 +79,7 @@ def bench(
     json: options.JsonOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
-    """Measure time and memory of prefill and decoding, in fresh cells, against stock transformers.
+    """Measure time and memory of prefill and decoding at each budget, beside stock transformers in the same run.
 
     Example: prefixkv bench --shape llava-1.5-7b --context-tokens 2944 --batch 16 --budgets 100%,20%
     """

@@ -35,5 +35,5 @@ def config_table(config: PrefixConfig) -> Group:
         f"{config.name}: {config.model.id}, method {config.method}, allocation {config.allocation}",
         table,
         f"keeps {format_bytes(budget['bytes'])} of {format_bytes(full)} ({budget['keep_fraction']:.1%}) for {rows} x "
-        f"{budget['context_tokens']} tokens; uncompressed the same bytes hold {rows} x {uncompressed} tokens",
+        f"{budget['context_tokens']} tokens; a full cache of so many bytes holds {rows} x {uncompressed} tokens",
     )
