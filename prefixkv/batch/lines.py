@@ -75,9 +75,22 @@ def read_lines(path: Path) -> list[Line]:
         data = path.read_bytes()
     except OSError as error:
         raise PrefixKVError(f"{path} cannot be read: {error.strerror}") from None
+    return lines_of(data, str(path))
+
+
+def lines_of(data: bytes, name: str) -> list[Line]:
+    """The same of a file's content.
+
+    Args:
+        data: the content.
+        name: what the user calls it.
+
+    Raises:
+        PrefixKVError: it holds no line.
+    """
     lines = list(_parsed(data))
     if not lines:
-        raise PrefixKVError(f"{path} holds no line: {SHAPE} on each")
+        raise PrefixKVError(f"{name} holds no line: {SHAPE} on each")
     return lines
 
 
@@ -129,8 +142,18 @@ def _line(content: Any, number: int, digest: str) -> Line:
     except OptionError as error:
         return Line(number, digest, label=label, error=str(error))
     asked = sampling | ({"system": system} if system else {})
-    digest = _digest(json.dumps([prompt, sources, asked], sort_keys=True).encode())
-    return Line(number, digest, prompt, tuple(sources), label, system, sampling)
+    return Line(number, line_digest(prompt, sources, asked), prompt, tuple(sources), label, system, sampling)
+
+
+def line_digest(prompt: str, sources: Sequence[str], asked: Mapping[str, Any]) -> str:
+    """Digest of what a line asks.
+
+    Args:
+        prompt: the question.
+        sources: of its pictures.
+        asked: its own settings, by name.
+    """
+    return _digest(json.dumps([prompt, list(sources), dict(asked)], sort_keys=True).encode())
 
 
 def _stop(content: dict[str, Any]) -> dict[str, tuple[str, ...]]:

@@ -32,6 +32,7 @@ class Preparation:
         folder: Path,
         template_args: Mapping[str, Any] | None = None,
         max_pixels: int | None = None,
+        system: str = "",
     ) -> None:
         """Prepare for one model.
 
@@ -40,9 +41,10 @@ class Preparation:
             folder: what relative paths of pictures start from.
             template_args: values for the model's chat template, by name.
             max_pixels: a picture with more is scaled down to them; None for no limit.
+            system: instructions before each question, where a line does not say its own.
         """
         self._loaded, self._folder, self._max_pixels = loaded, folder, max_pixels
-        self._template_args = template_args or {}
+        self._template_args, self._system = template_args or {}, system
         self.scaled = 0
         # A tokenizer of transformers cannot be used by two threads at the same time.
         self._processor = threading.Lock()
@@ -92,9 +94,10 @@ class Preparation:
             raise PrefixKVError("the demo model answers questions about a picture: give an image")
         opened = line.pictures(self._folder)
         pictures = tuple(within_pixels(picture, self._max_pixels) for picture in opened)
+        system = line.system or self._system
         with self._processor:
             self.scaled += sum(map(operator.is_not, opened, pictures))
-            prompt = Prompt(loaded.processor, [Turn(line.prompt, pictures)], line.system, self._template_args)
-            if line.system and not prompt.shows_system():
+            prompt = Prompt(loaded.processor, [Turn(line.prompt, pictures)], system, self._template_args)
+            if system and not prompt.shows_system():
                 raise PrefixKVError(f"model {loaded.id!r} takes no system text: say it in the prompt")
             return prompt

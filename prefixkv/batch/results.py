@@ -7,7 +7,6 @@ processes work, each but the first writes a file of its own.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from filelock import FileLock, Timeout
 
 from prefixkv.batch.lines import Line
 from prefixkv.batch.picture_files import are_the_same, file_marks
+from prefixkv.batch.records import as_text, named, record_bytes, unnamed
 from prefixkv.documents import MOST_LINES_BYTES, parse_json, read_regular, refuse_link, write_whole
 from prefixkv.errors import PrefixKVError
 from prefixkv.schemas.batch import BatchAnswerSchema
@@ -108,13 +108,13 @@ class ResultFile:
         tried = {d for d, record in found.items() if retry and "error" in record and asked[d].error is None}
         self.retried, self.set_aside = sum(line.digest in tried for line in lines), len(others)
         records = {
-            line.number: _named(line) | _unnamed(found[line.digest])
+            line.number: named(line) | unnamed(found[line.digest])
             for line in lines
             if line.digest in found and line.digest not in tried
         }
         if others:
             self._set_aside(others)
-        text = b"".join(_text(records[number]) for number in sorted(records))
+        text = b"".join(record_bytes(records[number]) for number in sorted(records))
         if text or self.path.exists():
             write_whole(self.path, text)
         for part in paths[1:]:
@@ -135,13 +135,13 @@ class ResultFile:
         Raises:
             PrefixKVError: the place cannot be written.
         """
-        record = _named(line) | _as_text(content) | {"input": line.digest, "settings": self._settings}
+        record = named(line) | as_text(content) | {"input": line.digest, "settings": self._settings}
         if "error" not in record and any(marks := file_marks(line.sources, self._folder)):
             record["pictures"] = marks
         try:
             self._own.parent.mkdir(parents=True, exist_ok=True)
             with self._own.open("ab") as file:
-                file.write(_text(record))
+                file.write(record_bytes(record))
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
@@ -150,7 +150,7 @@ class ResultFile:
     def _set_aside(self, records: list[dict[str, Any]]) -> None:
         refuse_link(self.earlier_path)
         before = _content(self.earlier_path)
-        write_whole(self.earlier_path, before + b"".join(_text(record) for record in records))
+        write_whole(self.earlier_path, before + b"".join(record_bytes(record) for record in records))
 
     def _parts(self) -> list[Path]:
         prefix = f".{self.path.name}.part-"
@@ -194,27 +194,5 @@ def _record(raw: bytes) -> dict[str, Any]:
         PrefixKVError: it is, but no record.
     """
     record = parse_json(raw)
-    parse(BatchAnswerSchema, _as_text(record) if isinstance(record, dict) else record, "the record")
+    parse(BatchAnswerSchema, as_text(record) if isinstance(record, dict) else record, "the record")
     return record
-
-
-def _as_text(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The same with halves of a pair of UTF-16, which a path may have, written out: no text has them alone."""
-    texts = {name: text for name in ("answer", "error") if isinstance(text := content.get(name), str)}
-    return dict(content) | {name: text.encode(errors="backslashreplace").decode() for name, text in texts.items()}
-
-
-def _named(line: Line) -> dict[str, Any]:
-    return {"line": line.number} | ({"id": line.label} if line.label is not None else {})
-
-
-def _unnamed(record: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in record.items() if name not in ("line", "id")}
-
-
-def _text(record: Mapping[str, Any]) -> bytes:
-    try:
-        return json.dumps(record, ensure_ascii=False, allow_nan=False).encode() + b"\n"
-    # Half of a pair of UTF-16 is no text: JSON has it escaped.
-    except UnicodeEncodeError:
-        return json.dumps(record, allow_nan=False).encode() + b"\n"

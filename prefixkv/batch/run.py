@@ -13,6 +13,7 @@ from typing import Any
 
 from prefixkv.batch.lines import Line
 from prefixkv.batch.preparation import Preparation
+from prefixkv.batch.result_stream import ResultStream
 from prefixkv.batch.results import ResultFile
 from prefixkv.batch.speed import Speed
 from prefixkv.engine.engine import Engine
@@ -85,6 +86,8 @@ class Batch:
         template_args: values for the model's chat template, by name.
         max_pixels: a picture with more is scaled down to them; None for no limit.
         keep_marks: whether special tokens are part of the answers.
+        system: instructions before each question, where a line does not say its own.
+        sampling: further arguments of `Sampling`, where a line does not say its own.
     """
 
     lines: Sequence[Line]
@@ -100,6 +103,8 @@ class Batch:
     template_args: Mapping[str, Any] = field(default_factory=dict)
     max_pixels: int | None = None
     keep_marks: bool = False
+    system: str = ""
+    sampling: Mapping[str, Any] = field(default_factory=dict)
 
     def settings(self, loaded: LoadedModel) -> str:
         """Digest of all that an answer depends on besides its line."""
@@ -108,7 +113,7 @@ class Batch:
         queries = b"" if look_ahead is None else look_ahead.queries[0].float().cpu().numpy().tobytes()
         rule = [budget.kind, str(budget.amount), method, shares, hashlib.sha256(queries).hexdigest()]
         content: list[Any] = [loaded.identity.as_dict(), rule, self.new_tokens]
-        named = ("stop", "template_args", "max_pixels", "keep_marks")
+        named = ("stop", "template_args", "max_pixels", "keep_marks", "system", "sampling")
         more = {name: value for name in named if (value := getattr(self, name))}
         if more := more | followed_settings(loaded.model.generation_config):
             content.append(more)
@@ -117,7 +122,7 @@ class Batch:
     def run(
         self,
         loaded: LoadedModel,
-        results: ResultFile,
+        results: ResultFile | ResultStream,
         done: Mapping[int, Any],
         process: int = 0,
         processes: int = 1,
@@ -154,7 +159,7 @@ class Batch:
         )
         with engine:
             run = _Run(self, loaded, engine, results, progress)
-            preparation = Preparation(loaded, self.folder, self.template_args, self.max_pixels)
+            preparation = Preparation(loaded, self.folder, self.template_args, self.max_pixels, self.system)
             prompts = preparation.prompts(todo, self.most_rows + WAITING)
             try:
                 for line, prompt in prompts:
@@ -199,7 +204,7 @@ class _Run:
     batch: Batch
     loaded: LoadedModel
     engine: Engine
-    results: ResultFile
+    results: ResultFile | ResultStream
     progress: Callable[[Progress], None]
     asked: dict[int, Line] = field(default_factory=dict)
     speed: Speed = field(default_factory=Speed)
@@ -225,7 +230,7 @@ class _Run:
 
     def _sampling(self, line: Line) -> Sampling:
         asked: dict[str, Any] = {"max_new_tokens": self.batch.new_tokens, "stop": self.batch.stop}
-        return Sampling(**asked | dict(line.sampling))
+        return Sampling(**asked | dict(self.batch.sampling) | dict(line.sampling))
 
     def take(self) -> None:
         """Wait for a line's end, and write its record."""

@@ -8,12 +8,15 @@ import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from prefixkv.errors import PrefixKVError
 from prefixkv.inputs.png_texts import SIGNATURE, without_texts
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Picture = Image.Image | str | Path | bytes
 
@@ -38,6 +41,16 @@ def open_image(path: str | Path) -> Image.Image:
         PrefixKVError: the file is missing, unreadable, broken, no picture, or too large.
     """
     path = Path(path)
+    check_file(path)
+    return _decode(path, str(path))
+
+
+def check_file(path: Path) -> None:
+    """Refuse what is no file that could hold a picture, without reading it.
+
+    Raises:
+        PrefixKVError: nothing is there, or no regular file, or an empty one.
+    """
     try:
         is_there = path.exists()
     # A name that is too long, or has a NUL in it, is none that a file can have.
@@ -52,7 +65,6 @@ def open_image(path: str | Path) -> Image.Image:
         raise PrefixKVError(f"image {str(path)!r} is no regular file: save the picture to a file first")
     if path.stat().st_size == 0:
         raise PrefixKVError(f"image {str(path)!r} is empty (0 bytes): save or download it again")
-    return _decode(path, str(path))
 
 
 def decode_image(data: bytes, name: str) -> Image.Image:
@@ -186,14 +198,21 @@ def _verify(source: Path | bytes, name: str) -> None:
 def _to_rgb(image: Image.Image, file_format: str | None = None) -> Image.Image:
     if image.mode.startswith("I;16") or (image.mode == "I" and file_format == "PPM"):
         # Pillow cuts 16-bit grey at 255 where it is converted to RGB; of a PGM it has made 16 bits.
-        image = _grey(np.asarray(image.convert("I")) / 257)
+        image = _grey(_pixels(image.convert("I")) / 257)
     elif image.mode in ("I", "F"):
-        image = _grey(_eight_bits(np.asarray(image).astype(np.float64)))
+        image = _grey(_eight_bits(_pixels(image).astype("float64")))
     if not image.has_transparency_data:
         return image.convert("RGB")
     layer = image.convert("RGBA")
     white = Image.new("RGBA", layer.size, "white")
     return Image.alpha_composite(white, layer).convert("RGB")
+
+
+def _pixels(image: Image.Image) -> np.ndarray:
+    # Here, since most pictures need no numpy, and loading it takes longer than looking at a thousand files.
+    import numpy as np
+
+    return np.asarray(image)
 
 
 def _eight_bits(values: np.ndarray) -> np.ndarray:
@@ -202,6 +221,8 @@ def _eight_bits(values: np.ndarray) -> np.ndarray:
     No file says how bright its numbers are meant; their range does: 0 to 1, a byte, or two bytes. Others are stretched
     from the least to the largest. What is no number is black.
     """
+    import numpy as np
+
     finite = values[np.isfinite(values)]
     least, most = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
     if least >= 0 and most <= 65535:
@@ -212,4 +233,4 @@ def _eight_bits(values: np.ndarray) -> np.ndarray:
 
 
 def _grey(values: np.ndarray) -> Image.Image:
-    return Image.fromarray(values.clip(0, 255).astype(np.uint8))
+    return Image.fromarray(values.clip(0, 255).astype("uint8"))

@@ -14,8 +14,10 @@ from PIL import Image
 
 from prefixkv.errors import PrefixKVError
 from prefixkv.inputs.download import fetch
-from prefixkv.inputs.images import decode_image, open_image
+from prefixkv.inputs.images import check_file, decode_image, open_image
 
+SUFFIXES = ("png", "jpg", "jpeg", "webp", "gif", "bmp", "tif", "tiff", "ppm", "avif")
+"""How the names of picture files end."""
 _WEB = re.compile(r"https?://", re.IGNORECASE)
 _DATA = re.compile(r"data:(?P<kind>[^,]*),(?P<content>.*)", re.IGNORECASE | re.DOTALL)
 
@@ -36,6 +38,16 @@ def open_source(source: str, folder: Path | None = None) -> Image.Image:
         return _from_data(source)
     path = local_path(source)
     return open_image(path if folder is None else folder / path)
+
+
+def check_source(source: str) -> None:
+    """Refuse a path that leads to no file, without reading it; an address is not looked at.
+
+    Raises:
+        PrefixKVError: there is no such file, or it cannot be one.
+    """
+    if not _WEB.match(source) and source[:5].lower() != "data:":
+        check_file(local_path(source))
 
 
 def local_path(source: str) -> Path:

@@ -57,7 +57,7 @@ def weight_bytes(name: str) -> int:
     if name in SHAPES:
         shape = SHAPES[name]
         return shape.parameters * DTYPE_BYTES[shape.geometry.dtype]
-    folder = _folder(name)
+    folder = model_folder(name)
     files = list(folder.glob("*.safetensors")) if folder is not None else []
     total = sum(file.stat().st_size for file in files)
     if not total and folder is not None and (folder / INDEX).is_file():
@@ -77,8 +77,12 @@ def weights_are_here(name: str) -> bool:
     return any(isinstance(try_to_load_from_cache(wanted, file), str) for file in ("model.safetensors", INDEX))
 
 
-def _folder(name: str) -> Path | None:
-    """Where a model's files are on this disk."""
+def model_folder(name: str) -> Path | None:
+    """Where a model's files are on this disk; None where they are not.
+
+    Args:
+        name: `demo`, an alias, a hub id or a folder.
+    """
     folder = Path(source_of(full_name(name)))
     if folder.is_dir():
         return folder

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,30 +13,60 @@ from prefixkv.generation.sampling import Sampling
 from prefixkv.home import find_file
 from prefixkv.inputs.template_args import parse_template_args
 from prefixkv.models.loading import check_device_name, check_dtype_name, check_model_name, load_model
-from prefixkv.policy.budget import Budget, format_bytes
+from prefixkv.policy.budget import Budget
 from prefixkv.policy.methods import DEFAULT_METHOD, get_method
 from prefixkv.profiles.config import PrefixConfig
 from prefixkv_cli import options, output
-from prefixkv_cli.progress_bar import progress_bar
+from prefixkv_cli.batch_questions import STREAM, Questions, read_questions
+from prefixkv_cli.batch_report import report
+from prefixkv_cli.batch_standing import Standing
 
 if TYPE_CHECKING:
-    from prefixkv.batch.lines import Line
-    from prefixkv.batch.results import ResultFile
-    from prefixkv.batch.run import Batch
-    from prefixkv.batch.run import Progress as BatchProgress
     from prefixkv.batch.speed import Speed
 
 
 def batch(
-    file: Annotated[
-        Path, typer.Argument(metavar="FILE", help='JSON objects, one a line: {"image": PATH, "prompt": TEXT}.')
-    ],
-    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Answers, one JSON object a line.")],
+    invocation: typer.Context,
+    files: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="FILE",
+            help='A file of JSON objects, one a line: {"image": PATH, "prompt": TEXT}; or pictures, with --prompt.',
+        ),
+    ] = None,
+    prompts: Annotated[
+        str | None, typer.Option("--prompts", metavar="FILE", help="The file of lines; - reads them from stdin.")
+    ] = None,
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--prompt",
+            "-p",
+            metavar="TEXT",
+            help="Ask this about every picture. May be repeated.",
+            # A question holds white space, at which an environment variable would be split.
+            show_envvar=False,
+            allow_from_autoenv=False,
+        ),
+    ] = None,
+    out: Annotated[
+        str | None,
+        typer.Option(
+            "--out",
+            metavar="FILE",
+            help="Answers, one JSON object a line; - writes them to stdout as they come.",
+            show_default="- with --prompt",
+        ),
+    ] = None,
     model: options.ModelOption = "auto",
     budget: options.BudgetOption = options.DEFAULT_BUDGET,
     method: options.MethodOption = DEFAULT_METHOD,
     config: options.ConfigOption = None,
+    system: options.SystemOption = "",
     max_new_tokens: options.MaxNewTokensOption = 512,
+    temperature: options.TemperatureOption = 0.0,
+    top_p: options.TopPOption = 1.0,
+    seed: options.SeedOption = None,
     stop: options.StopOption = None,
     template_arg: options.TemplateArgOption = None,
     max_pixels: options.MaxPixelsOption = None,
@@ -70,74 +100,75 @@ def batch(
     json: options.JsonOption = False,
     quiet: options.QuietOption = False,
 ) -> None:
-    """Answer every line of a file, many at a time; each answer is what it would be alone.
+    """Answer every line of a file, or ask the same about many pictures; each answer is what it would be alone.
 
-    Lines about the same pictures read these once. The budget is each line's own. An `image` may be a list of several;
-    relative paths start from the file's folder; `system`, `max_new_tokens`, `temperature`, `top_p`, `top_k`, `seed` and
-    `stop` may stand in a line. A bad line gets a record with `error` and its number, the others are answered, and the
-    exit code is 1. A run that was stopped goes on where it was; one that is finished does nothing again, but tries once
-    more what met an error. Answers are known by what was asked: lines may move, and those that ask the same are
-    answered once. `accelerate launch -m prefixkv_cli batch ...` divides the lines among processes.
+    Lines about the same pictures read these once. The budget is each line's own. An `image` may be a list of several; relative paths
+    start from the file's folder; `system`, `max_new_tokens`, `temperature`, `top_p`, `top_k`, `seed` and `stop` may
+    stand in a line, and win over the options. A bad line gets
+    a record with `error` and its number, the others are answered, and the exit code is 1. A run that was stopped goes
+    on where it was; one that is finished does nothing again, but tries once more what met an error. Answers are known
+    by what was asked: lines may move, and those that ask the same are answered once. `accelerate launch -m prefixkv_cli
+    batch ...` divides the lines among processes.
 
     Example: prefixkv batch questions.jsonl --out answers.jsonl --budget 20%
-    """
-    # Here, so that the other commands start without the picture code.
-    from prefixkv.batch.lines import read_lines
-    from prefixkv.batch.run import Batch
-    from prefixkv.inputs.picture_size import check_max_pixels
 
+    Example: prefixkv batch photos/*.jpg -p "Describe the image." --out answers.jsonl
+    """
     rule = _rule(budget, method, config)
     if max_new_tokens < 1 or rows < 1:
         raise OptionError(f"max-new-tokens {max_new_tokens} and rows {rows} must be 1 or more")
     if limit is not None and limit < 1:
         raise OptionError(f"limit {limit} is too small: give 1 or more")
-    stops = Sampling(stop=tuple(stop or ())).stop
+    drawn = Sampling(max_new_tokens, temperature, top_p, seed, stop=tuple(stop or ()))
     size = Budget.parse(memory) if memory is not None else None
     if size is not None and size.kind != "bytes":
         raise OptionError(f"memory {memory!r} is no size: give one such as 4GiB")
     template_args = parse_template_args(template_arg or ())
-    check_max_pixels(max_pixels)
     check_device_name(device)
     check_dtype_name(dtype)
     check_model_name(model)
     placement = options.placement(device, device_map, load_in_8bit, load_in_4bit, trust_remote_code)
-    lines = read_lines(file)
-    if out.resolve() == file.resolve():
-        raise OptionError(f"--out {str(out)!r} is the file of questions: give another")
+    # Here, so that the other commands start without the picture code.
+    from prefixkv.inputs.picture_size import check_max_pixels
+
+    check_max_pixels(max_pixels)
+    questions = read_questions(files or (), prompts, prompt or ())
+    out_file = _out_file(out, bool(prompt), questions, json)
 
     from prefixkv.workers import Launch
 
     with Launch(device) as launch:
-        notify = output.notice if launch.is_main else _silent
-        memory_bytes = int(size.amount) if size else None
-        if trace is not None and launch.number:
-            trace = trace.with_name(f"{trace.name}.{launch.number}")
-        asked = Batch(
-            lines,
-            file.parent,
-            rule,
-            method,
-            max_new_tokens,
-            rows,
-            memory_bytes,
-            notify,
-            trace,
-            stops,
-            template_args,
-            max_pixels,
-            keep_marks,
-        )
-        placed = device if device_map is not None else launch.device
-        loaded = load_model(model, device=placed, dtype=dtype, notify=notify, placement=placement)
-        speed, records = _run(asked, loaded, out, launch, overwrite, limit)
-    if records is None:
-        return
-    # Lines behind the limit keep the answers that an earlier run gave them, and are not this run's matter.
-    lines = lines[:limit]
-    errors = [records[line.number] for line in lines if "error" in records[line.number]]
-    _report(out, lines, errors, speed, json)
-    if errors:
-        raise typer.Exit(1)
+        if launch.count > 1 and (out_file is None or questions.file is None):
+            raise OptionError("several processes share a file of lines and a file of answers: give both as files")
+        standing = Standing(questions, out_file, limit, overwrite)
+        standing.look(launch, model, _what_matters(invocation.params) | {"rule": repr(rule)})
+        if standing.is_finished:
+            speed = None
+        else:
+            from prefixkv.batch.run import Batch
+
+            asked = Batch(
+                questions.lines,
+                questions.folder,
+                rule,
+                method,
+                max_new_tokens,
+                rows,
+                int(size.amount) if size else None,
+                output.notice if launch.is_main else _silent,
+                _own_trace(trace, launch.number),
+                drawn.stop,
+                template_args,
+                max_pixels,
+                keep_marks,
+                system,
+                {name: value for name, value in _drawing(drawn).items() if value != getattr(Sampling(), name)},
+            )
+            placed = device if device_map is not None else launch.device
+            loaded = load_model(model, device=placed, dtype=dtype, notify=asked.notify, placement=placement)
+            speed = standing.answer(asked, loaded, launch)
+    if launch.is_main:
+        _report(standing, speed, json)
 
 
 def _silent(text: str) -> None:
@@ -154,100 +185,45 @@ def _rule(budget: str, method: str, config: str | None) -> Budget | PrefixConfig
     return PrefixConfig.load(find_file("configs", config))
 
 
-def _run(
-    asked: Batch, loaded: Any, out: Path, launch: Any, overwrite: bool, limit: int | None
-) -> tuple[Speed, dict[int, dict[str, Any]] | None]:
-    """How fast it was, and all records; None in a process that does not report."""
-    from prefixkv.batch.lines import repeated
-    from prefixkv.batch.results import ResultFile
+_NO_MATTER = {"files", "prompts", "prompt", "out", "limit", "overwrite", "rows", "memory", "trace", "json", "quiet"}
+"""Options that change no answer, or that are seen in its line."""
+
+
+def _what_matters(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options on which answers depend."""
+    return {name: value for name, value in given.items() if name not in _NO_MATTER}
+
+
+def _drawing(drawn: Sampling) -> dict[str, Any]:
+    return {name: getattr(drawn, name) for name in ("temperature", "top_p", "seed")}
+
+
+def _out_file(out: str | None, has_prompt: bool, questions: Questions, json: bool) -> Path | None:
+    """The file of answers; None for stdout.
+
+    Raises:
+        OptionError: none is named where one must be, or it is the file of questions, or --json is to go the same way.
+    """
+    if out is None and not has_prompt:
+        raise OptionError("missing option '--out': give a file for the answers, or --out - for stdout")
+    if out in (None, STREAM):
+        if json:
+            raise OptionError("--json prints its object on stdout, where the answers go: give --out FILE")
+        return None
+    path = Path(str(out))
+    if questions.file is not None and path.resolve() == questions.file.resolve():
+        raise OptionError(f"--out {str(out)!r} is the file of questions: give another")
+    return path
+
+
+def _own_trace(trace: Path | None, process: int) -> Path | None:
+    """The file of this process's trace."""
+    return trace.with_name(f"{trace.name}.{process}") if trace is not None and process else trace
+
+
+def _report(standing: Standing, speed: Speed | None, json: bool) -> None:
     from prefixkv.batch.speed import Speed
 
-    if isinstance(asked.budget, PrefixConfig):
-        asked.budget.require_model(loaded.identity)
-    results = ResultFile(out, asked.settings(loaded), launch.number, asked.folder)
-    if launch.is_main:
-        results.hold()
-        if overwrite:
-            results.remove()
-        _say_what_is_there(results, len(results.gather(asked.lines, retry=True)), len(asked.lines))
-    launch.wait()
-    # A line that asks what an earlier one asks has its answer in the end.
-    done: dict[int, Any] = repeated(asked.lines) | results.read()
-    launch.wait()
-    wanted = asked.lines[:limit]
-    before = sum(line.number in done for line in wanted)
-    done.update({line.number: None for line in asked.lines[len(wanted) :]})
-    with progress_bar("answering", total=len(wanted), shown=launch.is_main) as update:
-        update(completed=before)
-
-        def show(state: BatchProgress) -> None:
-            # Only this process's own lines are seen here: each stands for one of every process.
-            update(completed=before + state.ended * launch.count, note=_doing(state))
-
-        try:
-            own = asked.run(loaded, results, done, launch.number, launch.count, show)
-        except KeyboardInterrupt:
-            if launch.is_main:
-                _say_how_far(results, wanted, launch.count)
-            raise
-    launch.wait()
-    speed = Speed.together(launch.gather([own]))
-    if not launch.is_main:
-        return speed, None
-    records = results.gather(asked.lines)
-    results.release()
-    return speed, records
-
-
-def _say_what_is_there(results: ResultFile, answered: int, lines: int) -> None:
-    if answered:
-        output.notice(f"{answered} of {lines} lines are answered already in {results.path}")
-    if results.retried:
-        output.notice(f"lines that met an error, and are tried again: {results.retried}")
-    if results.set_aside:
-        output.notice(
-            f"answers to lines that are no longer there, or whose pictures are others now: {results.set_aside}, kept "
-            f"in {results.earlier_path}"
-        )
-
-
-def _say_how_far(results: ResultFile, lines: Sequence[Line], processes: int) -> None:
-    """After Ctrl-C: what is done, and how to go on."""
-    # Other processes' records are in files of their own, to which they may still write.
-    there = results.read() if processes == 1 else None
-    far = "" if there is None else f"{sum(line.number in there for line in lines)} of {len(lines)} lines are done, "
-    output.notice(f"stopped: {far}in {results.path}; the same command goes on from there")
-
-
-def _doing(state: BatchProgress) -> str:
-    """The live line's middle, such as `12 running, 310 tokens/s, cache 40 MiB of 52 MiB, shared 8 MiB`."""
-    speed = state.tokens / state.seconds if state.seconds else 0.0
-    sizes = f"{format_bytes(state.used_bytes)} of {format_bytes(state.reserved_bytes)}"
-    shared = f", shared {format_bytes(state.prefix_bytes)}" if state.prefix_bytes else ""
-    return f"{state.running} running, {speed:,.0f} tokens/s, cache {sizes}{shared}"
-
-
-def _report(out: Path, lines: list[Line], errors: list[dict[str, Any]], speed: Speed, json: bool) -> None:
-    for record in errors[:5]:
-        output.notice(f"line {record['line']}: {record['error']}")
-    if len(errors) > 5:
-        output.notice(f"and {len(errors) - 5} more lines with errors")
-    output.notice(f"{len(lines) - len(errors)} answers and {len(errors)} errors are in {out}")
-    measured = speed.as_dict()
-    if measured["tokens_per_second"] is not None:
-        output.notice(_spoken(measured))
-    if json:
-        answers = {"answers": len(lines) - len(errors), "errors": [record["line"] for record in errors]}
-        output.write_json({"out": str(out)} | answers | {"speed": measured})
-
-
-def _spoken(speed: dict[str, Any]) -> str:
-    """One line of what was measured: the median, and what 90 and 99 % are within."""
-    said = f"{speed['tokens_per_second']:,.1f} tokens/s"
-    for name, unit, scale in (
-        ("first_token_seconds", "s to the first token", 1),
-        ("token_seconds", "ms a token", 1000),
-    ):
-        if found := speed[name]:
-            said += "; " + " / ".join(f"{value * scale:.3g}" for value in found.values()) + f" {unit}"
-    return said + (" (median / 90 % / 99 %)" if speed["first_token_seconds"] else "")
+    report(standing.out, standing.lines, standing.errors, speed or Speed(), json)
+    if standing.errors:
+        raise typer.Exit(1)

@@ -17,7 +17,6 @@ from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.output.defaults import create_output
 
 from prefixkv_cli import output
-from prefixkv_cli.dialogue.picture_input import SUFFIXES
 
 BLOCK = '"""'
 """Between two of these, Enter begins a new line."""
@@ -127,6 +126,8 @@ class _LineCompleter(Completer):
 
 def _is_picture_or_folder(name: str) -> bool:
     path = Path(name)
+    from prefixkv.inputs.picture_source import SUFFIXES
+
     return path.is_dir() or path.suffix.lower().removeprefix(".") in SUFFIXES
 
 

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
 STDIN, CLIPBOARD = "-", "clipboard"
 SOURCES_HELP = "a path, a file://, http(s):// or data: address, - for stdin, or clipboard"
-SUFFIXES = ("png", "jpg", "jpeg", "webp", "gif", "bmp", "tif", "tiff", "ppm", "avif")
-"""What makes a word of a question look like a picture."""
 
 _WORD = re.compile(r"""'(?P<single>[^']+)'|"(?P<double>[^"]+)"|(?P<plain>(?:\\.|[^\s'"\\])+)""")
 
@@ -41,8 +39,8 @@ def open_picture(source: str) -> Image:
 def dropped_pictures(line: str) -> tuple[list[str], str]:
     """Take the pictures out of a line, as terminals paste them when files are dragged in.
 
-    A word is a picture where it is quoted, escaped or plain, ends in one of `SUFFIXES`, and is a file that exists; a
-    file:// address, or a path from the root or the home folder, always is.
+    A word is a picture where it is quoted, escaped or plain, ends as a picture's file does, and is a file that exists;
+    a file:// address, or a path from the root or the home folder, always is.
 
     Args:
         line: what the user typed or dropped.
@@ -50,7 +48,7 @@ def dropped_pictures(line: str) -> tuple[list[str], str]:
     Returns:
         The pictures' sources, and the rest of the line.
     """
-    from prefixkv.inputs.picture_source import is_file
+    from prefixkv.inputs.picture_source import SUFFIXES, is_file
 
     found: list[str] = []
 
