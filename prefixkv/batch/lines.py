@@ -15,7 +15,9 @@ from PIL import Image
 from prefixkv.documents import parse_json
 from prefixkv.errors import OptionError, PrefixKVError
 from prefixkv.generation.sampling import Sampling
+from prefixkv.inputs.parts import read_parts
 from prefixkv.inputs.picture_source import open_source
+from prefixkv.inputs.turn import Layout
 
 KINDS: dict[str, tuple[type, ...]] = {
     "max_new_tokens": (int,),
@@ -41,6 +43,7 @@ class Line:
         label: the line's own `id`, if it has one.
         system: its own instructions before the question; empty for none.
         sampling: what it says of how its answer is chosen: arguments of `Sampling`.
+        layout: where the pictures stand in the prompt; None where all of them come before it.
         error: why the line cannot be asked; None for a good one.
     """
 
@@ -51,6 +54,7 @@ class Line:
     label: Any = None
     system: str = ""
     sampling: Mapping[str, Any] = field(default_factory=dict)
+    layout: Layout | None = None
     error: str | None = None
 
     def pictures(self, folder: Path) -> tuple[Image.Image, ...]:
@@ -123,6 +127,15 @@ def _line(content: Any, number: int, digest: str) -> Line:
     except (ValueError, RecursionError):
         return Line(number, digest, error="the id is no value that JSON can hold: give a text or a number")
     sources = [image] if isinstance(image, str) else [] if image is None else image
+    layout: Layout | None = None
+    if content.get("parts") is not None:
+        try:
+            if prompt is not None or sources:
+                raise OptionError("parts hold the texts and the pictures: give either them, or a prompt and an image")
+            parts = read_parts(content["parts"])
+        except OptionError as error:
+            return Line(number, digest, label=label, error=str(error))
+        prompt, sources, layout = parts.prompt, list(parts.pictures), parts.layout
     if not isinstance(prompt, str) or not prompt.strip():
         return Line(number, digest, label=label, error=f"the prompt is {'empty' if prompt else 'missing'}: {SHAPE}")
     if not isinstance(sources, list) or not all(isinstance(source, str) and source for source in sources):
@@ -141,8 +154,9 @@ def _line(content: Any, number: int, digest: str) -> Line:
         Sampling(**sampling)
     except OptionError as error:
         return Line(number, digest, label=label, error=str(error))
-    asked = sampling | ({"system": system} if system else {})
-    return Line(number, line_digest(prompt, sources, asked), prompt, tuple(sources), label, system, sampling)
+    asked = sampling | ({"system": system} if system else {}) | ({"layout": layout} if layout else {})
+    digest = line_digest(prompt, sources, asked)
+    return Line(number, digest, prompt, tuple(sources), label, system, sampling, layout)
 
 
 def line_digest(prompt: str, sources: Sequence[str], asked: Mapping[str, Any]) -> str:

@@ -97,7 +97,9 @@ class Preparation:
         system = line.system or self._system
         with self._processor:
             self.scaled += sum(map(operator.is_not, opened, pictures))
-            prompt = Prompt(loaded.processor, [Turn(line.prompt, pictures)], system, self._template_args)
+            prompt = Prompt(
+                loaded.processor, [Turn(line.prompt, pictures, layout=line.layout)], system, self._template_args
+            )
             if system and not prompt.shows_system():
                 raise PrefixKVError(f"model {loaded.id!r} takes no system text: say it in the prompt")
             return prompt

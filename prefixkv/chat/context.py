@@ -73,6 +73,7 @@ def save_context(conversation: Conversation, path: Path, name: str) -> None:
         "template_args": dict(state.template_args),
         "turns": [
             {"question": turn.prompt, "pictures": len(turn.images), "answer": asdict(answer)}
+            | ({} if turn.layout is None else {"layout": list(turn.layout)})
             for turn, answer in zip(state.turns, state.answers, strict=True)
         ],
         "pictures": [
@@ -166,7 +167,10 @@ def _state(head: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Conversati
     turns = []
     for turn in head["turns"]:
         images, pictures = pictures[: turn["pictures"]], pictures[turn["pictures"] :]
-        turns.append(Turn(turn["question"], tuple(images), turn["answer"]["text"]))
+        layout = tuple(turn["layout"]) if turn.get("layout") is not None else None
+        if layout is not None and layout.count(None) != len(images):
+            raise ValueError(f"a question has places for {layout.count(None)} pictures")
+        turns.append(Turn(turn["question"], tuple(images), turn["answer"]["text"], layout))
     answers = tuple(Answer(**turn["answer"]) for turn in head["turns"])
     kinds = bytearray(tensors["reading.kinds"].numpy().tobytes())
     reading = Reading(tensors["reading.tokens"].tolist(), kinds, head["pictures_read"])

@@ -17,11 +17,13 @@ from prefixkv.chat.conversation_state import ConversationState
 from prefixkv.chat.peak_memory import peak_bytes
 from prefixkv.chat.reader import Reader
 from prefixkv.chat.reading import Reading
-from prefixkv.errors import DeviceMemoryError, PrefixKVError
+from prefixkv.errors import DeviceMemoryError, OptionError, PrefixKVError
 from prefixkv.generation.answer import Answer
 from prefixkv.generation.sampling import Sampling
 from prefixkv.inputs.images import Picture, as_pictures
-from prefixkv.inputs.picture_size import check_max_pixels, scaling_notice, within_pixels
+from prefixkv.inputs.parts import read_parts
+from prefixkv.inputs.picture_size import check_max_pixels, scaled_down
+from prefixkv.inputs.picture_source import open_source
 from prefixkv.inputs.prompts import Prompt, Turn
 from prefixkv.inputs.template_args import check_template_args, say_unused
 from prefixkv.models.loading import LoadedModel, Notify
@@ -221,24 +223,38 @@ class Conversation:
             raise PrefixKVError("there is no picture to read: add one first")
         self._reader.read(self._prompt([*self._turns, Turn("", self.waiting)]))
 
-    def ask(self, prompt: str, images: Picture | Sequence[Picture] | None = None) -> Generator[str, None, None]:
+    def ask(
+        self,
+        prompt: str = "",
+        images: Picture | Sequence[Picture] | None = None,
+        parts: Sequence[Mapping[str, Any]] | None = None,
+    ) -> Generator[str, None, None]:
         """Ask and stream the answer.
 
         Args:
             prompt: the question.
             images: one or several that come before it, behind those that were attached; see `as_pictures`.
+            parts: instead of both, texts and pictures in their order, each `{"text": ...}` or `{"image": ...}`.
 
         Yields:
             Pieces of the answer. Closing the iterator stops the answer and keeps what was said so far.
 
         Raises:
+            OptionError: parts are given beside a prompt or images, or are none.
             PrefixKVError: the model reads no images, or cannot take this question.
             DeviceMemoryError: the device's memory is full; the conversation goes on without this question.
         """
+        layout = None
+        if parts is not None:
+            if prompt or images is not None:
+                raise OptionError("parts hold the texts and the pictures: give either them, or a prompt and images")
+            given = read_parts(parts)
+            prompt, layout = given.prompt, (*(None for _ in self._waiting), *given.layout)
+            images = [open_source(picture) if isinstance(picture, str) else picture for picture in given.pictures]
         if pictures := self._scaled(images):
             self._require_images()
         before = self.state()
-        turn = Turn(prompt, (*self._waiting, *pictures))
+        turn = Turn(prompt, (*self._waiting, *pictures), layout=layout)
         self._turns.append(turn)
         self._waiting.clear()
         is_kept = False
@@ -263,13 +279,7 @@ class Conversation:
         return Prompt(self.loaded.processor, turns, self.system, self.template_args)
 
     def _scaled(self, images: Picture | Sequence[Picture] | None) -> tuple[Image.Image, ...]:
-        """The pictures, RGB, none with more pixels than allowed; says which were larger."""
-        pictures = as_pictures(images)
-        scaled = tuple(within_pixels(picture, self.max_pixels) for picture in pictures)
-        for before, after in zip(pictures, scaled, strict=True):
-            if after is not before:
-                self._notify(scaling_notice(before, after))
-        return scaled
+        return scaled_down(as_pictures(images), self.max_pixels, self._notify)
 
     def _end(self, turn: Turn, answer: Answer) -> None:
         turn.answer = answer.text

@@ -6,6 +6,7 @@ Knows nothing of torch.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 
 from PIL import Image
 
@@ -51,9 +52,21 @@ def within_pixels(image: Image.Image, limit: int | None) -> Image.Image:
     return smaller
 
 
-def scaling_notice(before: Image.Image, after: Image.Image) -> str:
-    """One line that says what has become of a picture that was scaled down."""
-    return (
-        f"{before.info.get('name', 'the picture')} ({before.width} x {before.height}) is scaled down to "
-        f"{after.width} x {after.height} pixels"
-    )
+def scaled_down(
+    pictures: Sequence[Image.Image], limit: int | None, notify: Callable[[str], None]
+) -> tuple[Image.Image, ...]:
+    """The pictures, none with more pixels than the limit.
+
+    Args:
+        pictures: RGB.
+        limit: most pixels of each; None for no limit.
+        notify: called with one line for each that was larger.
+    """
+    scaled = tuple(within_pixels(picture, limit) for picture in pictures)
+    for before, after in zip(pictures, scaled, strict=True):
+        if after is not before:
+            notify(
+                f"{before.info.get('name', 'the picture')} ({before.width} x {before.height}) is scaled down to "
+                f"{after.width} x {after.height} pixels"
+            )
+    return scaled

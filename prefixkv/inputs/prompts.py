@@ -42,7 +42,7 @@ class Prompt:
         Raises:
             PrefixKVError: the template, the tokenizer or the processor does not take this conversation.
         """
-        spoken = (text for turn in self.turns for text in (turn.prompt, turn.answer) if text)
+        spoken = (text for turn in self.turns for text in (*turn.content, turn.answer) if text)
         check_texts([self.system, *spoken], self.processor)
         text = self._render()
         tokenizer = getattr(self.processor, "tokenizer", self.processor)
@@ -139,7 +139,7 @@ class Prompt:
         """The picture tensors of the first images alone."""
         turns, left = [], count
         for turn in self.turns:
-            turns.append(Turn(turn.prompt, turn.images[:left], turn.answer))
+            turns.append(turn.with_first_images(left))
             left -= len(turns[-1].images)
         first = Prompt(self.processor, turns, self.system, self.template_args)
         return {name: value for name, value in first.inputs.items() if value.shape != first.inputs["input_ids"].shape}

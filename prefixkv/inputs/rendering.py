@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from prefixkv.errors import PrefixKVError
-from prefixkv.inputs.turn import Turn
+from prefixkv.inputs.turn import Layout, Turn
 from prefixkv.models.pretrained import chat_template
 
 _FORMS = ((True, True), (True, False), (False, False))
@@ -37,12 +37,29 @@ class Rendering:
         """The text, with the template's own marks for images.
 
         Raises:
-            PrefixKVError: the template does not take this conversation.
+            PrefixKVError: the template does not take this conversation, or puts its pictures elsewhere.
         """
+        text = self._text()
+        for index, turn in enumerate(self.turns):
+            if not turn.has_pictures_within:
+                continue
+            moved = [*self.turns[:index], turn.pictures_first(), *self.turns[index + 1 :]]
+            parts = [part.strip() for part in turn.content if part is not None]
+            if replace(self, turns=moved)._text() == text or any(part not in text for part in parts):
+                raise PrefixKVError(
+                    "the model's chat template has no place for pictures between texts: give them before the text, or "
+                    "ask in several turns"
+                )
+        return text
+
+    def _text(self) -> str:
         template = chat_template(self.processor)
         if template is None:
-            images = sum(len(turn.images) for turn in self.turns)
-            spoken = [text for turn in self.turns for text in (turn.prompt, turn.answer) if text is not None]
+            images = sum(len(turn.images) for turn in self.turns if turn.layout is None)
+            told = [
+                (turn.prompt if turn.layout is None else self._plain(turn.layout), turn.answer) for turn in self.turns
+            ]
+            spoken = [text for texts in told for text in texts if text is not None]
             return self._marks(images) + "\n".join([self.system, *spoken] if self.system else spoken)
         errors: list[Exception] = []
         for user_parts, other_parts in _FORMS if hasattr(self.processor, "tokenizer") else _FORMS[-1:]:
@@ -69,17 +86,21 @@ class Rendering:
             user_parts: whether a question is a list of pictures and texts, or a text with the marks of its pictures.
             other_parts: the same of instructions and answers.
         """
-        spoken: list[tuple[str, str, int]] = [("system", self.system, 0)] if self.system else []
+        spoken: list[tuple[str, Layout]] = [("system", (self.system,))] if self.system else []
         for turn in self.turns:
-            spoken.append(("user", turn.prompt, len(turn.images)))
+            spoken.append(("user", turn.content))
             if turn.answer is not None:
-                spoken.append(("assistant", turn.answer, 0))
+                spoken.append(("assistant", (turn.answer,)))
         messages = []
-        for role, text, images in spoken:
-            parts = [*({"type": "image"} for _ in range(images)), {"type": "text", "text": text}]
+        for role, layout in spoken:
+            parts = [{"type": "image"} if part is None else {"type": "text", "text": part} for part in layout]
             as_parts = user_parts if role == "user" else other_parts
-            messages.append({"role": role, "content": parts if as_parts else self._marks(images) + text})
+            messages.append({"role": role, "content": parts if as_parts else self._plain(layout)})
         return messages
+
+    def _plain(self, layout: Layout) -> str:
+        """A question as one text, with the model's mark at the place of each picture."""
+        return "".join(self._marks(1) if part is None else part for part in layout)
 
     def _marks(self, images: int) -> str:
         return (getattr(self.processor, "image_token", None) or "") * images

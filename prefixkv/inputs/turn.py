@@ -2,15 +2,59 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from PIL import Image
+
+Layout = tuple[str | None, ...]
+"""The texts of a question in their order, and None at the place of each of its pictures."""
 
 
 @dataclass(eq=False)
 class Turn:
-    """One question with its images, and the answer once there is one."""
+    """One question with its images, and the answer once there is one.
+
+    Attributes:
+        prompt: the question; all of its texts.
+        images: its pictures, in order.
+        answer: None until there is one.
+        layout: where the pictures stand in the text; None where all of them come before it.
+    """
 
     prompt: str
     images: tuple[Image.Image, ...] = ()
     answer: str | None = None
+    layout: Layout | None = None
+
+    @property
+    def content(self) -> Layout:
+        """The texts, and None at the place of each picture."""
+        return (*(None for _ in self.images), self.prompt) if self.layout is None else self.layout
+
+    @property
+    def has_pictures_within(self) -> bool:
+        """Whether a picture comes behind a text."""
+        texts = [part is not None for part in self.content]
+        return texts != sorted(texts)
+
+    def pictures_first(self) -> Turn:
+        """The same with its pictures before its texts."""
+        texts = tuple(part for part in self.content if part is not None)
+        return replace(self, layout=(*(None for _ in self.images), *texts))
+
+    def with_first_images(self, count: int) -> Turn:
+        """The same with no more than so many of its pictures."""
+        images = self.images[: max(count, 0)]
+        if self.layout is None:
+            return replace(self, images=images)
+        left, layout = len(images), []
+        for part in self.layout:
+            if part is not None or left > 0:
+                layout.append(part)
+                left -= part is None
+        return replace(self, images=images, layout=tuple(layout))
+
+
+def prompt_of(layout: Layout) -> str:
+    """All texts of a question as one."""
+    return " ".join(text for part in layout if part is not None and (text := part.strip()))

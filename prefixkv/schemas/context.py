@@ -35,6 +35,7 @@ class TurnSchema(Schema):
     question: Text
     pictures: Tokens
     answer: AnswerSchema
+    layout: Annotated[list[Text | None], Field(max_length=100_000, fail_fast=True)] | None = None
 
 
 class PictureSchema(Schema):

@@ -102,13 +102,13 @@ def batch(
 ) -> None:
     """Answer every line of a file, or ask the same about many pictures; each answer is what it would be alone.
 
-    Lines about the same pictures read these once. The budget is each line's own. An `image` may be a list of several; relative paths
+    Lines about the same pictures read these once. The budget is each line's own. An `image` may be a list of several;
+    `parts` instead of both is a list of {"text": TEXT} and {"image": PATH}, pictures between texts; relative paths
     start from the file's folder; `system`, `max_new_tokens`, `temperature`, `top_p`, `top_k`, `seed` and `stop` may
-    stand in a line, and win over the options. A bad line gets
-    a record with `error` and its number, the others are answered, and the exit code is 1. A run that was stopped goes
-    on where it was; one that is finished does nothing again, but tries once more what met an error. Answers are known
-    by what was asked: lines may move, and those that ask the same are answered once. `accelerate launch -m prefixkv_cli
-    batch ...` divides the lines among processes.
+    stand in a line, and win over the options. A bad line gets a record with `error` and its number, the others are
+    answered, and the exit code is 1. A run that was stopped goes on where it was; one that is finished does nothing
+    again, but tries once more what met an error. Answers are known by what was asked: lines may move, and those that
+    ask the same are answered once. `accelerate launch -m prefixkv_cli batch ...` divides the lines among processes.
 
     Example: prefixkv batch questions.jsonl --out answers.jsonl --budget 20%
 

@@ -154,6 +154,8 @@ def _undo(talk: Talk, argument: str) -> None:
 def _retry(talk: Talk, argument: str) -> None:
     turn = talk.conversation.undo()
     output.notice(f"asking again: {_short(turn.prompt)}")
+    if turn.has_pictures_within:
+        output.notice("its pictures come before its text now")
     talk.ask(turn.prompt)
 
 

@@ -335,3 +335,25 @@ def test_values_for_the_template_are_kept(demo: LoadedModel, tmp_path: Path) -> 
     loaded = load_context(tmp_path / "a.safetensors", demo)
     assert loaded.template_args == {"enable_thinking": False, "tone": "dry"}
     assert loaded.reading.tokens == conversation.reading.tokens
+
+
+def test_pictures_between_texts_are_kept_where_they_stand(demo: LoadedModel, tmp_path: Path) -> None:
+    loaded = dataclasses.replace(demo, processor=copy.deepcopy(demo.processor))
+    loaded.processor.chat_template = (
+        "{% for m in messages %}{{ m['role'] }}: {% for part in m['content'] %}"
+        "{{ '<image>' if part['type'] == 'image' else part['text'] }}{% endfor %} {% endfor %}"
+    )
+    conversation = Conversation(loaded, "20%", sampling=Sampling(max_new_tokens=5))
+    conversation.attach(draw_scene(31).image)
+    parts = [{"text": "How many objects are there in "}, {"image": draw_scene(32).image}, {"text": "?"}]
+    "".join(conversation.ask(parts=parts))
+    assert conversation.history[0][0].content == (None, "How many objects are there in ", None, "?")
+    save_context(conversation, tmp_path / "a.safetensors", "a")
+    opened = load_context(tmp_path / "a.safetensors", loaded, conversation.sampling)
+    for each in (conversation, opened):
+        each.undo()
+        assert len(each.waiting) == 2
+    with pytest.raises(PrefixKVError, match="give either them"):
+        "".join(conversation.ask("What?", parts=parts))
+    with pytest.raises(PrefixKVError, match="no place for pictures between texts"):
+        "".join(Conversation(demo).ask(parts=parts))

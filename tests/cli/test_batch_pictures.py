@@ -159,3 +159,16 @@ def test_what_has_changed_since_is_seen_without_a_model_or_asked_of_one(
     changed = run(*finished, "--limit", "2")
     assert "or whose pictures are others now: 500" in changed.stderr
     assert _records((photos / "answers.jsonl").read_text())[1]["answer"] == "6"
+
+
+def test_lines_in_parts(run: Run, photos: Path) -> None:
+    question, picture = {"text": COUNT}, {"image": str(photos / "31.png")}
+    lines = [{"parts": [picture, question]}, {"parts": [question, picture]}, {"parts": [question], "prompt": "x"}]
+    text = "\n".join(map(json.dumps, [*lines, {"parts": [3]}]))
+    done = run("batch", "-", "--out", "-", *DEMO, input=text)
+    records = _records(done.stdout)
+    assert records[0]["answer"] == "11"
+    said = [record.get("error", "") for record in records]
+    assert "no place for pictures between texts" in said[1]
+    assert "give either them" in said[2]
+    assert "part 1 is 3" in said[3]

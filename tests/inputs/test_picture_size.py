@@ -9,7 +9,7 @@ from PIL import Image
 
 from prefixkv.errors import OptionError
 from prefixkv.inputs.images import check_shape
-from prefixkv.inputs.picture_size import LEAST_PIXELS, check_max_pixels, scaling_notice, within_pixels
+from prefixkv.inputs.picture_size import LEAST_PIXELS, check_max_pixels, scaled_down, within_pixels
 
 
 @given(st.integers(1, 700), st.integers(1, 700), st.integers(LEAST_PIXELS, 300_000))
@@ -29,9 +29,10 @@ def test_no_more_pixels_and_nearly_the_same_form(width: int, height: int, limit:
 def test_the_name_stays_and_is_said() -> None:
     image = Image.new("RGB", (4000, 3000))
     image.info["name"] = "desk.jpg"
-    found = within_pixels(image, 1_000_000)
-    assert found.info["name"] == "desk.jpg"
-    assert scaling_notice(image, found) == "desk.jpg (4000 x 3000) is scaled down to 1154 x 866 pixels"
+    said: list[str] = []
+    found, same = scaled_down([image, Image.new("RGB", (9, 9))], 1_000_000, said.append)
+    assert (found.info["name"], same.size) == ("desk.jpg", (9, 9))
+    assert said == ["desk.jpg (4000 x 3000) is scaled down to 1154 x 866 pixels"]
 
 
 @pytest.mark.parametrize("limit", [1023, 0, -5])
