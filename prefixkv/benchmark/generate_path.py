@@ -54,9 +54,13 @@ def measure_generate(load: Load, budget: str, cell: Cell) -> Cell:
         first_steps = run(2) - run(1)
         prefills = [run(1) for _ in range(load.repeats)]
         hardware.reset_peak(load.device)
-        steps = list(_steps(run))
-    kept = caches[0].usage().kept_bytes if caches else load.batch * load.geometry.token_bytes * _tokens(load)
-    step_ms = statistics.median(steps) * 1000
+        seconds = list(steps(run))
+    kept = (
+        caches[0].usage().kept_bytes
+        if caches
+        else load.batch * load.geometry.token_bytes * (load.context_tokens + MANY_TOKENS - 1)
+    )
+    step_ms = statistics.median(seconds) * 1000
     return replace(
         cell,
         path="generate",
@@ -70,11 +74,8 @@ def measure_generate(load: Load, budget: str, cell: Cell) -> Cell:
     )
 
 
-def _tokens(load: Load) -> int:
-    return load.context_tokens + MANY_TOKENS - 1
-
-
-def _steps(run: Callable[[int], float]) -> Iterator[float]:
+def steps(run: Callable[[int], float]) -> Iterator[float]:
+    """Seconds of a step, several times; `run` generates so many tokens for each row and says what it took."""
     # What is compiled or captured for a length is not timed.
     run(MANY_TOKENS)
     for _ in range(RUNS):
@@ -93,8 +94,8 @@ def _as_compress_does(load: Load, budget: str) -> Iterator[None]:
 
 
 def _padded(load: Load) -> dict[str, torch.Tensor]:
-    prompt = load.prompt()
-    mask = torch.ones_like(prompt)
-    for row, padding in enumerate(torch.linspace(0, load.padding_tokens, load.batch).long().tolist()):
+    inputs = load.inputs()
+    mask = torch.ones_like(inputs["input_ids"])
+    for row, padding in enumerate(load.paddings):
         mask[row, :padding] = 0
-    return {"input_ids": prompt, "attention_mask": mask}
+    return {**inputs, "attention_mask": mask}

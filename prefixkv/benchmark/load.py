@@ -31,8 +31,9 @@ class Load:
         keep_fractions: shares of the layers that are known beforehand; None searches them.
         rows_at_once: rows that are read in one forward pass; all where None.
         look_ahead: queries for a method that uses a profile's; None without.
-        path: `decode`, the project's own loop, each step timed by itself; or `generate`, as a user calls it.
-        padding_tokens: most columns of a row that are padding, where `generate` is measured.
+        path: `decode`, our own loop, each step timed by itself; `generate`, as a user calls it; or `batch`, the
+            requests of an `Engine`.
+        padding_tokens: most tokens by which a row is shorter than others, where `generate` or `batch` is measured.
     """
 
     model: PreTrainedModel
@@ -60,6 +61,29 @@ class Load:
         vocabulary = self.model.config.get_text_config().vocab_size
         ids = torch.randint(5, vocabulary * 9 // 10, (self.batch, self.context_tokens), generator=generator)
         return ids.to(self.device)
+
+    @property
+    def paddings(self) -> list[int]:
+        """Tokens by which each row is shorter than the longest, from 0 to `padding_tokens`."""
+        return [int(each) for each in torch.linspace(0, self.padding_tokens, self.batch).tolist()]
+
+    def inputs(self) -> dict[str, torch.Tensor]:
+        """The prompts as the model's inputs, `input_ids` (batch, context_tokens) among them.
+
+        A model with a vision tower of a fixed size gets a random picture behind the first token, another in each row,
+        if the prompt is longer than it; the picture's tokens are of the prompt's number.
+        """
+        ids, config = self.prompt(), self.model.config
+        tower = getattr(config, "vision_config", None)
+        if tower is None or not hasattr(config, "image_token_index"):
+            return {"input_ids": ids}
+        patches = (tower.image_size // tower.patch_size) ** 2
+        if self.context_tokens <= patches + self.padding_tokens + 1:
+            return {"input_ids": ids}
+        ids[:, self.padding_tokens + 1 : self.padding_tokens + 1 + patches] = config.image_token_index
+        shape = self.batch, tower.num_channels, tower.image_size, tower.image_size
+        pixels = torch.randn(shape, generator=torch.Generator().manual_seed(3))
+        return {"input_ids": ids, "pixel_values": pixels.to(self.device, self.model.dtype)}
 
     def roofline_ms(self, kv_bytes: int) -> float:
         """A step that reads weights and entries once and does nothing else."""

@@ -91,10 +91,11 @@ def run_benchmark(
             load = Load(model, geometry, context, batch, plan.new_tokens, bandwidth, plan.repeats)
             load = replace(load, method=plan.method, keep_fractions=shares, rows_at_once=plan.rows_at_once)
             load = replace(load, path=plan.path, padding_tokens=plan.padding_tokens)
-            peers = (STOCK, STATIC) if plan.path == "generate" and device.type == "cuda" else (STOCK,)
+            peers = (STOCK, STATIC) if plan.path != "decode" and device.type == "cuda" else (STOCK,)
             runs = [(load, peer) for peer in peers] if plan.baseline and batch else []
             for budget in plan.budgets:
-                if look_ahead is not None and uses_look_ahead(load, budget):
+                # A request finds its profile by itself, and there is none of random weights.
+                if look_ahead is not None and load.path != "batch" and uses_look_ahead(load, budget):
                     runs.append((replace(load, look_ahead=look_ahead), budget))
                 runs.append((load, budget))
             for each, budget in runs:

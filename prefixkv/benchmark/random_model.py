@@ -1,6 +1,6 @@
-"""Decoders of well-known shapes with random weights: speed and memory need no download.
+"""Models of well-known shapes with random weights: speed and memory need no download.
 
-Only the language model is built. The vision tower runs once for a picture, whatever the cache.
+A shape that has a vision tower is built with it.
 """
 
 from __future__ import annotations
@@ -8,7 +8,16 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
+from transformers import (
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 
 from prefixkv.errors import DeviceMemoryError, OptionError, PrefixKVError
 from prefixkv.models.geometry import KVGeometry
@@ -56,10 +65,25 @@ SHAPES: dict[str, tuple[type[PreTrainedModel], type[Any], dict[str, Any]]] = {
     ),
 }
 """By the names of `--shape`, from the models' published configurations; `small` is for a try on any machine."""
+TOWERS: dict[str, dict[str, int]] = {
+    "llava-1.5-7b": {
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "image_size": 336,
+        "patch_size": 14,
+        "projection_dim": 768,
+    },
+}
+"""Vision towers by shape: CLIP ViT-L/14 at 336 pixels, of which LLaVA-1.5 takes the last layer but one."""
+TOWERS["llava-1.5-13b"] = TOWERS["llava-1.5-7b"]
+IMAGE_TOKEN = 32000
+"""Stands for each patch of a picture in LLaVA-1.5's prompts."""
 
 
 def random_model(shape: str, device: torch.device, dtype: torch.dtype, layers: int | None = None) -> PreTrainedModel:
-    """Build a decoder with random weights.
+    """Build a model with random weights: a decoder, and the vision tower if the shape has one.
 
     Args:
         shape: a name in `SHAPES`.
@@ -77,6 +101,10 @@ def random_model(shape: str, device: torch.device, dtype: torch.dtype, layers: i
     config = config_kind(**numbers, use_cache=True)
     if layers is not None:
         config.num_hidden_layers = layers
+    if shape in TOWERS:
+        tower = CLIPVisionConfig(**TOWERS[shape])
+        config = LlavaConfig(vision_config=tower, text_config=config, image_token_index=IMAGE_TOKEN)
+        kind = LlavaForConditionalGeneration
     config._attn_implementation = "sdpa"
     torch.manual_seed(0)
     before = torch.get_default_dtype()
@@ -117,7 +145,7 @@ def random_look_ahead(model: PreTrainedModel, geometry: KVGeometry) -> LookAhead
 
 
 def build_shape(shape: str, device: str, dtype: str) -> tuple[PreTrainedModel, KVGeometry]:
-    """A decoder of a shape by the names that the user gives.
+    """A model of a shape by the names that the user gives.
 
     Args:
         shape: a name in `SHAPES`.

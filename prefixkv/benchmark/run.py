@@ -13,6 +13,7 @@ import torch
 from transformers import DynamicCache, StoppingCriteria, StoppingCriteriaList
 
 from prefixkv.benchmark import hardware
+from prefixkv.benchmark.batch_path import measure_batch
 from prefixkv.benchmark.cell import Cell
 from prefixkv.benchmark.generate_path import measure_generate
 from prefixkv.benchmark.load import STATIC, STOCK, Load
@@ -53,7 +54,9 @@ def measure(load: Load, budget: str) -> Cell:
     gc.collect()
     hardware.reset_peak(load.device)
     try:
-        if load.path == "generate":
+        if load.path == "batch" and not stock:
+            return measure_batch(load, budget, cell)
+        if load.path != "decode":
             return measure_generate(load, budget, cell)
         return _measure_stock(load, cell) if stock else _measure_own(load, cell)
     except torch.OutOfMemoryError:

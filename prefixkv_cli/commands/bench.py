@@ -66,11 +66,14 @@ def bench(
     path: Annotated[
         str,
         typer.Option(
-            "--path", help="decode: each step by itself; generate: stock generate in compress, beside its static cache."
+            "--path",
+            help="decode: each step by itself; generate: stock generate in compress, beside its static cache; "
+            "batch: requests of the engine that batch uses.",
         ),
     ] = "decode",
     padding: Annotated[
-        int, typer.Option("--padding", help="Rows are padded by 0 up to so many tokens, with --path generate.")
+        int,
+        typer.Option("--padding", help="Rows are shorter by 0 up to so many tokens, with --path generate or batch."),
     ] = 0,
     device: options.DeviceOption = "auto",
     dtype: options.DtypeOption = "auto",
@@ -91,12 +94,14 @@ def bench(
         given = f"new-tokens {new_tokens}, repeats {repeats}, rows-at-once {rows_at_once}"
         raise OptionError(f"{given}: give at least {FEWEST_TOKENS}, 1 and 1")
     options.check_plot(plot)
-    if path not in ("decode", "generate"):
-        raise OptionError(f"path {path!r} is not known: choose decode or generate")
+    if path not in ("decode", "generate", "batch"):
+        raise OptionError(f"path {path!r} is not known: choose decode, generate or batch")
     contexts = _numbers("context", context)
     if not 0 <= padding < min(contexts) or (padding and path == "decode"):
-        raise OptionError(f"padding {padding} with --path {path}: give --path generate and 0 .. {min(contexts) - 1}")
-    if batch == MAX_BATCH and path == "generate":
+        raise OptionError(
+            f"padding {padding} with --path {path}: give --path generate or batch, and 0 .. {min(contexts) - 1}"
+        )
+    if batch == MAX_BATCH and path != "decode":
         raise OptionError("--batch max is for --path decode: give a number of rows")
     names = tuple(Budget.parse(text).text for text in budgets.split(",") if text.strip())
     if not names:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from prefixkv.benchmark import generate_path
+from prefixkv.benchmark import generate_path, random_model
+from prefixkv.benchmark.load import Load
 from tests.cli.program import Run
 
 QUICK = ("--new-tokens", "5", "--repeats", "1", "--device", "cpu", "--method", "h2o")
@@ -76,6 +77,35 @@ def test_generate_is_measured_as_a_user_calls_it(run: Run, monkeypatch: pytest.M
     assert own["kv_bytes"] == sum(int(0.4 * 4 * tokens) for tokens in (55, 45, 35)) * 2 * 4 * 32 * 4
 
 
+def test_requests_of_the_engine_are_measured_beside_stock_generate(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("FEW_TOKENS", 2), ("MANY_TOKENS", 6), ("RUNS", 1)):
+        monkeypatch.setattr(generate_path, name, value)
+    arguments = ("--shape", "small", "--context-tokens", "50", "--batch", "3", "--budgets", "40%", *QUICK)
+    done = run("bench", *arguments, "--path", "batch", "--padding", "20", "--json")
+    assert done.returncode == 0, done.stderr
+    stock, own = json.loads(done.stdout)["cells"]
+    assert [stock["engine"], stock["path"], own["engine"], own["path"]] == [
+        "transformers",
+        "generate",
+        "prefixkv",
+        "batch",
+    ]
+    assert own["step_ms"] > 0
+    assert own["tokens_per_second"] == pytest.approx(3 / own["step_ms"] * 1000)
+
+
+def test_a_shape_with_a_vision_tower_is_asked_about_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    monkeypatch.setitem(
+        random_model.TOWERS, "small", small | {"image_size": 28, "patch_size": 14, "projection_dim": 16}
+    )
+    model, geometry = random_model.build_shape("small", "cpu", "float32")
+    inputs = Load(model, geometry, context_tokens=20, batch=2, new_tokens=4, bandwidth=1.0, padding_tokens=5).inputs()
+    assert (inputs["input_ids"] == model.config.image_token_index).nonzero()[:, 1].tolist() == [6, 7, 8, 9] * 2
+    assert inputs["pixel_values"].shape == (2, 3, 28, 28)
+    assert model(**inputs).logits.shape[:2] == (2, 20)
+
+
 def test_table_is_on_stdout_and_fits_a_terminal(run: Run) -> None:
     done = run("bench", "--shape", "small", "--context", "40", "--budgets", "50%", *QUICK)
     assert done.returncode == 0, done.stderr
@@ -95,7 +125,7 @@ def test_table_is_on_stdout_and_fits_a_terminal(run: Run) -> None:
         (("--budgets", ","), "is empty"),
         (("--new-tokens", "1"), "give at least 4"),
         (("--baseline", "vllm"), "choose hf or none"),
-        (("--path", "vllm"), "choose decode or generate"),
+        (("--path", "vllm"), "choose decode, generate or batch"),
         (("--padding", "9"), "give --path generate"),
         (("--plot", "figures.doc"), "end it in .png, .svg"),
         (("--shape", "small", "--device", "cpu", "--batch", "max"), "give a number of rows, max is for GPUs"),
