@@ -19,6 +19,7 @@ from prefixkv.cache.capped_attention import capped_attention
 from prefixkv.cache.hand_off import HandOff
 from prefixkv.errors import PrefixKVError
 from prefixkv.kernels import row_lse
+from prefixkv.kernels.packing import turn
 from prefixkv.kernels.scored_attention import scored_attention
 
 
@@ -63,6 +64,9 @@ def attend(
             "the prompt is padded, which a single prompt need not be: leave the padding away, or take the cache of "
             "`prefixkv.compress` for a batch"
         )
+    if word.is_turned:
+        # Few queries are turned, and one output turned back, instead of all keys and values.
+        query = turn(query)
     mask = _visible(attention_mask, query, key.shape[2])
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     softcap, sinks = kwargs.pop("softcap", None), kwargs.pop("s_aux", None)
@@ -77,7 +81,7 @@ def attend(
     if word.after is not None:
         word.after(query, scale)
         row_lse.forget()
-    return output, None
+    return turn(output) if word.is_turned else output, None
 
 
 @torch.compiler.disable

@@ -50,12 +50,14 @@ class HandOff:
         after: called with the queries (batch, query_heads, query_len, head_dim) and the scale once attention is done;
             None where nothing is left to do.
         rows: attends instead, where there are several rows.
+        is_turned: whether keys and values are turned as `prefixkv.kernels.packing.turn` turns.
         sums_all: whether `after` will sum the attention of all these queries, so that their log-sum-exp is of use.
     """
 
     after: AfterAttention | None = None
     rows: AttendRows | None = None
     sums_all: bool = False
+    is_turned: bool = False
 
 
 def leave(keys: torch.Tensor, word: HandOff) -> None:

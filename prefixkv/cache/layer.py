@@ -217,21 +217,13 @@ class CompressedLayer(StoredEntries):
             limit: of entries; at it the oldest entry of the queue is overwritten.
 
         Returns:
-            All stored entries, (1, kv_heads, kept_tokens, head_dim); views where they are not packed.
+            All stored entries, (1, kv_heads, kept_tokens, head_dim); views, or packed ones as `read` has them.
         """
         self.follow(keys.device)
         self.reserve(limit, 1)
-        slot = self.next_slot(limit)
-        assert self.keys is not None
-        assert self.values is not None
-        assert self.positions is not None
-        assert self.importance is not None
-        for buffer, new in ((self.keys, keys), (self.values, values)):
-            buffer.index_copy_(2, slot, new if self.bits is None else pack(new, self.bits))
-        self.positions.index_fill_(2, slot, self.seen_tokens)
-        self.importance.index_fill_(2, slot, 0.0)
+        self.put(self.next_slot(limit), keys, values, self.seen_tokens)
         self.count_steps(limit, 1)
-        return self.entries
+        return self.read
 
     def next_slot(self, limit: DecodeLimit) -> torch.Tensor:
         """Where the next token's entry goes, (1,), int64: taken off the queue's oldest end and put at the newest."""

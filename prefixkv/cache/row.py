@@ -204,7 +204,7 @@ class CacheRow:
                 self.capacity.check_full(self.geometry.layers * (layer.seen_tokens + 1))
                 self.version += 1
             keys, values = layer.write(keys, values, self.decode_limit(index))
-            hand_off.leave(keys, HandOff())
+            hand_off.leave(keys, HandOff(is_turned=layer.is_read_turned))
             return keys, values
         if self.prefix is not None:
             if index == 0:

@@ -7,7 +7,7 @@ import torch
 from prefixkv.cache.refusals import RefusingLayer
 from prefixkv.kernels.dispatch import pack
 from prefixkv.kernels.gathering import Move, Moved
-from prefixkv.kernels.packing import STEP_BYTES, unpack
+from prefixkv.kernels.packing import STEP_BYTES, unpack, unpack_turned
 
 
 class StoredEntries(RefusingLayer):
@@ -94,6 +94,43 @@ class StoredEntries(RefusingLayer):
         assert self.values is not None
         keys, values = (self.unpacked(buffer[:, :, : self.kept_tokens]) for buffer in (self.keys, self.values))
         return keys, values
+
+    @property
+    def is_read_turned(self) -> bool:
+        """Whether `read` has turned vectors: packed ones, where a query loses nothing by being turned as well."""
+        return self.bits is not None and self.model_dtype == torch.float32
+
+    @property
+    def read(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values of all stored entries for one step, turned as `unpack_turned` says where `is_read_turned`."""
+        if not self.is_read_turned:
+            return self.entries
+        assert self.keys is not None
+        assert self.values is not None
+        assert self.bits is not None
+        bits, kept = self.bits, self.kept_tokens
+        keys, values = (unpack_turned(part[:, :, :kept], bits, self.model_dtype) for part in (self.keys, self.values))
+        return keys, values
+
+    def put(self, slot: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, position: int) -> None:
+        """Store one entry in place.
+
+        Args:
+            slot: (1,), int64, of the buffers.
+            keys: (1, kv_heads, 1, head_dim), after RoPE.
+            values: same shape.
+            position: of its token.
+        """
+        assert self.keys is not None
+        assert self.values is not None
+        assert self.positions is not None
+        assert self.importance is not None
+        if self.bits is not None:
+            keys, values = pack(torch.cat([keys, values]), self.bits).chunk(2)
+        self.keys.index_copy_(2, slot, keys)
+        self.values.index_copy_(2, slot, values)
+        self.positions.index_fill_(2, slot, position)
+        self.importance.index_fill_(2, slot, 0.0)
 
     def repack(self, bits: int) -> None:
         """Store the entries in other bits, or packed for the first time."""

@@ -14,7 +14,7 @@ import torch
 
 from prefixkv.kernels.packed_row import STEP_BYTES, packed_size
 
-__all__ = ["NORMAL_STEPS", "STEP_BYTES", "hadamard", "pack", "packed_size", "unpack"]
+__all__ = ["NORMAL_STEPS", "STEP_BYTES", "hadamard", "pack", "packed_size", "turn", "unpack", "unpack_turned"]
 
 NORMAL_STEPS = {4: 0.3352, 2: 0.9957}
 """By bits: the step, in standard deviations, with which 16 or 4 equal steps lose least of a normal distribution (Max,
@@ -32,7 +32,7 @@ def pack(vectors: torch.Tensor, bits: int) -> torch.Tensor:
         (..., packed_size), uint8. With 4 bits a byte holds element `i` in its low half and `i + head_dim / 2` in its
         high half; with 2 bits likewise four elements, a quarter of `head_dim` apart.
     """
-    rotated = _rotate(vectors.float())
+    rotated = turn(vectors.float())
     half = 1 << (bits - 1)
     if bits == 8:
         step = rotated.abs().amax(dim=-1, keepdim=True) / (half - 0.5)
@@ -63,16 +63,36 @@ def unpack(packed: torch.Tensor, bits: int, dtype: torch.dtype) -> torch.Tensor:
     Returns:
         (..., head_dim).
     """
-    exact = torch.promote_types(dtype, torch.float32)
-    codes, step = packed[..., :-STEP_BYTES], packed[..., -STEP_BYTES:].contiguous().view(torch.float16).to(exact)
-    if bits != 8:
-        shifts = range(0, 8, bits)
-        codes = torch.cat([(codes >> shift) & ((1 << bits) - 1) for shift in shifts], dim=-1)
-    middles = codes.to(exact) - ((1 << (bits - 1)) - 0.5)
-    return _rotate(middles * step).to(dtype)
+    return turn(unpack_turned(packed, bits, torch.promote_types(dtype, torch.float32))).to(dtype)
 
 
-def _rotate(vectors: torch.Tensor) -> torch.Tensor:
+def unpack_turned(packed: torch.Tensor, bits: int, exact: torch.dtype) -> torch.Tensor:
+    """The same vectors as they were rounded, still turned by the matrix of `turn`.
+
+    Dot products with a query that is turned too are those of the vectors themselves, and a sum of turned vectors is
+    turned back once.
+
+    Args:
+        packed: (..., packed_size), uint8.
+        bits: 8, 4 or 2, as they were packed.
+        exact: dtype of the result, float32 or more.
+
+    Returns:
+        (..., head_dim).
+    """
+    codes = packed[..., :-STEP_BYTES].contiguous()
+    step = packed[..., -STEP_BYTES:].contiguous().view(torch.float16).to(exact)
+    parts, size = 8 // bits, codes.shape[-1]
+    vectors = torch.empty(*codes.shape[:-1], parts * size, dtype=exact, device=codes.device)
+    for number in range(parts):
+        # The highest codes have nothing above them, the lowest nothing below.
+        part = codes >> (bits * number) if number else codes
+        part = part & ((1 << bits) - 1) if number < parts - 1 else part
+        vectors[..., number * size : (number + 1) * size] = part
+    return vectors.sub_((1 << (bits - 1)) - 0.5).mul_(step)
+
+
+def turn(vectors: torch.Tensor) -> torch.Tensor:
     """Multiply by the (symmetric, orthogonal) Hadamard matrix; by blocks where head_dim is no power of two."""
     head_dim = vectors.shape[-1]
     block = head_dim & -head_dim

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefixkv.kernels.packing import hadamard, pack, packed_size, unpack
+from prefixkv.kernels.packing import hadamard, pack, packed_size, turn, unpack, unpack_turned
 
 
 def _vectors(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -78,3 +78,18 @@ def test_the_rotation_can_be_used_outside_the_inference_mode_that_made_it() -> N
     with torch.inference_mode():
         hadamard(16, torch.device("cpu"))
     assert not hadamard(16, torch.device("cpu")).is_inference()
+
+
+@pytest.mark.parametrize("bits", [8, 4, 2])
+@pytest.mark.parametrize("head_dim", [64, 80])
+def test_turned_vectors_attend_as_the_vectors_themselves(bits: int, head_dim: int) -> None:
+    """Scores of a turned query, and a weighted sum that is turned back, as of what was unpacked."""
+    query, keys, values = _vectors(1, 4, 1, head_dim), *_vectors(2, 1, 4, 90, head_dim, seed=1)
+    attention = torch.nn.functional.scaled_dot_product_attention
+    packed = pack(keys, bits), pack(values, bits)
+    expected = attention(query, *(unpack(part, bits, torch.float32) for part in packed))
+    turned = [unpack_turned(part, bits, torch.float32) for part in packed]
+    found = attention(turn(query), *turned)
+    torch.testing.assert_close(turn(found), expected, rtol=1e-5, atol=1e-6)
+    assert (found - expected).abs().max() > 1e-2
+    torch.testing.assert_close(turn(turned[0]), unpack(packed[0], bits, torch.float32), rtol=0, atol=0)
