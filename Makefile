@@ -5,6 +5,7 @@
 # make pictures: the terminal pictures docs/images/*.svg.
 # make test-gpu: every command, method and dtype on a GPU, and its kernels.
 # make families: the table of docs/families.md.  make bench-cpu: what is measured without a GPU, as ratios within one run.
+# make fuzz: random files, pictures, cache programs and conversations, for FUZZ_SECONDS.
 # TORCH and TRANSFORMERS choose what is installed (make test TORCH=torch==2.13.0), PYTHON the interpreter of a new .venv,
 # ARGS what pytest is told beside (make test ARGS="tests/cli -x").
 
@@ -14,6 +15,8 @@ PYTHON ?= python3
 ARGS ?=
 GPU_PROCESSES ?= 6
 GPU_RESULTS ?= build/gpu-tests.json
+FUZZ_SECONDS ?= 60
+FUZZ_RESULTS ?= build/fuzz.json
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -21,7 +24,7 @@ BIN := $(VENV)/bin
 REQUIREMENTS := $(foreach requirement,$(TORCH) $(TRANSFORMERS),'$(requirement)')
 STAMP := $(VENV)/installed-$(shell printf '%s' '$(TORCH) $(TRANSFORMERS)' | cksum | cut -d ' ' -f 1)
 
-.PHONY: demo test test-all test-gpu bench-cpu install compile families lint format docs site pictures clean
+.PHONY: demo test test-all test-gpu fuzz bench-cpu install compile families lint format docs site pictures clean
 .DEFAULT_GOAL := demo
 
 demo: $(STAMP)
@@ -38,6 +41,10 @@ test-all: $(STAMP)
 test-gpu: $(STAMP)
 	@OMP_NUM_THREADS=1 PREFIXKV_GPU_RESULTS=$(GPU_RESULTS) \
 	  $(BIN)/python -m pytest -q -n $(GPU_PROCESSES) -m gpu --all tests/gpu tests/kernels $(ARGS)
+
+# No part of the tests: other cases with every FUZZ_SEED, and counts instead of a fixed list.
+fuzz: $(STAMP)
+	@HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz $(FUZZ_RESULTS) $(FUZZ_SECONDS) $(FUZZ_SEED)
 
 bench-cpu: $(STAMP)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.cpu docs/results/bench-cpu.json

@@ -1,7 +1,8 @@
 """Runs the checks in named environments; says what ran, what passed, what was skipped and why, and how long it took.
 
 A   the newest torch with its Triton: `make test`, and every kernel compiled ahead of time
-B   a torch without Triton: ruff, mypy, `make demo`, `make site`, and what `make test-all` has beyond `make test`
+B   a torch without Triton: ruff, mypy, `make demo`, `make site`, a minute of `make fuzz`, and what `make test-all` has
+    beyond `make test`
 C   the lowest Triton that is taken: its interpreter runs the kernels' tests of `make test`, and their further cases but
     those of attention, which take half an hour
 D   the lower bounds of pyproject.toml on the lowest Python: `make test` of what most depends on libraries (cache, saved
@@ -135,6 +136,7 @@ def environments() -> dict[str, Environment]:
             {
                 "make lint": ("lint",),
                 "make demo": ("demo",),
+                "make fuzz": ("fuzz", "FUZZ_SECONDS=60"),
                 "make site": ("site",),
                 "rest of make test-all": ("test", f"ARGS=--rest --ignore {kernels}"),
                 "plain kernels": ("test", f"ARGS={kernels}"),

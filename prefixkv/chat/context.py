@@ -34,7 +34,7 @@ from prefixkv.models.identity import ModelIdentity
 from prefixkv.models.loading import LoadedModel, Notify
 from prefixkv.models.weight_digest import tensor_digest, weight_digest
 from prefixkv.policy.methods import METHODS
-from prefixkv.schemas.field import parse
+from prefixkv.schemas.field import parse, shown_text
 from prefixkv.schemas.model import ModelSchema
 
 _ENTRIES = ("keys", "values", "positions", "importance")
@@ -122,7 +122,8 @@ def load_context(
     try:
         state = _state(head, safetensors.torch.load(data))
     except (KeyError, TypeError, ValueError, OptionError) as error:
-        raise PrefixKVError(f"context {path} is not whole ({error}): save it again with `prefixkv save`") from None
+        reason = shown_text(" ".join(str(error).split()))
+        raise PrefixKVError(f"context {path} is not whole ({reason}): save it again with `prefixkv save`") from None
     conversation = Conversation(loaded, budget_of(head), head["method"], sampling, notify)
     conversation.cache.row.keep_fractions = head["keep_fractions"]
     if head.get("look_ahead_sha256") != _look_ahead_digest(conversation.cache):

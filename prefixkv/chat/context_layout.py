@@ -24,7 +24,7 @@ from prefixkv.models.geometry import KVGeometry
 from prefixkv.models.identity import ModelIdentity
 from prefixkv.policy.budget import Budget
 from prefixkv.policy.methods import get_method
-from prefixkv.schemas.field import MOST_TOKENS, parse
+from prefixkv.schemas.field import MOST_TOKENS, parse, shown_text
 from prefixkv.schemas.model import ModelSchema
 
 _DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
@@ -66,7 +66,8 @@ def read_whole(path: Path) -> tuple[dict[str, Any], bytes]:
         budget_of(head)
         _check(head, stored, identity.geometry)
     except (LookupError, TypeError, ValueError, ArithmeticError, safetensors.SafetensorError) as error:
-        raise PrefixKVError(f"context {path} is not whole ({error}): save it again with `prefixkv save`") from None
+        reason = shown_text(" ".join(str(error).split()))
+        raise PrefixKVError(f"context {path} is not whole ({reason}): save it again with `prefixkv save`") from None
     return head, data
 
 

@@ -20,10 +20,12 @@ from prefixkv.documents import (
 from prefixkv.errors import PrefixKVError
 from prefixkv.evaluation.cells import Cell
 from prefixkv.schemas.evaluation import EvaluationSchema, RecordSchema
-from prefixkv.schemas.field import parse
+from prefixkv.schemas.field import parse, shown_text
 
 KIND = "prefixkv-evaluation"
 HEAD, RESULTS = "head.json", "results.json"
+MOST_CHANGES = 4
+"""Settings that a message names."""
 
 Record = dict[str, Any]
 Key = tuple[int, Cell]
@@ -150,4 +152,5 @@ def _ends_whole(file: Path) -> bool:
 def _changes(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
     """Which settings differ, the names only: a digest tells nobody anything."""
     plain = json.loads(json.dumps(dict(wanted)))
-    return sorted(name for name in {*found, *plain} if found.get(name) != plain.get(name))
+    changed = sorted(name for name in {*found, *plain} if found.get(name) != plain.get(name))
+    return [shown_text(name) for name in changed[:MOST_CHANGES]]

@@ -48,7 +48,7 @@ class ConfigFile:
         """
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise PrefixKVError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}") from error
         if not isinstance(content, dict) or not isinstance(content.get("model_type"), str):
             raise PrefixKVError(f"{path} names no model_type: it is not the configuration of a model")
@@ -61,7 +61,11 @@ class ConfigFile:
         for name in _COUNTS:
             value = text._values.get(name)
             if value is not None and (type(value) is not int or value < 1):
-                raise PrefixKVError(f"{path}: {name} is {value!r}, which is no count: give a whole number of 1 or more")
+                from prefixkv.schemas.field import shown
+
+                raise PrefixKVError(
+                    f"{path}: {name} is {shown(value)}, which is no count: give a whole number of 1 or more"
+                )
         return config if text._says_every_size() else None
 
     def _says_every_size(self) -> bool:

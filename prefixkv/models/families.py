@@ -136,10 +136,14 @@ def layer_kinds(config: Any) -> tuple[str, ...]:
         if kind in REFUSED_LAYERS:
             raise _refusal(config, REFUSED_LAYERS[kind])
         if kind not in (WINDOW_LAYER, FULL_LAYER):
-            raise _refusal(config, f"it has layers of kind {kind!r}, which are not known")
+            raise _refusal(config, f"it has layers of kind {kind[:80]!r}, which are not known")
     if FULL_LAYER not in kinds:
         raise _refusal(config, "all its layers attend to a sliding window, whose cache is already bounded")
     return kinds
+
+
+MOST_LAYERS = 1024
+"""No model has more; a file that says so is damaged."""
 
 
 def _declared_kinds(config: Any, text: Any) -> tuple[str, ...]:
@@ -155,8 +159,15 @@ def _declared_kinds(config: Any, text: Any) -> tuple[str, ...]:
     setting(text, "num_key_value_heads")
     window = setting(text, "sliding_window") if setting(text, "use_sliding_window", True) else None
     declared = setting(text, "layer_types") or setting(text, "layers_block_type")
-    return tuple(declared or [WINDOW_LAYER if window else FULL_LAYER] * setting(text, "num_hidden_layers"))
+    layers = setting(text, "num_hidden_layers")
+    if declared and not (isinstance(declared, (list, tuple)) and all(isinstance(kind, str) for kind in declared)):
+        raise _refusal(config, "the kinds of its layers are no list of names")
+    if type(layers) is int and not 0 < layers <= MOST_LAYERS:
+        raise _refusal(config, f"it names more than {MOST_LAYERS} layers, or none")
+    return tuple(declared or [WINDOW_LAYER if window else FULL_LAYER] * layers)
 
 
 def _refusal(config: Any, reason: str) -> PrefixKVError:
-    return PrefixKVError(f"{config.model_type} models cannot be compressed: {reason}; choose another model")
+    return PrefixKVError(
+        f"{' '.join(str(config.model_type).split())[:80]} models cannot be compressed: {reason}; choose another model"
+    )

@@ -47,7 +47,7 @@ class KVGeometry:
         """
         kinds = layer_kinds(config)
         if dtype not in DTYPE_BYTES:
-            raise PrefixKVError(f"a KV cache in {dtype} is not supported: use {', '.join(DTYPE_BYTES)}")
+            raise PrefixKVError(f"a KV cache in {str(dtype)[:40]!r} is not supported: use {', '.join(DTYPE_BYTES)}")
         text = config.get_text_config(decoder=True)
         heads = setting(text, "num_attention_heads")
         windows = tuple(place for place, kind in enumerate(kinds) if kind == WINDOW_LAYER)

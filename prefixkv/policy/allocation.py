@@ -10,6 +10,8 @@ import math
 from bisect import bisect_left
 from collections.abc import Sequence
 
+from prefixkv.errors import PrefixKVError
+
 BISECTIONS = 32
 """Halvings of an interval; what is still undecided then is ordered one by one, so none is missed."""
 
@@ -51,10 +53,12 @@ def prefix(
         Entries for each layer; their sum is `min(total, all entries)`.
 
     Raises:
-        ValueError: when the floors alone exceed the total, or an importance is not a number.
+        ValueError: when the floors alone exceed the total.
+        PrefixKVError: an importance is not a number.
     """
-    if any(math.isnan(curve[-1]) or math.isnan(curve[0]) for curve in curves):
-        raise ValueError("the importance of a layer is not a number")
+    for layer, curve in enumerate(curves):
+        if math.isnan(curve[-1]) or math.isnan(curve[0]):
+            raise PrefixKVError(f"the attention of compressed layer {layer} is not a number (NaN): try --dtype float32")
     lengths = [len(curve) for curve in curves] if ceilings is None else list(ceilings)
     total = min(total, sum(lengths))
     if sum(min(floor, length) for length in lengths) > total:

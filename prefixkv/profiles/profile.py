@@ -14,13 +14,15 @@ from pathlib import Path
 from statistics import fmean, pstdev
 from typing import Any
 
-from prefixkv.documents import VERSION, read_document, write_json, write_whole
+from prefixkv.documents import VERSION, read_document, read_regular, write_json, write_whole
 from prefixkv.errors import PrefixKVError
 from prefixkv.home import find_file
 from prefixkv.html_table import html_table
 from prefixkv.models.identity import ModelIdentity
 
 FORMAT = "prefixkv-profile"
+MOST_QUERIES_BYTES = 2**30
+"""Of the file of queries beside a profile; more are not read."""
 POINTS = 1001
 """Points of a measured curve: the cumulative importance at 0, 0.1, ..., 100 % of the entries."""
 
@@ -102,11 +104,9 @@ class LookAheadFile:
         if content is None:
             assert self.path is not None
             try:
-                content = self.path.read_bytes()
-            except OSError as error:
-                raise PrefixKVError(
-                    f"{self.path}, which belongs to the profile beside it, cannot be read: {error.strerror}"
-                ) from None
+                content = read_regular(self.path, "the file that was saved with the profile", MOST_QUERIES_BYTES)
+            except PrefixKVError as error:
+                raise PrefixKVError(f"{error}; it belongs to the profile beside it: measure again") from None
         if hashlib.sha256(content).hexdigest() != self.sha256:
             raise PrefixKVError(f"{self.path} is not the file that was saved with the profile beside it: measure again")
         return content

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from prefixkv.errors import PrefixKVError
 from prefixkv.policy.allocation import prefix, proportional, uniform
 from prefixkv.policy.selection import cumulative_importance
 
@@ -70,7 +71,7 @@ def test_concentrated_layers_get_less() -> None:
 
 
 def test_no_curve_but_numbers() -> None:
-    with pytest.raises(ValueError, match="not a number"):
+    with pytest.raises(PrefixKVError, match="compressed layer 1 is not a number"):
         prefix([[0.5, 1.0], [0.5, float("nan")]], 1, 0)
     with pytest.raises(ValueError, match="cannot hold"):
         prefix([[0.5, 1.0]] * 3, 5, 2)
