@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 import math
@@ -119,6 +120,33 @@ def require_regular(path: Path, wanted: str, most_bytes: int) -> int:
     if facts.st_size > most_bytes:
         raise PrefixKVError(f"{path} is too large to be read ({facts.st_size:,} bytes; at most {most_bytes:,})")
     return facts.st_size
+
+
+def read_text(path: Path) -> str:
+    """Read a text as UTF-8, or as UTF-16 where it says so by its first bytes, as Windows PowerShell writes it.
+
+    Args:
+        path: a file, or a pipe.
+
+    Raises:
+        PrefixKVError: the file cannot be read, or is neither.
+    """
+    try:
+        data = path.read_bytes()
+    except (OSError, ValueError) as error:
+        raise PrefixKVError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        encoding = "utf-16"
+    # Half of the bytes of Latin letters in UTF-16 are zeros.
+    elif b"\0" in data[:2]:
+        encoding = "utf-16-be" if data[:1] == b"\0" else "utf-16-le"
+    else:
+        encoding = "utf-8-sig"
+    try:
+        return data.decode(encoding).replace("\r\n", "\n").replace("\r", "\n")
+    except UnicodeDecodeError as error:
+        name = "UTF-16, and broken" if encoding != "utf-8-sig" else "no UTF-8"
+        raise PrefixKVError(f"{path} cannot be read as text: it is {name} ({error.reason}): save it as UTF-8") from None
 
 
 def parse_json(text: bytes | str) -> Any:

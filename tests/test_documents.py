@@ -17,9 +17,12 @@ import pytest
 
 from prefixkv.documents import write_json
 from prefixkv.errors import OptionError, PrefixKVError
+from prefixkv.evaluation.data import DataSource
 from prefixkv.home import find_file, named_file
+from prefixkv.models.facts import model_facts
 from prefixkv.models.geometry import KVGeometry
 from prefixkv.models.identity import ModelIdentity
+from prefixkv.profiles.calibration import read_prompts, text_samples
 from prefixkv.profiles.config import PrefixConfig
 from prefixkv.profiles.profile import LayerProfile, LookAheadFile, average_curve
 
@@ -222,3 +225,66 @@ def test_killed_save_leaves_a_whole_file(tmp_path: Path) -> None:
         process.stdout.close()
         content = json.loads(path.read_text(encoding="utf-8"))
         assert content["filler"] == [content["format"]] * 200_000
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+def test_texts_of_powershell_are_read_alike_everywhere(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes("Wie heißt das?\r\n\r\nUnd das?\r\n".encode(encoding))
+    assert read_prompts(path) == ["Wie heißt das?", "Und das?"]
+    assert DataSource.parse(f"text:{path}").texts() == ["Wie heißt das?\n\nUnd das?\n"]
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [("caf\u00e9".encode("latin-1"), "it is no UTF-8"), ("ab".encode("utf-16")[:-1], "UTF-16, and broken")],
+)
+def test_other_encodings_are_refused_alike_everywhere(tmp_path: Path, data: bytes, says: str) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes(data)
+    for reads in (
+        read_prompts,
+        lambda path: DataSource.parse(f"text:{path}").texts(),
+        lambda path: text_samples(path, 1),
+    ):
+        with pytest.raises(PrefixKVError, match=says) as caught:
+            reads(path)
+        assert str(caught.value).endswith("save it as UTF-8")
+        assert "\n" not in str(caught.value)
+
+
+ODD_CONFIGURATIONS = {
+    "a list for a size": {"hidden_size": [0.5] * 4000},
+    "a list for a dtype": {"dtype": [1.5] * 900},
+    "a number for the kinds of layers": {"layer_types": 0.5},
+    "lists for the kinds of layers": {"layer_types": [[1]]},
+    "a long kind of layer": {"layer_types": ["x" * 9000]},
+    "layers without end": {"num_hidden_layers": 10**12},
+    "a long type": {"model_type": "x\n" * 9000},
+    "nesting": {"x": "NEST"},
+}
+
+
+@pytest.mark.parametrize("kind", ODD_CONFIGURATIONS)
+def test_hostile_model_folder_is_one_line(tmp_path: Path, kind: str) -> None:
+    content = {"model_type": "llama", "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2}
+    content |= {"hidden_size": 64, "head_dim": 16, "vocab_size": 100, "max_position_embeddings": 512}
+    text = json.dumps(content | ODD_CONFIGURATIONS[kind]).replace('"NEST"', "[" * 100_000)
+    (tmp_path / "config.json").write_text(text, encoding="utf-8")
+    with pytest.raises(PrefixKVError) as caught:
+        model_facts(str(tmp_path))
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 600
+
+
+@pytest.mark.parametrize(
+    "index", ["[1]", "{}", '{"metadata": {"total_size": "x"}}', '{"metadata": {"total_size": NaN}}', "x"]
+)
+def test_an_odd_index_of_weights_leaves_the_size_unknown(tmp_path: Path, index: str) -> None:
+    content = {"model_type": "llama", "num_hidden_layers": 4, "num_attention_heads": 4, "hidden_size": 64}
+    content |= {"num_key_value_heads": 2, "head_dim": 16, "vocab_size": 100, "max_position_embeddings": 512}
+    (tmp_path / "config.json").write_text(json.dumps(content), encoding="utf-8")
+    (tmp_path / "model.safetensors.index.json").write_text(index, encoding="utf-8")
+    notices: list[str] = []
+    assert model_facts(str(tmp_path), notify=notices.append).weight_bytes is None
+    assert notices

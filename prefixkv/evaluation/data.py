@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from PIL import Image
 
-from prefixkv.documents import read_json
+from prefixkv.documents import read_json, read_text
 from prefixkv.errors import OptionError, PrefixKVError
 from prefixkv.inputs.picture_source import open_source
 from prefixkv.profiles.calibration import TEXT_SUFFIXES
@@ -120,10 +120,7 @@ class DataSource:
         paths = [self.path]
         if self.path.is_dir():
             paths = sorted(path for path in self.path.iterdir() if path.suffix.lower() in TEXT_SUFFIXES)
-        try:
-            texts = [path.read_text(encoding="utf-8") for path in paths]
-        except (OSError, UnicodeDecodeError) as error:
-            raise PrefixKVError(f"{self.path} cannot be read as text: {error}") from None
+        texts = [read_text(path) for path in paths]
         if not any(text.strip() for text in texts):
             raise PrefixKVError(
                 f"{self.path} holds no text: give a file, or a folder of {', '.join(TEXT_SUFFIXES)} files"

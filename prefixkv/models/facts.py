@@ -67,7 +67,12 @@ class ModelFacts:
         }
 
 
-def model_facts(name: str, pictures: Sequence[tuple[int, int]] = (), notify: Notify = lambda text: None) -> ModelFacts:
+def model_facts(
+    name: str,
+    pictures: Sequence[tuple[int, int]] = (),
+    notify: Notify = lambda text: None,
+    trust_remote_code: bool = False,
+) -> ModelFacts:
     """Read a model's configuration; no weights, and as little of transformers as it takes.
 
     For the families that `prefixkv models` lists, and for files that name every size, config.json alone is read. For
@@ -78,6 +83,7 @@ def model_facts(name: str, pictures: Sequence[tuple[int, int]] = (), notify: Not
         pictures: sizes in pixels, width and height, for which tokens are wanted even where only the model's processor
             can count them; else those of `PICTURES` are said where the configuration says them.
         notify: called with one line for each thing that cannot be had, and before what takes long.
+        trust_remote_code: whether Python that comes with the model's files may run.
 
     Raises:
         PrefixKVError: the configuration cannot be had, or the model cannot be compressed.
@@ -96,7 +102,9 @@ def model_facts(name: str, pictures: Sequence[tuple[int, int]] = (), notify: Not
     config: Any = ConfigFile.read(path)
     if config is None:
         notify(f"{wanted!r} needs transformers' own configuration class, which takes seconds to load")
-        config = read_config(wanted)
+        if trust_remote_code:
+            notify(f"Python code that comes with {wanted!r} may run on this machine")
+        config = read_config(wanted, trust_remote_code)
     text = config.get_text_config(decoder=True)
     identity = ModelIdentity(wanted, commit_of(path), KVGeometry.of(config, published_dtype(config)), None)
     return ModelFacts(
@@ -106,7 +114,7 @@ def model_facts(name: str, pictures: Sequence[tuple[int, int]] = (), notify: Not
         setting(text, "num_attention_heads"),
         setting(text, "max_position_embeddings"),
         _weight_bytes(wanted, notify),
-        _picture_tokens(wanted, config, pictures, notify),
+        _picture_tokens(wanted, config, pictures, notify, trust_remote_code),
     )
 
 
@@ -125,7 +133,7 @@ def _weight_bytes(name: str, notify: Notify) -> int | None:
 
 
 def _picture_tokens(
-    name: str, config: Any, sizes: Sequence[tuple[int, int]], notify: Notify
+    name: str, config: Any, sizes: Sequence[tuple[int, int]], notify: Notify, trust_remote_code: bool
 ) -> dict[tuple[int, int], int]:
     """Tokens that a picture of each size adds to a prompt."""
     if not reads_pictures(config):
@@ -136,4 +144,4 @@ def _picture_tokens(
         notify("how many tokens a picture takes depends on its size: give --picture 640x480, and the processor counts")
         return {}
     notify(f"the processor of {name!r} counts the tokens, which takes seconds to load")
-    return counted_picture_tokens(name, config, sizes, notify)
+    return counted_picture_tokens(name, config, sizes, notify, trust_remote_code)

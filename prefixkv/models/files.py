@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+from prefixkv.documents import read_json
 from prefixkv.errors import PrefixKVError
 from prefixkv.models.config_file import published_dtype
 from prefixkv.models.geometry import DTYPE_BYTES
@@ -15,13 +15,15 @@ from prefixkv.models.pretrained import read_part, reading
 from prefixkv.models.shapes import SHAPES
 
 INDEX = "model.safetensors.index.json"
+MOST_INDEXED_BYTES = 2**53
 
 
-def read_config(name: str) -> Any:
+def read_config(name: str, trust_remote_code: bool = False) -> Any:
     """A model's configuration, from its folder, from the hub's files on disk, or from the hub.
 
     Args:
         name: an alias, a hub id or a folder.
+        trust_remote_code: whether Python that comes with the files may run.
 
     Raises:
         PrefixKVError: it cannot be had.
@@ -31,7 +33,7 @@ def read_config(name: str) -> Any:
 
     wanted = full_name(name)
     with reading(f"the configuration of {wanted!r}"):
-        return read_part(transformers.AutoConfig, source_of(wanted))
+        return read_part(transformers.AutoConfig, source_of(wanted), trust_remote_code)
 
 
 def read_identity(name: str) -> ModelIdentity:
@@ -61,10 +63,18 @@ def weight_bytes(name: str) -> int:
     files = list(folder.glob("*.safetensors")) if folder is not None else []
     total = sum(file.stat().st_size for file in files)
     if not total and folder is not None and (folder / INDEX).is_file():
-        total = int(json.loads((folder / INDEX).read_text(encoding="utf-8"))["metadata"]["total_size"])
+        total = _indexed_bytes(folder / INDEX)
     if not total:
         raise PrefixKVError(f"the size of {name!r} is not known: give its folder with safetensors files")
     return total
+
+
+def _indexed_bytes(path: Path) -> int:
+    """What an index of weight files says of their size together; 0 where it says nothing that can be used."""
+    content = read_json(path)
+    facts = content.get("metadata") if isinstance(content, dict) else None
+    size = facts.get("total_size") if isinstance(facts, dict) else None
+    return size if type(size) is int and 0 < size <= MOST_INDEXED_BYTES else 0
 
 
 def weights_are_here(name: str) -> bool:

@@ -42,7 +42,11 @@ def fixed_picture_tokens(config: Any) -> int | None:
 
 
 def counted_picture_tokens(
-    name: str, config: Any, sizes: Sequence[tuple[int, int]], notify: Callable[[str], None]
+    name: str,
+    config: Any,
+    sizes: Sequence[tuple[int, int]],
+    notify: Callable[[str], None],
+    trust_remote_code: bool = False,
 ) -> dict[tuple[int, int], int]:
     """Tokens that a picture of each size adds to a prompt, counted on the processor's own output.
 
@@ -51,6 +55,7 @@ def counted_picture_tokens(
         config: of the whole model.
         sizes: in pixels, width and height.
         notify: called with one line where the processor cannot be had.
+        trust_remote_code: whether Python that comes with the model's files may run.
 
     Returns:
         Nothing where it cannot be had.
@@ -62,7 +67,7 @@ def counted_picture_tokens(
 
     tokens = picture_token_ids(config)
     try:
-        processor = transformers.AutoProcessor.from_pretrained(source_of(name), trust_remote_code=False)
+        processor = transformers.AutoProcessor.from_pretrained(source_of(name), trust_remote_code=trust_remote_code)
         counts = {}
         for size in sizes:
             prompt = Prompt(processor, [Turn("What is this?", (Image.new("RGB", size, "grey"),))])

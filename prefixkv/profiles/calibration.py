@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image
 
-from prefixkv.documents import read_json
+from prefixkv.documents import read_json, read_text
 from prefixkv.errors import PrefixKVError
 from prefixkv.inputs.images import open_image
 from prefixkv.inputs.picture_source import open_source
@@ -83,10 +83,7 @@ def text_samples(path: Path, count: int) -> list[Sample]:
     files = [path]
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if file.suffix.lower() in TEXT_SUFFIXES)
-    try:
-        text = "\n".join(file.read_text(encoding="utf-8", errors="replace") for file in files)
-    except OSError as error:
-        raise PrefixKVError(f"{path} cannot be read: {error.strerror}") from None
+    text = "\n".join(map(read_text, files))
     room = len(text) // TEXT_CHARACTERS
     if not room:
         raise PrefixKVError(f"{path} is too short: give a text of {TEXT_CHARACTERS:,} characters or more")
@@ -120,10 +117,7 @@ def read_prompts(path: Path) -> list[str]:
     Raises:
         PrefixKVError: the file cannot be read or holds no line.
     """
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise PrefixKVError(f"{path} cannot be read as text: {error}") from None
+    lines = [line.strip() for line in read_text(path).splitlines()]
     if not any(lines):
         raise PrefixKVError(f"{path} holds no prompt: write one a line")
     return [line for line in lines if line]

@@ -29,6 +29,7 @@ def info(
         ),
     ] = None,
     json: options.JsonOption = False,
+    trust_remote_code: options.TrustOption = False,
 ) -> None:
     """Say what a model's cache takes for every token and picture, and how large its weights are; loads no weights.
 
@@ -38,7 +39,7 @@ def info(
     check_model_name(model)
     from prefixkv.models.facts import model_facts
 
-    facts = model_facts("demo" if model == "auto" else model, sizes, output.notice)
+    facts = model_facts("demo" if model == "auto" else model, sizes, output.notice, trust_remote_code)
     if json:
         output.write_json(facts.as_dict())
     else:

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 import prefixkv
 from prefixkv.demo import weights_path
 from prefixkv.errors import PrefixKVError
+from prefixkv.models.facts import model_facts
 from prefixkv.models.loading import load_model
 from prefixkv.models.placement import Placement
 
@@ -118,6 +119,21 @@ def test_code_runs_where_the_user_says_so_and_that_is_said(
     # The configuration is read by its own code; that it is no model's is found out behind it.
     with pytest.raises(PrefixKVError):
         load_model(str(own_code), "cpu", notify=notices.append, placement=Placement(trust_remote_code=True))
+    assert (own_code.parent / "HAS_RUN").exists()
+    assert any("may run on this machine" in notice for notice in notices)
+
+
+def test_facts_of_a_folder_run_its_code_only_where_the_user_says_so(
+    own_code: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
+    with pytest.raises(PrefixKVError, match="give --trust-remote-code"):
+        model_facts(str(own_code))
+    assert not (own_code.parent / "HAS_RUN").exists()
+    notices: list[str] = []
+    # As above: it is no model's.
+    with pytest.raises(PrefixKVError):
+        model_facts(str(own_code), notify=notices.append, trust_remote_code=True)
     assert (own_code.parent / "HAS_RUN").exists()
     assert any("may run on this machine" in notice for notice in notices)
 
