@@ -65,7 +65,7 @@ SHAPES: dict[str, tuple[type[PreTrainedModel], type[Any], dict[str, Any]]] = {
     ),
 }
 """By the names of `--shape`, from the models' published configurations; `small` is for a try on any machine."""
-TOWERS: dict[str, dict[str, int]] = {
+TOWERS: dict[str, dict[str, Any]] = {
     "llava-1.5-7b": {
         "hidden_size": 1024,
         "intermediate_size": 4096,
