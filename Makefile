@@ -6,6 +6,7 @@
 # make test-gpu: every command, method and dtype on a GPU, and its kernels.
 # make families: the table of docs/families.md.  make bench-cpu: what is measured without a GPU, as ratios within one run.
 # make fuzz: random files, pictures, cache programs and conversations, for FUZZ_SECONDS.
+# make schemas: docs/schemas.  make wheel: builds it twice and looks into it.  make audit: known faults of what is installed.
 # TORCH and TRANSFORMERS choose what is installed (make test TORCH=torch==2.13.0), PYTHON the interpreter of a new .venv,
 # ARGS what pytest is told beside (make test ARGS="tests/cli -x").
 
@@ -24,7 +25,7 @@ BIN := $(VENV)/bin
 REQUIREMENTS := $(foreach requirement,$(TORCH) $(TRANSFORMERS),'$(requirement)')
 STAMP := $(VENV)/installed-$(shell printf '%s' '$(TORCH) $(TRANSFORMERS)' | cksum | cut -d ' ' -f 1)
 
-.PHONY: demo test test-all test-gpu fuzz bench-cpu install compile families lint format docs site pictures clean
+.PHONY: demo test test-all test-gpu fuzz bench-cpu install compile schemas wheel audit families lint format docs site pictures clean
 .DEFAULT_GOAL := demo
 
 demo: $(STAMP)
@@ -68,6 +69,18 @@ compile:
 format: $(STAMP)
 	@$(BIN)/ruff check --fix --quiet
 	@$(BIN)/ruff format --quiet
+
+schemas: $(STAMP)
+	@$(BIN)/python -m tools.file_schemas docs/schemas
+
+# Needs pip's registry, for the tools that build.
+wheel: $(STAMP)
+	@$(BIN)/python -m tools.wheel_check build/wheels
+
+# Needs pip's registry and a network.
+audit: $(STAMP)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check pip-audit
+	@$(BIN)/python -m pip_audit --skip-editable
 
 docs: $(STAMP)
 	@$(BIN)/python -m prefixkv_cli.reference docs/cli.md

@@ -1,0 +1,47 @@
+"""JSON schemas of the files that the program reads and writes, from the classes that it reads them by.
+
+`python -m tools.file_schemas docs/schemas` writes them; a test says whether they are current.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from prefixkv.schemas.batch import BatchAnswerSchema
+from prefixkv.schemas.config import ConfigSchema
+from prefixkv.schemas.context import ContextSchema
+from prefixkv.schemas.evaluation import EvaluationSchema, RecordSchema
+from prefixkv.schemas.field import Forgotten, Schema
+from prefixkv.schemas.profile import ProfileSchema
+
+FILES: dict[str, tuple[str, type[Schema]]] = {
+    "profile": ("A layer profile.", ProfileSchema),
+    "config": ("A configuration.", ConfigSchema),
+    "context": ("The head of a saved context, in the metadata of its safetensors file.", ContextSchema),
+    "evaluation": ("head.json of an evaluation's folder.", EvaluationSchema),
+    "evaluation-record": ("A line of records-N.jsonl in an evaluation's folder.", RecordSchema),
+    "batch-answer": ("A line of a batch's answers.", BatchAnswerSchema),
+}
+RELEASE = "The list of forgotten fractions of the paper's release, one a layer."
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+
+def file_schemas() -> dict[str, str]:
+    """The text of every schema by the name of its file."""
+    contents = {name: schema.model_json_schema() | {"description": said} for name, (said, schema) in FILES.items()}
+    contents["release"] = TypeAdapter(Forgotten).json_schema() | {"description": RELEASE}
+    return {
+        f"{name}.json": json.dumps({"$schema": DIALECT} | content, indent=1, sort_keys=True) + "\n"
+        for name, content in contents.items()
+    }
+
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    folder.mkdir(parents=True, exist_ok=True)
+    for file, text in file_schemas().items():
+        (folder / file).write_text(text, encoding="utf-8")
