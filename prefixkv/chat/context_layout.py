@@ -121,8 +121,9 @@ def _check_reading(head: Mapping[str, Any], stored: Mapping[str, _Stored], seen_
     if _numbers(kinds, "u1").max() > max(TEXT, PICTURE, GENERATED):
         raise ValueError("what was read is of an unknown kind")
     pictures = len(head["pictures"])
-    if sum(turn["pictures"] for turn in head["turns"]) > pictures or head["pictures_read"] > pictures:
-        raise ValueError(f"more pictures than the {pictures} there are")
+    asked = sum(turn["pictures"] for turn in head["turns"])
+    if not asked <= head["pictures_read"] <= pictures:
+        raise ValueError(f"{head['pictures_read']} pictures are read, of {pictures}, and {asked} were asked about")
     if (places := stored.get("next_positions")) is not None:
         is_one = (places.dtype, places.shape) == ("I64", (1,))
         if not is_one or not 0 < int(_numbers(places, "<i8")[0]) <= seen_tokens:

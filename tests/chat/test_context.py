@@ -140,7 +140,8 @@ def changed_head(data: bytes, **changes: Any) -> bytes:
             "a hard limit, and none for its layers",
         ),
         ({"budget": {"text": "20%", "kind": "fraction", "amount": "1e999999999"}}, "budget.amount is '1e999999999'"),
-        ({"pictures_read": 2}, "more pictures than the 1 there are"),
+        ({"pictures_read": 2}, "2 pictures are read, of 1, and 1 were asked about"),
+        ({"pictures_read": 0}, "0 pictures are read, of 1, and 1 were asked about"),
     ],
 )
 def test_what_cannot_be_opened_is_not_shown_as_whole_either(
