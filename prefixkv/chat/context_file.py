@@ -20,7 +20,7 @@ HEAD_KEY, DIGEST_KEY = "prefixkv", "prefixkv_sha256"
 UNSEALED = "0" * 64
 """Stands in the place of the digest while the digest is taken."""
 
-_MOST_HEAD_BYTES = 16 * 2**20
+MOST_HEAD_BYTES = 16 * 2**20
 _MOST_FILE_BYTES = 2**40
 _DIGEST = re.compile(rb'"' + DIGEST_KEY.encode() + rb'":"([0-9a-f]{64})"')
 
@@ -105,7 +105,7 @@ def _tensor_bytes(header: bytes, path: Path) -> int:
 
 def _header_length(data: bytes, path: Path) -> int:
     length = int.from_bytes(data[:8], "little")
-    if len(data) < 8 or not 0 < length <= _MOST_HEAD_BYTES:
+    if len(data) < 8 or not 0 < length <= MOST_HEAD_BYTES:
         raise PrefixKVError(f"{path} is no context: it is not a safetensors file")
     return length
 
