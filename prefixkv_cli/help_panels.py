@@ -57,6 +57,10 @@ class _Panelled:
             parameter.opts = [name for name in parameter.opts if name not in long[1:]]
             if parameter.param_type_name == "option" and parameter.required:
                 parameter.required, parameter.help = False, f"{parameter.help} Required."
+            if isinstance(parameter.show_default, str):
+                # Typer would put words in parentheses; Rich would take a bracket for markup.
+                words = rf"\[default: {parameter.show_default}]"
+                parameter.show_default, parameter.help = False, f"{parameter.help} {words}"
         super().format_help(ctx, formatter)  # type: ignore[misc]
 
 

@@ -62,6 +62,7 @@ def test_help_is_legible_at_60_columns(path: str, command: Any, context: Any) ->
     done = CliRunner().invoke(app, words, env={"COLUMNS": "60"}, prog_name="prefixkv", obj=state)
     assert done.exit_code == 0
     assert max(map(len, done.stdout.splitlines())) <= 60
+    assert "[default: (" not in done.stdout
     assert not [cut for cut in ("…", "PREFIXKV_", "<bool>", "<str>", "<list") if cut in done.stdout]
     for parameter in command.get_params(context):
         if parameter.param_type_name == "option":
