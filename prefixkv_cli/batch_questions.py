@@ -45,7 +45,8 @@ def read_questions(given: Sequence[str], prompts_file: str | None, prompts: Sequ
         OptionError: the arguments do not fit each other.
         PrefixKVError: a file cannot be read.
     """
-    from prefixkv.batch.picture_lines import looks_like_picture, picture_lines
+    from prefixkv.batch.picture_lines import picture_lines
+    from prefixkv.inputs.picture_source import looks_like_picture
 
     if prompts_file is not None and (given or prompts):
         raise OptionError("give either --prompts FILE, whose lines name their pictures, or pictures with --prompt TEXT")

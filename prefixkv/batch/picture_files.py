@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from prefixkv.errors import PrefixKVError
-from prefixkv.inputs.picture_source import local_path
+from prefixkv.inputs.picture_source import located
 
 _ADDRESSES = ("http://", "https://", "data:")
 
@@ -60,7 +60,7 @@ def _paths(sources: Sequence[str], folder: Path) -> list[Path | None]:
     paths: list[Path | None] = []
     for source in sources:
         try:
-            paths.append(None if source.lower().startswith(_ADDRESSES) else folder / local_path(source))
+            paths.append(None if source.lower().startswith(_ADDRESSES) else located(source, folder)[0])
         except PrefixKVError:
             paths.append(None)
     return paths

@@ -7,14 +7,9 @@ from collections.abc import Sequence
 
 from prefixkv.batch.lines import Line, line_digest
 from prefixkv.errors import OptionError, PrefixKVError
-from prefixkv.inputs.picture_source import SUFFIXES, check_source, local_path
+from prefixkv.inputs.picture_source import check_source, local_path, looks_like_picture
 
 _LINES = re.compile(r".*\.(jsonl|ndjson|json)", re.IGNORECASE)
-
-
-def looks_like_picture(source: str) -> bool:
-    """Whether a name ends as a picture's file does."""
-    return source.lower().partition("#")[0].endswith(tuple(f".{suffix}" for suffix in SUFFIXES))
 
 
 def picture_lines(sources: Sequence[str], prompts: Sequence[str]) -> list[Line]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import re
+import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,9 @@ from typing import TYPE_CHECKING
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from prefixkv.errors import PrefixKVError
+from prefixkv.inputs.heic import is_heic, read_heic
+from prefixkv.inputs.pdf_page import SIGNATURE as PDF_SIGNATURE
+from prefixkv.inputs.pdf_page import draw_page
 from prefixkv.inputs.png_texts import SIGNATURE, without_texts
 
 if TYPE_CHECKING:
@@ -26,23 +30,27 @@ MOST_ELONGATED = 100
 """A longer side than so many times the shorter one is refused: models enlarge the shorter, and the whole with it."""
 
 
-def open_image(path: str | Path) -> Image.Image:
+_HEAD_BYTES = 64
+
+
+def open_image(path: str | Path, page: int | None = None) -> Image.Image:
     """Read a picture from disk as RGB, upright, fully decoded.
 
     Transparent pixels are laid on white; of an animation the first frame is taken.
 
     Args:
-        path: a file in one of `FORMATS`.
+        path: a file in one of `FORMATS`; HEIC or PDF where `prefixkv[formats]` is installed.
+        page: of a PDF file, from 1 on; None for its only one.
 
     Returns:
-        The picture; `info["name"]` is the path.
+        The picture; `info["name"]` is the path, with the page.
 
     Raises:
         PrefixKVError: the file is missing, unreadable, broken, no picture, or too large.
     """
     path = Path(path)
     check_file(path)
-    return _decode(path, str(path))
+    return _decode(path, str(path), page)
 
 
 def check_file(path: Path) -> None:
@@ -67,19 +75,20 @@ def check_file(path: Path) -> None:
         raise PrefixKVError(f"image {str(path)!r} is empty (0 bytes): save or download it again")
 
 
-def decode_image(data: bytes, name: str) -> Image.Image:
+def decode_image(data: bytes, name: str, page: int | None = None) -> Image.Image:
     """A picture from its file's content, as `open_image` returns it.
 
     Args:
-        data: content of a file in one of `FORMATS`.
+        data: content of a file, see `open_image`.
         name: what the user calls it.
+        page: see `open_image`.
 
     Raises:
         PrefixKVError: the data is broken, no picture, or too large.
     """
     if not data:
         raise PrefixKVError(f"image {name!r} is empty (0 bytes): save or download it again")
-    return _decode(data, name)
+    return _decode(data, name, page)
 
 
 def as_pictures(given: Picture | Sequence[Picture] | None) -> tuple[Image.Image, ...]:
@@ -131,8 +140,15 @@ def picture_sha256(image: Image.Image) -> str:
     return hashlib.sha256(header + image.tobytes()).hexdigest()
 
 
-def _decode(source: Path | bytes, name: str) -> Image.Image:
+def _decode(source: Path | bytes, name: str, page: int | None) -> Image.Image:
     try:
+        head = _head(source)
+        if head.startswith(PDF_SIGNATURE):
+            return _named(draw_page(source, name, page), name if page is None else f"{name}#page={page}")
+        if page is not None:
+            raise PrefixKVError(f"image {name!r} is no PDF file, and has no pages: leave #page={page} out")
+        if is_heic(head):
+            return _named(_to_rgb(read_heic(source, name, Image.MAX_IMAGE_PIXELS or sys.maxsize)), name)
         try:
             return _read(source, name)
         # Its texts may be longer than Pillow reads, or broken, where its pixels are whole.
@@ -149,7 +165,8 @@ def _decode(source: Path | bytes, name: str) -> Image.Image:
         raise PrefixKVError(f"image {name!r} may not be read: check its permissions") from error
     except UnidentifiedImageError as error:
         raise PrefixKVError(
-            f"image {name!r} is no picture that can be read: give a PNG, JPEG, WebP, GIF, BMP, TIFF or AVIF file"
+            f"image {name!r} is no picture that can be read: give a PNG, JPEG, WebP, GIF, BMP, TIFF or AVIF file; with "
+            "`prefixkv[formats]` also HEIC or a page of a PDF file"
         ) from error
     except PrefixKVError:
         raise
@@ -157,6 +174,21 @@ def _decode(source: Path | bytes, name: str) -> Image.Image:
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise PrefixKVError(f"image {name!r} is broken or cut off ({reason}): save or download it again") from error
+
+
+def _head(source: Path | bytes) -> bytes:
+    """The first bytes, by which formats are known."""
+    if isinstance(source, bytes):
+        return source[:_HEAD_BYTES]
+    with source.open("rb") as file:
+        return file.read(_HEAD_BYTES)
+
+
+def _named(image: Image.Image, name: str) -> Image.Image:
+    """The picture, which is called so, if its shape is one that models bear."""
+    check_shape(image, name)
+    image.info = {"name": name}
+    return image
 
 
 def _read(source: Path | bytes, name: str) -> Image.Image:

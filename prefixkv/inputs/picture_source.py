@@ -16,9 +16,10 @@ from prefixkv.errors import PrefixKVError
 from prefixkv.inputs.download import fetch
 from prefixkv.inputs.images import check_file, decode_image, open_image
 
-SUFFIXES = ("png", "jpg", "jpeg", "webp", "gif", "bmp", "tif", "tiff", "ppm", "avif")
+SUFFIXES = ("png", "jpg", "jpeg", "webp", "gif", "bmp", "tif", "tiff", "ppm", "avif", "heic", "heif", "pdf")
 """How the names of picture files end."""
 _WEB = re.compile(r"https?://", re.IGNORECASE)
+_PAGE = re.compile(r"(?P<source>.+)#page=(?P<page>\d{1,6})", re.IGNORECASE | re.DOTALL)
 _DATA = re.compile(r"data:(?P<kind>[^,]*),(?P<content>.*)", re.IGNORECASE | re.DOTALL)
 
 
@@ -26,18 +27,54 @@ def open_source(source: str, folder: Path | None = None) -> Image.Image:
     """Read a picture, RGB.
 
     Args:
-        source: a path, a file:// or http(s):// address, or a data: address with the picture in it.
+        source: a path, a file:// or http(s):// address, or a data: address with the picture in it; of a PDF file with
+            several pages, `#page=2` behind it says which.
         folder: what a relative path starts from; the working directory where None.
 
     Raises:
         PrefixKVError: there is none that can be read; says why.
     """
     if _WEB.match(source):
-        return decode_image(fetch(source), source)
+        named = _PAGE.fullmatch(source)
+        address, page = (named["source"], int(named["page"])) if named else (source, None)
+        return decode_image(fetch(address), address, page)
     if source[:5].lower() == "data:":
         return _from_data(source)
-    path = local_path(source)
-    return open_image(path if folder is None else folder / path)
+    return open_image(*located(source, folder))
+
+
+def located(source: str, folder: Path | None = None) -> tuple[Path, int | None]:
+    """The file of a picture, and which page of it is meant; None where none is named.
+
+    Args:
+        source: a path or a file:// address. A file whose own name ends like a page's number is that file.
+        folder: what a relative path starts from; the working directory where None.
+
+    Raises:
+        PrefixKVError: see `local_path`.
+    """
+    named = _PAGE.fullmatch(source)
+    if named is None or (source[:5].lower() != "file:" and _is_there(_placed(local_path(source), folder))):
+        return _placed(local_path(source), folder), None
+    return _placed(local_path(named["source"]), folder), int(named["page"])
+
+
+def _placed(path: Path, folder: Path | None) -> Path:
+    return path if folder is None else folder / path
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.is_file()
+    # Too long for a name, or a NUL in it.
+    except (OSError, ValueError):
+        return False
+
+
+def looks_like_picture(source: str) -> bool:
+    """Whether a name ends as a picture's file does, or names a page of one."""
+    named = _PAGE.fullmatch(source)
+    return (named["source"] if named else source).lower().endswith(tuple(f".{suffix}" for suffix in SUFFIXES))
 
 
 def check_source(source: str) -> None:
@@ -47,7 +84,7 @@ def check_source(source: str) -> None:
         PrefixKVError: there is no such file, or it cannot be one.
     """
     if not _WEB.match(source) and source[:5].lower() != "data:":
-        check_file(local_path(source))
+        check_file(located(source)[0])
 
 
 def local_path(source: str) -> Path:
@@ -66,7 +103,7 @@ def local_path(source: str) -> Path:
 def is_file(source: str) -> bool:
     """Whether a source is a file on this machine; false for what can be no path."""
     try:
-        return local_path(source).is_file()
+        return located(source)[0].is_file()
     # Too long for a name, or a NUL in it.
     except (OSError, ValueError, PrefixKVError):
         return False

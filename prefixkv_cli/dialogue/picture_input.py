@@ -48,13 +48,13 @@ def dropped_pictures(line: str) -> tuple[list[str], str]:
     Returns:
         The pictures' sources, and the rest of the line.
     """
-    from prefixkv.inputs.picture_source import SUFFIXES, is_file
+    from prefixkv.inputs.picture_source import is_file, looks_like_picture
 
     found: list[str] = []
 
     def take(match: re.Match[str]) -> str:
         source = match["single"] or match["double"] or re.sub(r"\\(.)", r"\1", match["plain"])
-        if not re.search(rf"\.({'|'.join(SUFFIXES)})$", source, re.IGNORECASE):
+        if not looks_like_picture(source):
             return match[0]
         anchored = source.startswith(("/", "~/")) or source.lower().startswith("file:")
         if anchored or is_file(source):
