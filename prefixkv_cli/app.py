@@ -110,6 +110,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _run(arguments: list[str]) -> int:
     invocation = _Invocation()
+    # What an earlier run in this process has said is not this run's.
+    output.take_notices()
     if VARIABLE in os.environ:
         # Typer's shells, which answer the scripts of `completion`.
         completion_init()

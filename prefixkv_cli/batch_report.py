@@ -61,6 +61,7 @@ def report(out: Path | None, lines: Sequence[Line], errors: Sequence[dict[str, A
         speed: what was measured.
         json: whether to print it as JSON, too.
     """
+    warnings = output.take_notices()
     for record in errors[:5]:
         output.notice(f"line {record['line']}: {record['error']}")
     if len(errors) > 5:
@@ -72,7 +73,9 @@ def report(out: Path | None, lines: Sequence[Line], errors: Sequence[dict[str, A
         output.notice(_spoken(measured))
     if json:
         answers = {"answers": len(lines) - len(errors), "errors": [record["line"] for record in errors]}
-        output.write_json({"out": str(out)} | answers | {"speed": measured})
+        output.write_json(
+            {"out": str(out)} | answers | {"speed": measured} | ({"warnings": warnings} if warnings else {})
+        )
 
 
 def _spoken(speed: dict[str, Any]) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import deque
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -17,6 +18,8 @@ from prefixkv.errors import PrefixKVError
 from prefixkv_cli.escaping import visible, visible_json
 
 _quiet = False
+_MOST_NOTICES = 100
+_notices: deque[str] = deque(maxlen=_MOST_NOTICES)
 
 
 class ReaderLeftError(Exception):
@@ -66,8 +69,16 @@ def is_terminal(stream: Any) -> bool:
 
 def notice(text: str) -> None:
     """One line that the user should know."""
+    _notices.append(text)
     if not _quiet:
         _line("note", text, style="dim")
+
+
+def take_notices() -> list[str]:
+    """The notices since the last call, also those that were not to be printed; the newest, where they are many."""
+    taken = list(_notices)
+    _notices.clear()
+    return taken
 
 
 def error(text: str) -> None:

@@ -132,7 +132,9 @@ def chat(
     opening.check()
     needed_for = "--json" if json else "--json-lines" if json_lines else ""
     questions = read_prompts(asked, needed_for, stdin_is_taken=STDIN in sources)
-    conversation = opening.conversation()
+    if questions:
+        opening.require_pictures()
+    conversation = opening.conversation(needs_pictures=bool(questions))
     if questions:
         _ask(conversation, questions, json, json_lines, plain, stats)
     else:

@@ -95,6 +95,7 @@ def save(
 
     save_context(conversation, path, name or path.stem)
     answer, usage, size = conversation.last_answer, conversation.usage(), path.stat().st_size
+    warnings = output.take_notices()
     if json:
         output.write_json(
             {
@@ -104,6 +105,7 @@ def save(
                 "answer": answer.text if answer else None,
                 "kept_bytes": usage.kept_bytes,
                 "full_bytes": usage.full_bytes,
+                **({"warnings": warnings} if warnings else {}),
             }
         )
         return

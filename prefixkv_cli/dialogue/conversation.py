@@ -28,7 +28,6 @@ def converse(talk: Talk) -> None:
     completions = {name: CommandCompletion(command.summary, command.choices) for name, command in COMMANDS.items()}
     editor = LineEditor(completions, home() / "history")
     talk.show_header()
-    output.notice("ask about the picture; /help lists what else there is")
     try:
         _take_lines(talk, editor)
     finally:
@@ -54,6 +53,10 @@ def _take_lines(talk: Talk, editor: LineEditor) -> None:
         try:
             if line:
                 take_line(talk, line)
+            elif talk.lacks_picture():
+                from prefixkv.demo import scene_path
+
+                talk.attach([str(scene_path())])
         except EOFError:
             return
         # Whatever goes wrong in one line, the conversation is what it was before it, and goes on.

@@ -90,10 +90,27 @@ class Opening:
         if self._context_file is not None:
             self._require_pictures_of(head, self._context_file)
         check_model_name(self.model)
-        self._require_pictures(self.model)
 
-    def conversation(self) -> Conversation:
+    def require_pictures(self, model: str | None = None) -> None:
+        """Refuse a question without a picture to the demo model, which cannot answer one.
+
+        Args:
+            model: its name; the one that was asked for where None.
+
+        Raises:
+            PrefixKVError: there is no picture.
+        """
+        if (model or self.model) == "demo" and not self._pictures and self.context is None:
+            raise PrefixKVError(
+                "the demo model answers questions about a picture: give one (`prefixkv demo-scene scene.png` draws "
+                "one), or choose another --model"
+            )
+
+    def conversation(self, needs_pictures: bool = True) -> Conversation:
         """Load the model and begin, or go on with what was saved.
+
+        Args:
+            needs_pictures: whether a question is asked before a picture can be added.
 
         Raises:
             PrefixKVError: the model cannot be loaded, or the context is of another one.
@@ -107,7 +124,8 @@ class Opening:
             conversation = load_context(self._context_file, loaded, self.sampling, output.notice)
             conversation.max_pixels, conversation.keep_marks = self.max_pixels, self.keep_marks
             return conversation
-        self._require_pictures(loaded.id)
+        if needs_pictures:
+            self.require_pictures(loaded.id)
         conversation = Conversation(
             loaded,
             self._budget,
@@ -171,10 +189,3 @@ class Opening:
                     f"image {picture.info['name']!r} is none of the pictures of context {path.stem!r}: leave it out, "
                     "or add it in the conversation with /image"
                 )
-
-    def _require_pictures(self, model: str) -> None:
-        if model == "demo" and not self._pictures and self.context is None:
-            raise PrefixKVError(
-                "the demo model answers questions about a picture: give one (`prefixkv demo-scene scene.png` draws "
-                "one), or choose another --model"
-            )

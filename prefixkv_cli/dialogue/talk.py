@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from prefixkv.errors import PrefixKVError
 from prefixkv_cli import output
 from prefixkv_cli.dialogue.answer_view import show_answer
 from prefixkv_cli.dialogue.interrupts import stoppable
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from prefixkv.chat.conversation import Conversation
+
+
+EXAMPLE_HELP = "drop one here, or press Enter on an empty line for an example"
 
 
 @dataclass
@@ -38,6 +42,8 @@ class Talk:
         Raises:
             PrefixKVError: the question cannot be answered; it was never asked.
         """
+        if self.lacks_picture():
+            raise PrefixKVError(f"the demo model answers questions about a picture: {EXAMPLE_HELP}")
         turns = len(self.conversation.history)
         try:
             show_answer(self.conversation, stoppable(self.conversation.ask(question)), self.plain)
@@ -68,6 +74,10 @@ class Talk:
             self.conversation.attach(picture)
             output.notice(f"{picture.info['name']} ({picture.width} x {picture.height}) goes with the next question")
 
+    def lacks_picture(self) -> bool:
+        """Whether the model is the demo, which answers questions about pictures only, and there is none yet."""
+        return self.conversation.loaded.id == "demo" and not self.pictures()
+
     def pictures(self) -> list[tuple[Image, int | None]]:
         """All pictures with the number of their turn, from 1; None for those that wait for the next question."""
         turns = enumerate(self.conversation.history, start=1)
@@ -77,7 +87,7 @@ class Talk:
         return asked + [(image, None) for image in self.conversation.waiting]
 
     def show_header(self) -> None:
-        """What the conversation begins with, on stderr: model, method, budget, pictures; and the last turn, if any."""
+        """What the conversation begins with, on stderr: model, method, budget, pictures; the last turn; what to do."""
         conversation = self.conversation
         pictures = ", ".join(str(image.info.get("name", "picture")) for image, _ in self.pictures()) or "no picture"
         cache = conversation.cache
@@ -85,6 +95,12 @@ class Talk:
         if conversation.history:
             turn, answer = conversation.history[-1]
             output.notice(f"turns so far {len(conversation.history)}, the last: {turn.prompt} -> {answer.text.strip()}")
+        if self.lacks_picture():
+            output.notice(f"there is no picture yet: {EXAMPLE_HELP}; /help lists what else there is")
+        else:
+            output.notice(
+                f"ask {'about the picture' if self.pictures() else 'something'}; /help lists what else there is"
+            )
 
     def show_layers(self) -> None:
         """The whole table of the cache, on stderr."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from prefixkv_cli import output
+
 if TYPE_CHECKING:
     from prefixkv.chat.conversation import Conversation
 
 
 def turn_record(conversation: Conversation) -> dict[str, Any]:
-    """The last answer, what it cost, and what the cache holds after it.
+    """The last answer, what it cost, what the cache holds after it, and `warnings` where notices were said for it.
 
     Args:
         conversation: with at least one turn.
@@ -17,6 +19,7 @@ def turn_record(conversation: Conversation) -> dict[str, Any]:
     answer = conversation.last_answer
     assert answer is not None
     cache = conversation.cache
+    warnings = output.take_notices()
     return {
         "answer": answer.text,
         "model": conversation.loaded.id,
@@ -33,4 +36,5 @@ def turn_record(conversation: Conversation) -> dict[str, Any]:
         },
         "tokens_per_second": answer.tokens_per_second,
         "peak_device_bytes": conversation.peak_device_bytes(),
+        **({"warnings": warnings} if warnings else {}),
     }
