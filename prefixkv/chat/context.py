@@ -34,7 +34,7 @@ from prefixkv.models.identity import ModelIdentity
 from prefixkv.models.loading import LoadedModel, Notify
 from prefixkv.models.weight_digest import tensor_digest, weight_digest
 from prefixkv.policy.methods import METHODS
-from prefixkv.schemas.field import parse, shown_text
+from prefixkv.schemas.field import parse, shown, shown_text
 from prefixkv.schemas.model import ModelSchema
 
 _ENTRIES = ("keys", "values", "positions", "importance")
@@ -197,6 +197,6 @@ def _require_model(head: dict[str, Any], loaded: LoadedModel, path: Path) -> Non
         differences.append("other weights")
     if differences:
         raise PrefixKVError(
-            f"context {path} is of model {saved.id!r}, not of this {loaded.id!r}: it has {'; '.join(differences)}; "
-            "give the model that it was saved from"
+            f"context {path} is of model {shown(saved.id)}, not of this {loaded.id!r}: "
+            f"it has {'; '.join(differences)}; give the model that it was saved from"
         )

@@ -73,4 +73,9 @@ class ModelIdentity:
         pairs = [(name, getattr(self.geometry, name), getattr(other.geometry, name)) for name in names]
         if self.fingerprint and other.fingerprint:
             pairs.append(("fingerprint", self.fingerprint, other.fingerprint))
-        return [f"{name} {mine} instead of {theirs}" for name, mine, theirs in pairs if mine != theirs]
+        return [f"{name} {_short(mine)} instead of {_short(theirs)}" for name, mine, theirs in pairs if mine != theirs]
+
+
+def _short(value: Any) -> str:
+    """In one line: a file may have anything for a fingerprint."""
+    return " ".join(str(value).split())[:80]

@@ -134,8 +134,8 @@ class PrefixConfig:
         differences = self.model.differences(model)
         if differences:
             raise PrefixKVError(
-                f"configuration {self.name!r} is for {self.model.id}, not for {model.id}: it has "
-                f"{'; '.join(differences)}"
+                f"configuration {self.name[:200]!r} is for {' '.join(self.model.id.split())[:200]}, not for "
+                f"{model.id}: it has {'; '.join(differences)}"
             )
 
     def as_dict(self) -> dict[str, Any]:

@@ -358,3 +358,14 @@ def test_pictures_between_texts_are_kept_where_they_stand(demo: LoadedModel, tmp
         "".join(conversation.ask("What?", parts=parts))
     with pytest.raises(PrefixKVError, match="no place for pictures between texts"):
         "".join(Conversation(demo).ask(parts=parts))
+
+
+def test_a_refusal_of_another_model_is_one_line_whatever_the_file_calls_it(
+    demo: LoadedModel, saved: Path, tmp_path: Path
+) -> None:
+    model = demo.identity.as_dict() | {"id": "x\n" * 2000, "fingerprint": "a\nb"}
+    (tmp_path / "a.safetensors").write_bytes(changed_head(saved.read_bytes(), model=model))
+    with pytest.raises(PrefixKVError, match="fingerprint a b instead of") as caught:
+        load_context(tmp_path / "a.safetensors", demo)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 800
