@@ -25,12 +25,13 @@ MOST_NESTED = 64
 """Lists and objects inside each other; more of them could be read, but not be written again."""
 
 
-def read_document(path: Path, kind: str) -> dict[str, Any]:
+def read_document(path: Path, kind: str, newest: int = VERSION) -> dict[str, Any]:
     """Read a file of one format.
 
     Args:
         path: the file.
         kind: value that its `format` must have.
+        newest: version of the format that this program writes; it reads all up to this one.
 
     Returns:
         The whole object, its numbers finite.
@@ -43,28 +44,30 @@ def read_document(path: Path, kind: str) -> dict[str, Any]:
     if found != kind:
         said = f"its format is {found[:80]!r}" if isinstance(found, str) else "it names no format"
         raise PrefixKVError(f"{path} is not a {kind} file: {said}")
-    require_version(content.get("version"), str(path))
+    require_version(content.get("version"), str(path), newest)
     return content
 
 
-def require_version(found: Any, where: str) -> None:
+def require_version(found: Any, where: str, newest: int = VERSION) -> None:
     """Refuse a file of a format that this program does not know.
 
     Args:
         found: the file's `version`.
         where: the file, for the message.
+        newest: version of the format that this program writes.
 
     Raises:
         PrefixKVError: the file is from a later version, or names none.
     """
-    if type(found) is int and found > VERSION:
+    if type(found) is int and found > newest:
         number = found if found < 10**6 else "a large number"
         raise PrefixKVError(
             f"{where} is from a later version of prefixkv (its format is version {number}, this program reads "
-            f"{VERSION}): update prefixkv"
+            f"{newest}): update prefixkv"
         )
-    if type(found) is not int or found != VERSION:
-        raise PrefixKVError(f"{where} names no version of its format: it must be {VERSION}")
+    if type(found) is not int or found < 1:
+        allowed = "1" if newest == 1 else f"1 to {newest}"
+        raise PrefixKVError(f"{where} names no version of its format: it must be {allowed}")
 
 
 def read_json(path: Path, most_bytes: int = MOST_BYTES) -> Any:

@@ -7,6 +7,7 @@ from prefixkv.models.fitting import Fit, fit, largest_batch
 from prefixkv.models.identity import ModelIdentity
 from prefixkv.models.loading import gpu_bytes, weight_bytes
 from prefixkv.policy.budget import Budget, format_bytes
+from prefixkv.policy.codec import get_codec
 from prefixkv.profiles.config import PrefixConfig
 
 
@@ -35,7 +36,7 @@ def room_on_device(model: ModelIdentity, context_tokens: int, device_memory: str
 def fit_lines(room: Fit, config: PrefixConfig) -> str:
     """The memory's parts, and how many rows fit with the full and with the compressed cache."""
     geometry, tokens = config.model.geometry, config.budget["context_tokens"]
-    keep = config.budget["keep_fraction"]
+    keep = config.budget["keep_fraction"] * get_codec(config.codec).entry_bytes(geometry) / geometry.entry_bytes
     full = largest_batch(room.cache_bytes, geometry, tokens, 1.0)
     compressed = largest_batch(room.cache_bytes, geometry, tokens, keep)
     return (

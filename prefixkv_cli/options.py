@@ -13,6 +13,7 @@ from prefixkv.home import names
 from prefixkv.models.geometry import DTYPE_BYTES
 from prefixkv.models.names import ALIASES
 from prefixkv.models.placement import Placement
+from prefixkv.policy.codec import CODECS
 from prefixkv.policy.methods import METHODS
 from prefixkv_cli.dialogue.picture_input import SOURCES_HELP
 from prefixkv_cli.output import be_quiet
@@ -50,7 +51,7 @@ ConfigOption = Annotated[
     typer.Option(
         "--config",
         metavar="NAME",
-        help="Name or file of a configuration, instead of budget and method.",
+        help="Name or file of a configuration, instead of budget, method and codec.",
         autocompletion=starting_with(lambda: names("configs")),
     ),
 ]
@@ -72,6 +73,16 @@ MethodOption = Annotated[
         help=f"How entries are chosen: {', '.join(METHODS)}.",
         metavar="NAME",
         autocompletion=starting_with(lambda: METHODS),
+    ),
+]
+CodecOption = Annotated[
+    str,
+    typer.Option(
+        "--codec",
+        envvar="PREFIXKV_CODEC",
+        help=f"In which precision entries are stored, with any method: {', '.join(CODECS)}.",
+        metavar="NAME",
+        autocompletion=starting_with(lambda: CODECS),
     ),
 ]
 MaxNewTokensOption = Annotated[

@@ -27,16 +27,16 @@ terminal there is none. Saved profiles, configurations, contexts and the lines o
 Exit codes: 0 ok, 1 a known error (one line says what to do), 2 wrong usage, 3 the budget cannot be met, 4 out of
 memory, 130 interrupted.
 
-`chat --json-lines` prints one JSON object a line, each with its `event`: `start` once, with model, method, budget and
-the pictures' hashes; for every question `token` for each piece of text (together they are the answer), `stats` every
-quarter of a second, and `turn` with what `--json` prints; `end` once, also after an error or Ctrl-C, with the
-`exit_code`.
+`chat --json-lines` prints one JSON object a line, each with its `event`: `start` once, with model, method, codec,
+budget and the pictures' hashes; for every question `token` for each piece of text (together they are the answer),
+`stats` every quarter of a second, and `turn` with what `--json` prints; `end` once, also after an error or Ctrl-C, with
+the `exit_code`.
 """
 
 _RULES = """A stopped answer is kept exactly as far as it was said, in the cache as on the screen; Ctrl-C once more, or
 any error, takes the whole turn back, as `/undo` does: the cache is, bit for bit, what it was before. After `/budget`,
-`/method`, `/config` or `/system` the next question reads the whole conversation again in one go; the cache is never a
-mixture of two budgets.
+`/method`, `/codec`, `/config` or `/system` the next question reads the whole conversation again in one go; the cache is
+never a mixture of two budgets.
 """
 
 

@@ -59,6 +59,7 @@ USES_NO_TORCH = {
     "transformers_compat",
     "policy/allocation",
     "policy/budget",
+    "policy/codec",
     "policy/methods",
     "models/config_file",
     "models/decoder_defaults",

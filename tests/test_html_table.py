@@ -48,9 +48,9 @@ def test_what_is_shown_is_text_and_no_markup() -> None:
 
 
 def test_usage_says_tokens_and_bytes() -> None:
-    usage = CacheUsage.of((LayerUsage(0, 1000, 250, 2048), LayerUsage(1, 0, 0, 0)), 16, 4096)
+    usage = CacheUsage.of((LayerUsage(0, 1000, 250, 2048), LayerUsage(1, 0, 0, 0)), 16, 4096, "plain")
     read = _Cells(usage._repr_html_())
-    assert read.caption == "2 KiB of 15.63 KiB kept (12.8%)"
+    assert read.caption == "2 KiB of 15.63 KiB kept (12.8%, plain)"
     assert read.rows[1] == ["0", "250", "1,000", "25%", "2 KiB"]
     assert read.rows[2] == ["1", "0", "0", "100%", "0 B"]
 

@@ -174,8 +174,8 @@ class ResultFile:
                 ) from None
             if record["settings"] != self._settings:
                 raise PrefixKVError(
-                    f"{path} was written with another model, budget, method or answer length: give another --out, or "
-                    "--overwrite"
+                    f"{path} was written with another model, budget, method, codec or answer length: give another "
+                    "--out, or --overwrite"
                 )
             yield record
 

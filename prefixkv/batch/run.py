@@ -30,6 +30,7 @@ from prefixkv.inputs.token_ids import stop_tokens
 from prefixkv.models.generation_settings import followed_settings
 from prefixkv.models.loading import LoadedModel, Notify
 from prefixkv.policy.budget import Budget
+from prefixkv.policy.codec import DEFAULT_CODEC
 from prefixkv.profiles.config import PrefixConfig
 from prefixkv.profiles.guidance import find_look_ahead
 
@@ -88,6 +89,7 @@ class Batch:
         keep_marks: whether special tokens are part of the answers.
         system: instructions before each question, where a line does not say its own.
         sampling: further arguments of `Sampling`, where a line does not say its own.
+        codec: name of a codec; not used with a configuration.
     """
 
     lines: Sequence[Line]
@@ -105,6 +107,7 @@ class Batch:
     keep_marks: bool = False
     system: str = ""
     sampling: Mapping[str, Any] = field(default_factory=dict)
+    codec: str = DEFAULT_CODEC
 
     def settings(self, loaded: LoadedModel) -> str:
         """Digest of all that an answer depends on besides its line."""
@@ -114,7 +117,10 @@ class Batch:
         rule = [budget.kind, str(budget.amount), method, shares, hashlib.sha256(queries).hexdigest()]
         content: list[Any] = [loaded.identity.as_dict(), rule, self.new_tokens]
         named = ("stop", "template_args", "max_pixels", "keep_marks", "system", "sampling")
-        more = {name: value for name in named if (value := getattr(self, name))}
+        more: dict[str, Any] = {name: value for name in named if (value := getattr(self, name))}
+        codec = self.budget.codec if isinstance(self.budget, PrefixConfig) else self.codec
+        if codec != DEFAULT_CODEC:
+            more["codec"] = codec
         if more := more | followed_settings(loaded.model.generation_config):
             content.append(more)
         return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:12]
@@ -156,6 +162,7 @@ class Batch:
             allowance=None,
             trace=self.trace,
             notify=self.notify,
+            codec=self.codec,
         )
         with engine:
             run = _Run(self, loaded, engine, results, progress)

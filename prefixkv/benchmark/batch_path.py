@@ -40,7 +40,7 @@ def measure_batch(load: Load, budget: str, cell: Cell) -> Cell:
 
         return hardware.timed(load.device, ask)
 
-    with Engine(load.model, load.method, most_rows=load.batch, allowance=None) as engine:
+    with Engine(load.model, load.method, most_rows=load.batch, allowance=None, codec=load.codec) as engine:
         first = run(1)
         first_steps = run(2) - run(1)
         prefills = [run(1) for _ in range(load.repeats)]

@@ -29,6 +29,7 @@ class Cell:
         roofline_ms: a step that did nothing but read weights and entries, at copy bandwidth.
         look_ahead_queries: random queries of each layer and head that stand for a profile's; 0 without, None where the
             method does not use any.
+        codec: in which precision entries are stored; None for stock.
         failure: why there are no numbers: `out of memory`; None where there are.
     """
 
@@ -48,6 +49,7 @@ class Cell:
     peak_bytes: int | None = None
     roofline_ms: float | None = None
     look_ahead_queries: int | None = None
+    codec: str | None = None
     failure: str | None = None
 
     @property

@@ -44,7 +44,8 @@ def measure_generate(load: Load, budget: str, cell: Cell) -> Cell:
         if budget == STATIC:
             options["cache_implementation"] = "static"
         elif budget != STOCK:
-            caches.append(PrefixKVCache(load.geometry, budget, load.method, load.keep_fractions, load.look_ahead))
+            rule = load.method, load.keep_fractions, load.look_ahead, load.codec
+            caches.append(PrefixKVCache(load.geometry, budget, *rule))
             options |= cache_argument(caches[0])
         generate: Any = load.model.generate
         return hardware.timed(load.device, lambda: generate(**inputs, **options, pad_token_id=0))

@@ -8,6 +8,7 @@ import torch
 from transformers import PreTrainedModel
 
 from prefixkv.models.geometry import KVGeometry
+from prefixkv.policy.codec import DEFAULT_CODEC
 from prefixkv.policy.look_ahead import LookAhead
 from prefixkv.policy.methods import DEFAULT_METHOD
 
@@ -34,6 +35,7 @@ class Load:
         path: `decode`, our own loop, each step timed by itself; `generate`, as a user calls it; or `batch`, the
             requests of an `Engine`.
         padding_tokens: most tokens by which a row is shorter than others, where `generate` or `batch` is measured.
+        codec: in which precision entries are stored.
     """
 
     model: PreTrainedModel
@@ -49,6 +51,7 @@ class Load:
     look_ahead: LookAhead | None = None
     path: str = "decode"
     padding_tokens: int = 0
+    codec: str = DEFAULT_CODEC
 
     @property
     def device(self) -> torch.device:

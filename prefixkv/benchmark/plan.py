@@ -17,6 +17,7 @@ from prefixkv.benchmark.run import measure, uses_look_ahead
 from prefixkv.errors import OptionError
 from prefixkv.models.geometry import KVGeometry
 from prefixkv.policy.budget import Budget
+from prefixkv.policy.codec import DEFAULT_CODEC
 from prefixkv.policy.methods import get_method
 
 RESERVE_BYTES = 4 * 2**30
@@ -40,6 +41,7 @@ class Plan:
         repeats: measured prefills of each cell.
         path: see `Load`.
         padding_tokens: see `Load`.
+        codec: see `Load`.
     """
 
     contexts: tuple[int, ...]
@@ -53,6 +55,7 @@ class Plan:
     repeats: int = 3
     path: str = "decode"
     padding_tokens: int = 0
+    codec: str = DEFAULT_CODEC
 
 
 def run_benchmark(
@@ -90,7 +93,7 @@ def run_benchmark(
         for batch in plan.batches:
             load = Load(model, geometry, context, batch, plan.new_tokens, bandwidth, plan.repeats)
             load = replace(load, method=plan.method, keep_fractions=shares, rows_at_once=plan.rows_at_once)
-            load = replace(load, path=plan.path, padding_tokens=plan.padding_tokens)
+            load = replace(load, path=plan.path, padding_tokens=plan.padding_tokens, codec=plan.codec)
             peers = (STOCK, STATIC) if plan.path != "decode" and device.type == "cuda" else (STOCK,)
             runs = [(load, peer) for peer in peers] if plan.baseline and batch else []
             for budget in plan.budgets:

@@ -26,6 +26,7 @@ from prefixkv.engine.captured_rows import formats_of
 from prefixkv.engine.decoding import decode_rows
 from prefixkv.generation.sampling import Sampling
 from prefixkv.policy.budget import Budget
+from prefixkv.policy.codec import get_codec
 from prefixkv.policy.methods import get_method
 from prefixkv.transformers_compat import cache_argument
 
@@ -48,6 +49,7 @@ def measure(load: Load, budget: str) -> Cell:
         load.context_tokens,
         load.batch,
         load.new_tokens,
+        codec=None if stock else load.codec,
     )
     if not stock and uses_look_ahead(load, budget):
         cell = replace(cell, look_ahead_queries=0 if load.look_ahead is None else len(load.look_ahead.offsets))
@@ -69,7 +71,8 @@ def measure(load: Load, budget: str) -> Cell:
 def uses_look_ahead(load: Load, budget: str) -> bool:
     """Whether look-ahead queries make a difference."""
     method = get_method(load.method)
-    return method.is_guided and not Capacity(load.geometry, Budget.parse(budget), method).keeps_all
+    capacity = Capacity(load.geometry, Budget.parse(budget), method, codec=get_codec(load.codec))
+    return method.is_guided and not capacity.keeps_all
 
 
 @torch.no_grad()
@@ -112,7 +115,7 @@ def _read_rows(load: Load, budget: str, prompt: torch.Tensor) -> PrefixKVCache:
         share = replace(share, amount=share.amount / load.batch)
     rows: list[CacheRow] = []
     for chunk in prompt.split(load.rows_at_once or load.batch):
-        kind = load.geometry, share, load.method, load.keep_fractions, load.look_ahead
+        kind = load.geometry, share, load.method, load.keep_fractions, load.look_ahead, load.codec
         cache = PrefixKVCache.of_rows([CacheRow(*kind) for _ in chunk])
         load.model(input_ids=chunk, **cache_argument(cache), use_cache=True, logits_to_keep=1)
         rows += cache.rows

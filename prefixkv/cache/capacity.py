@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
 
 from prefixkv.errors import BudgetTooSmallError
 from prefixkv.models.geometry import KVGeometry
 from prefixkv.policy.budget import Budget
+from prefixkv.policy.codec import CODECS, DEFAULT_CODEC, Codec
 from prefixkv.policy.methods import Method
 from prefixkv.policy.precision import entry_bytes, packed_bits
 
@@ -20,20 +22,46 @@ class Capacity:
         geometry: the model's KV shape.
         budget: what may be stored.
         method: says what every layer keeps at least, and whether anything is evicted at all.
-        losses: by bits, 4 and 2, what the model loses by them, in nats a token; see `packed_bits`.
+        losses: by bits, 4 and 2, what the model loses by them, in nats a token; see `packed_bits`. Only
+            codec `auto` uses them.
+        codec: in which precision entries are stored.
 
     Raises:
-        BudgetTooSmallError: a hard limit cannot hold what the method keeps of every layer at least.
+        OptionError: the codec cannot store the model's vectors.
+        BudgetTooSmallError: a hard limit cannot hold what the method keeps of every layer at least, or a share all that
+            a method keeps which never evicts.
     """
 
     geometry: KVGeometry
     budget: Budget
     method: Method
     losses: Mapping[int, float] = field(default_factory=dict)
+    codec: Codec = CODECS[DEFAULT_CODEC]
 
     def __post_init__(self) -> None:
-        """Check that the floors fit."""
-        self.budget.check_floor(self.geometry, self.method.floor_tokens)
+        """Check that codec and model go together, and that the floors fit."""
+        self.codec.check(self.geometry)
+        self.check_floor()
+        least = Fraction(self.codec.entry_bytes(self.geometry), self.geometry.entry_bytes)
+        is_share = self.budget.kind == "fraction"
+        if self.method.keeps_all and is_share and not self.codec.is_auto and self.budget.amount < least:
+            hundredths = -(-10_000 * least.numerator // least.denominator)
+            raise BudgetTooSmallError(
+                f"method {self.method.name!r} keeps everything, which takes {float(least):.2%} of the cache in codec "
+                f"{self.codec.name!r}, and the budget is {self.budget.text!r}: give at least {hundredths / 100:g}%"
+            )
+
+    def check_floor(self, batch: int = 1) -> None:
+        """Refuse a hard limit that cannot hold what the method keeps of every layer at least.
+
+        Args:
+            batch: rows that share a budget in bytes.
+
+        Raises:
+            BudgetTooSmallError: says the smallest budget that works.
+        """
+        stored_bytes = self.codec.entry_bytes(self.geometry)
+        self.budget.check_floor(self.geometry, self.method.floor_tokens, batch, stored_bytes)
 
     @property
     def keeps_all(self) -> bool:
@@ -44,9 +72,14 @@ class Capacity:
         """Entries of all layers, in the model's precision, that fit once `seen_tokens` are read."""
         return self.budget.entries(self.geometry, seen_tokens)
 
-    def holds_all(self, seen_tokens: int) -> bool:
-        """Whether every entry fits in the model's precision."""
-        return self.geometry.layers * seen_tokens <= self.unpacked(seen_tokens)
+    def holds_all(self, seen_tokens: int, bits: int | None = None) -> bool:
+        """Whether every entry fits.
+
+        Args:
+            seen_tokens: tokens read.
+            bits: of a stored element; None for the model's precision.
+        """
+        return self.geometry.layers * seen_tokens <= self.stored(seen_tokens, bits)
 
     def check_full(self, entries: int) -> None:
         """Refuse what a method that keeps everything cannot store any more under a hard limit.
@@ -57,7 +90,7 @@ class Capacity:
         Raises:
             BudgetTooSmallError: they are too many.
         """
-        if self.keeps_all and self.budget.is_hard_limit and entries > self.unpacked(0):
+        if self.keeps_all and self.budget.is_hard_limit and entries > self.stored(0, self.codec.bits):
             raise BudgetTooSmallError(
                 f"method {self.method.name!r} keeps everything, and that is more than budget {self.budget.text!r} "
                 "allows: choose another method or a larger budget"
@@ -71,6 +104,8 @@ class Capacity:
             before: bits of what is stored already.
             is_evicted: whether entries were evicted or packed before, so that not all can be had as they were.
         """
+        if not self.codec.is_auto:
+            return self.codec.bits
         if not self.method.packs or self.keeps_all or (self.holds_all(seen_tokens) and not is_evicted):
             return None
         fitting = self.unpacked(seen_tokens)

@@ -39,16 +39,17 @@ class Chunk:
         """
         self._row, self._marks, self._len = row, marks, keys.shape[2]
         self._seen = row.seen_tokens + self._len
-        row.budget.check_floor(row.geometry, row.method.floor_tokens)
+        row.capacity.check_floor()
         self._shares = LayerShares(row.method, row.geometry.layers, row.keep_fractions, row.budget.is_hard_limit)
         row.is_text = marks.behind(row.is_text, 1, row.seen_tokens, self._len)
-        is_evicted = any(layer.kept_tokens < layer.seen_tokens or layer.bits is not None for layer in row.layers)
-        row.bits = row.capacity.bits(self._seen, row.layers[0].bits, is_evicted)
+        is_evicted = any(layer.kept_tokens < layer.seen_tokens for layer in row.layers)
+        before = row.layers[0].bits
+        row.bits = row.capacity.bits(self._seen, before, is_evicted or before is not None)
         # What is stored comes to the new precision before the first layer is compacted.
         for layer in row.layers:
             if row.bits is not None and layer.kept_tokens and layer.bits != row.bits:
                 layer.repack(row.bits)
-        self._fits = not is_evicted and row.capacity.holds_all(self._seen)
+        self._fits = not is_evicted and row.capacity.holds_all(self._seen, row.bits)
         self._compaction = None if self._shares.is_known else self._new_compaction(keys)
         self._placed: PlacedQueries | None = None
         if row.look_ahead is not None and not row.keeps_all:
@@ -77,7 +78,7 @@ class Chunk:
         entries = layer.arriving[0].shape[2]
         if row.keeps_all:
             row.capacity.check_full(sum(other.kept_tokens for other in row.layers if other is not layer) + entries)
-            layer.keep(None, queries.new_zeros(1, 1, entries, dtype=torch.float32), self._len)
+            layer.keep(None, queries.new_zeros(1, 1, entries, dtype=torch.float32), self._len, row.bits)
         else:
             importance, pictures = score(row.method, layer, self.evidence(index, queries, scale))
             if self._fits or self._compaction is None:

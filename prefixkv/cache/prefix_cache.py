@@ -23,6 +23,7 @@ from prefixkv.cache.windows import window_bytes
 from prefixkv.errors import PrefixKVError
 from prefixkv.models.geometry import KVGeometry
 from prefixkv.policy.budget import Budget
+from prefixkv.policy.codec import DEFAULT_CODEC, Codec
 from prefixkv.policy.look_ahead import LookAhead
 from prefixkv.policy.methods import DEFAULT_METHOD, Method
 from prefixkv.policy.text_marks import TextMarks
@@ -47,6 +48,7 @@ class PrefixKVCache(RefusingCache):
         method: str | Method = DEFAULT_METHOD,
         keep_fractions: Sequence[float] | None = None,
         look_ahead: LookAhead | None = None,
+        codec: str | Codec = DEFAULT_CODEC,
     ) -> None:
         """Make an empty cache.
 
@@ -54,17 +56,17 @@ class PrefixKVCache(RefusingCache):
             geometry: the model's KV shape.
             budget: what to keep, as `Budget.parse` reads it.
             method: name of a method.
-            keep_fractions: proportions of the layers' shares, from a configuration; else the method's allocator finds
-                them for every prompt.
-            look_ahead: a profile's queries, which make `guided` what it is; other methods do not use them.
+            keep_fractions: as for `CacheRow`.
+            look_ahead: likewise.
+            codec: name of a codec.
 
         Raises:
-            OptionError: unknown method or budget.
+            OptionError: unknown method, budget or codec, or a codec that cannot store the model's vectors.
             BudgetTooSmallError: when a hard limit cannot hold the method's protected entries.
         """
         super().__init__(layers=[CompressedLayer(geometry.head_dim, getattr(torch, geometry.dtype))])
         self._places = geometry.compressed_layers
-        self._hold([CacheRow(geometry, budget, method, keep_fractions, look_ahead)])
+        self._hold([CacheRow(geometry, budget, method, keep_fractions, look_ahead, codec)])
         self.budget = self.row.budget
 
     @classmethod
@@ -75,7 +77,7 @@ class PrefixKVCache(RefusingCache):
             rows: of one model, which may differ in everything else; what is read is stored in them.
         """
         first = rows[0]
-        cache = cls(first.geometry, first.budget, first.method, first.keep_fractions, first.look_ahead)
+        cache = cls(first.geometry, first.budget, *first.rule)
         cache._hold(rows)
         return cache
 
@@ -88,9 +90,9 @@ class PrefixKVCache(RefusingCache):
         self._columns = [max(row.seen_tokens for row in rows)] * len(self)
 
     def emptied(self) -> PrefixKVCache:
-        """An empty cache of the same kind: same shape, budget, method, shares and look-ahead queries."""
+        """An empty cache of the same kind: same shape, budget, method, shares, look-ahead queries and codec."""
         row = self.rows[0]
-        return type(self)(row.geometry, self.budget, row.method, row.keep_fractions, row.look_ahead)
+        return type(self)(row.geometry, self.budget, *row.rule)
 
     @property
     def row(self) -> CacheRow:
@@ -133,9 +135,9 @@ class PrefixKVCache(RefusingCache):
         return self.rows[0].look_ahead
 
     @property
-    def bits(self) -> int | None:
-        """In which the first row's elements are stored; None for the model's own precision."""
-        return self.rows[0].bits
+    def codec(self) -> Codec:
+        """In which precision entries are stored, as it was asked for."""
+        return self.rows[0].codec
 
     @property
     def windows(self) -> dict[int, Any]:
@@ -251,7 +253,7 @@ class PrefixKVCache(RefusingCache):
             )
         budget, first = self.budget, self.rows[0]
         if budget.kind == "bytes":
-            budget.check_floor(first.geometry, first.method.floor_tokens, batch)
+            first.capacity.check_floor(batch)
             budget = Budget(budget.text, budget.kind, budget.amount / batch)
         in_pass, marks = self._is_in_pass, self._marks
         self._hold([first.emptied(budget) for _ in range(batch)])

@@ -22,6 +22,7 @@ from prefixkv.cache.windows import new_windows, update_window
 from prefixkv.models.geometry import KVGeometry
 from prefixkv.policy import allocation
 from prefixkv.policy.budget import Budget
+from prefixkv.policy.codec import DEFAULT_CODEC, Codec, get_codec, stored_name
 from prefixkv.policy.look_ahead import LookAhead
 from prefixkv.policy.methods import DEFAULT_METHOD, Method, get_method
 from prefixkv.policy.text_marks import TextMarks
@@ -39,13 +40,14 @@ class CacheRow:
     A hard limit bounds the layers' buffers together; beside them one layer at a time exists as a working copy. Methods
     whose shares are known only when all layers have read (`Method.waits`) exceed it until then.
 
-    A method that packs stores entries as they are while the budget holds them all, and from then on in 8, 4 or 2 bits,
-    so that the same bytes hold more of them.
+    Entries are stored in the codec's precision. With `auto` a method that packs stores them as they are while the
+    budget holds them all, and from then on in 8, 4 or 2 bits, so that the same bytes hold more of them.
 
     Attributes:
         geometry: the model's KV shape.
         budget: what may be stored.
         method: how it is chosen.
+        codec: in which precision entries are stored.
         capacity: how many entries the budget holds.
         windows: layers that attend to a sliding window, by their number among all decoder layers.
         keep_fractions: proportions of the layers' shares from a configuration; None where the method finds them.
@@ -68,6 +70,7 @@ class CacheRow:
         method: str | Method = DEFAULT_METHOD,
         keep_fractions: Sequence[float] | None = None,
         look_ahead: LookAhead | None = None,
+        codec: str | Codec = DEFAULT_CODEC,
     ) -> None:
         """Make an empty row.
 
@@ -78,16 +81,17 @@ class CacheRow:
             keep_fractions: proportions of the layers' shares, from a configuration; else the method's allocator finds
                 them for every prompt.
             look_ahead: a profile's queries, which make `guided` what it is; other methods do not use them.
+            codec: name of a codec.
 
         Raises:
-            OptionError: unknown method or budget.
+            OptionError: unknown method, budget or codec, or a codec that cannot store the model's vectors.
             BudgetTooSmallError: when a hard limit cannot hold the method's protected entries.
         """
         self.geometry, self.budget, self.method = geometry, Budget.parse(budget), get_method(method)
-        self.keep_fractions = keep_fractions
+        self.keep_fractions, self.codec = keep_fractions, get_codec(codec)
         self.look_ahead = look_ahead if self.method.is_guided else None
         losses = {} if self.look_ahead is None else self.look_ahead.losses
-        self.capacity = Capacity(geometry, self.budget, self.method, losses)
+        self.capacity = Capacity(geometry, self.budget, self.method, losses, self.codec)
         dtype = getattr(torch, geometry.dtype)
         self._layers = [CompressedLayer(geometry.head_dim, dtype) for _ in range(geometry.layers)]
         self._numbers = {place: number for number, place in enumerate(geometry.compressed_layers)}
@@ -111,12 +115,17 @@ class CacheRow:
         self.version += 1
 
     def emptied(self, budget: Budget | None = None) -> CacheRow:
-        """An empty row of the same kind: same shape, method, shares and look-ahead queries.
+        """An empty row of the same kind: same shape, method, shares, look-ahead queries and codec.
 
         Args:
             budget: instead of the row's own.
         """
-        return type(self)(self.geometry, budget or self.budget, self.method, self.keep_fractions, self.look_ahead)
+        return type(self)(self.geometry, budget or self.budget, *self.rule)
+
+    @property
+    def rule(self) -> tuple[Method, Sequence[float] | None, LookAhead | None, Codec]:
+        """How it is chosen what stays, and stored: what a row of the same kind is made with."""
+        return self.method, self.keep_fractions, self.look_ahead, self.codec
 
     @property
     def keeps_all(self) -> bool:
@@ -162,7 +171,8 @@ class CacheRow:
             LayerUsage(index, layer.seen_tokens, layer.kept_tokens, layer.kept_bytes)
             for index, layer in enumerate(self.layers)
         )
-        return CacheUsage.of(layers, self.geometry.entry_bytes, sum(layer.buffer_bytes for layer in self.layers))
+        allocated = sum(layer.buffer_bytes for layer in self.layers)
+        return CacheUsage.of(layers, self.geometry.entry_bytes, allocated, stored_name(self.bits))
 
     def reserve(self, steps: int) -> int:
         """Make room in every layer for so many further tokens.

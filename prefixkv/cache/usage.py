@@ -36,6 +36,8 @@ class CacheUsage:
         kept_bytes: bytes of all stored entries.
         allocated_bytes: bytes of all buffers that exist.
         keep_fraction: kept_bytes / full_bytes; 1 for an empty cache.
+        codec: in which the entries are stored now: `plain`, `int8`, `int4` or `int2`; of rows that differ, all of these
+            with commas between.
         layers: one per layer.
     """
 
@@ -43,19 +45,21 @@ class CacheUsage:
     kept_bytes: int
     allocated_bytes: int
     keep_fraction: float
+    codec: str
     layers: tuple[LayerUsage, ...]
 
     @classmethod
-    def of(cls, layers: tuple[LayerUsage, ...], entry_bytes: int, allocated_bytes: int) -> CacheUsage:
+    def of(cls, layers: tuple[LayerUsage, ...], entry_bytes: int, allocated_bytes: int, codec: str) -> CacheUsage:
         """Sum the layers up.
 
         Args:
             layers: in order.
             entry_bytes: of an uncompressed entry.
             allocated_bytes: of all buffers.
+            codec: in which the entries are stored.
         """
         full, kept = sum(layer.seen_tokens for layer in layers) * entry_bytes, sum(layer.bytes for layer in layers)
-        return cls(full, kept, allocated_bytes, kept / full if full else 1.0, layers)
+        return cls(full, kept, allocated_bytes, kept / full if full else 1.0, codec, layers)
 
     @classmethod
     def together(cls, rows: Sequence[CacheUsage]) -> CacheUsage:
@@ -70,7 +74,8 @@ class CacheUsage:
             for parts in zip(*(row.layers for row in rows), strict=True)
         )
         full, kept = sum(row.full_bytes for row in rows), sum(row.kept_bytes for row in rows)
-        return cls(full, kept, sum(row.allocated_bytes for row in rows), kept / full if full else 1.0, layers)
+        allocated, codecs = sum(row.allocated_bytes for row in rows), dict.fromkeys(row.codec for row in rows)
+        return cls(full, kept, allocated, kept / full if full else 1.0, ",".join(codecs), layers)
 
     def _repr_html_(self) -> str:
         """A notebook's table: a row for each layer."""
@@ -84,7 +89,8 @@ class CacheUsage:
             ]
             for layer in self.layers
         ]
-        kept = f"{format_bytes(self.kept_bytes)} of {format_bytes(self.full_bytes)} kept ({self.keep_fraction:.1%})"
+        share = f"{self.keep_fraction:.1%}, {self.codec}"
+        kept = f"{format_bytes(self.kept_bytes)} of {format_bytes(self.full_bytes)} kept ({share})"
         return html_table(kept, ("layer", "tokens kept", "tokens read", "kept of read", "bytes"), rows)
 
     def as_dict(self) -> dict[str, Any]:

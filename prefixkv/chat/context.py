@@ -17,13 +17,13 @@ from PIL import Image
 from prefixkv import __version__
 from prefixkv.cache.prefix_cache import PrefixKVCache
 from prefixkv.cache.snapshot import CacheSnapshot, LayerSnapshot, WindowSnapshot
-from prefixkv.chat.context_file import DIGEST_KEY, FORMAT, HEAD_KEY, UNSEALED, seal
+from prefixkv.chat.context_file import DIGEST_KEY, FORMAT, HEAD_KEY, UNSEALED, VERSION, seal
 from prefixkv.chat.context_layout import budget_of, read_whole
 from prefixkv.chat.context_pictures import picture_of, png_of
 from prefixkv.chat.conversation import Conversation
 from prefixkv.chat.conversation_state import ConversationState
 from prefixkv.chat.reading import Reading
-from prefixkv.documents import VERSION, write_whole
+from prefixkv.documents import write_whole
 from prefixkv.errors import OptionError, PrefixKVError
 from prefixkv.generation.answer import Answer
 from prefixkv.generation.sampling import Sampling
@@ -33,6 +33,7 @@ from prefixkv.inputs.template_args import check_template_args
 from prefixkv.models.identity import ModelIdentity
 from prefixkv.models.loading import LoadedModel, Notify
 from prefixkv.models.weight_digest import tensor_digest, weight_digest
+from prefixkv.policy.codec import CODECS, DEFAULT_CODEC
 from prefixkv.policy.methods import METHODS
 from prefixkv.schemas.field import parse, shown, shown_text
 from prefixkv.schemas.model import ModelSchema
@@ -56,6 +57,8 @@ def save_context(conversation: Conversation, path: Path, name: str) -> None:
     state, cache = conversation.state(), conversation.cache
     if cache.method.name not in METHODS:
         raise PrefixKVError(f"method {cache.method.name!r} has no name that a file may hold: use one of `METHODS`")
+    if cache.codec.name not in CODECS:
+        raise PrefixKVError(f"codec {cache.codec.name!r} has no name that a file may hold: use one of `CODECS`")
     if not state.reading.tokens:
         raise PrefixKVError("there is nothing to save yet: ask about a picture first")
     pictures = [*(image for turn in state.turns for image in turn.images), *state.waiting]
@@ -67,6 +70,7 @@ def save_context(conversation: Conversation, path: Path, name: str) -> None:
         "model": conversation.loaded.identity.as_dict(),
         "weights_sha256": weight_digest(conversation.loaded.model),
         "method": cache.method.name,
+        "codec": cache.codec.name,
         "budget": {"text": cache.budget.text, "kind": cache.budget.kind, "amount": str(cache.budget.amount)},
         "keep_fractions": list(cache.keep_fractions) if cache.keep_fractions is not None else None,
         "system": state.system,
@@ -124,7 +128,8 @@ def load_context(
     except (KeyError, TypeError, ValueError, OptionError) as error:
         reason = shown_text(" ".join(str(error).split()))
         raise PrefixKVError(f"context {path} is not whole ({reason}): save it again with `prefixkv save`") from None
-    conversation = Conversation(loaded, budget_of(head), head["method"], sampling, notify)
+    codec = head.get("codec", DEFAULT_CODEC)
+    conversation = Conversation(loaded, budget_of(head), head["method"], sampling, notify, codec=codec)
     conversation.cache.row.keep_fractions = head["keep_fractions"]
     if head.get("look_ahead_sha256") != _look_ahead_digest(conversation.cache):
         notify(f"the profile of {loaded.id!r} is not that with which the context was saved: later turns may differ")

@@ -15,7 +15,7 @@ import psutil
 from prefixkv.documents import parse_json, read_regular, require_regular, require_version
 from prefixkv.errors import PrefixKVError
 
-FORMAT = "prefixkv-context"
+FORMAT, VERSION = "prefixkv-context", 2
 HEAD_KEY, DIGEST_KEY = "prefixkv", "prefixkv_sha256"
 UNSEALED = "0" * 64
 """Stands in the place of the digest while the digest is taken."""
@@ -117,7 +117,7 @@ def _head(header: bytes, path: Path) -> dict[str, Any]:
         raise PrefixKVError(f"{path} is no context: it was not written by `prefixkv save`, or it is cut off") from None
     if not isinstance(head, dict) or head.get("format") != FORMAT or len(_DIGEST.findall(header)) != 1:
         raise PrefixKVError(f"{path} is no context: it was not written by `prefixkv save`")
-    require_version(head.get("version"), str(path))
+    require_version(head.get("version"), str(path), VERSION)
     from prefixkv.schemas.context import ContextSchema
     from prefixkv.schemas.field import parse
 

@@ -23,6 +23,7 @@ from prefixkv.kernels.packed_row import PRECISIONS, packed_size
 from prefixkv.models.geometry import KVGeometry
 from prefixkv.models.identity import ModelIdentity
 from prefixkv.policy.budget import Budget
+from prefixkv.policy.codec import DEFAULT_CODEC, get_codec
 from prefixkv.policy.methods import get_method
 from prefixkv.schemas.field import MOST_TOKENS, parse, shown_text
 from prefixkv.schemas.model import ModelSchema
@@ -63,6 +64,7 @@ def read_whole(path: Path) -> tuple[dict[str, Any], bytes]:
             for name, facts in safetensors.deserialize(data)
         }
         get_method(head["method"])
+        get_codec(head.get("codec", DEFAULT_CODEC))
         budget_of(head)
         _check(head, stored, identity.geometry)
     except (LookupError, TypeError, ValueError, ArithmeticError, safetensors.SafetensorError) as error:
@@ -89,7 +91,8 @@ def _check(head: Mapping[str, Any], stored: Mapping[str, _Stored], geometry: KVG
     seen = layers[0]["seen_tokens"]
     if any(layer["seen_tokens"] != seen for layer in layers):
         raise ValueError("its layers have read different numbers of tokens")
-    if bits is not None and bits not in PRECISIONS:
+    codec = get_codec(head.get("codec", DEFAULT_CODEC))
+    if (bits is not None and bits not in PRECISIONS) or (not codec.is_auto and bits != codec.bits):
         raise ValueError(f"entries of {bits} bits")
     width = geometry.head_dim if bits is None else packed_size(geometry.head_dim, bits)
     dtype = _DTYPES[geometry.dtype] if bits is None else "U8"

@@ -28,6 +28,7 @@ from prefixkv.inputs.prompts import Prompt, Turn
 from prefixkv.inputs.template_args import check_template_args, say_unused
 from prefixkv.models.loading import LoadedModel, Notify
 from prefixkv.policy.budget import Budget
+from prefixkv.policy.codec import DEFAULT_CODEC, Codec
 from prefixkv.policy.methods import DEFAULT_METHOD, Method
 from prefixkv.profiles.config import PrefixConfig
 from prefixkv.profiles.guidance import make_cache
@@ -66,6 +67,7 @@ class Conversation:
         template_args: Mapping[str, Any] | None = None,
         max_pixels: int | None = None,
         keep_marks: bool = False,
+        codec: str | Codec = DEFAULT_CODEC,
     ) -> None:
         """Begin a conversation.
 
@@ -75,24 +77,23 @@ class Conversation:
             method: name of a method; not used with a configuration.
             sampling: how tokens are chosen; greedy, at most 512 tokens, where None.
             notify: called with one line for each thing that the user should know.
-            template_args: values that the model's chat template may use beside the conversation, by name, such as
-                `{"enable_thinking": False}`.
+            template_args: values for the model's chat template, by name, such as `{"enable_thinking": False}`.
             max_pixels: a picture with more is scaled down to them; None for no limit.
             keep_marks: whether special tokens, such as those of boxes, are part of the answers.
+            codec: in which precision entries are stored; not used with a configuration.
 
         Raises:
-            OptionError: unknown budget or method, a name that is no template's to use, or a limit that is too small.
+            OptionError: an option has a value that is not allowed, or the codec does not fit the model's head size.
             BudgetTooSmallError: a hard limit cannot hold the method's protected entries.
         """
         self.loaded, self.sampling, self._notify = loaded, sampling or Sampling(), notify
         self.system, self.template_args = "", check_template_args(template_args)
         say_unused(self.template_args, loaded.processor, notify)
         self.max_pixels, self.keep_marks = check_max_pixels(max_pixels), keep_marks
-        self._turns: list[Turn] = []
-        self._answers: list[Answer] = []
+        self._turns, self._answers = list[Turn](), list[Answer]()
         self._waiting: list[Image.Image] = []
         self._earlier: deque[ConversationState] = deque(maxlen=UNDO_TURNS)
-        self.change_budget(budget, method)
+        self.change_budget(budget, method, codec)
 
     @property
     def cache(self) -> PrefixKVCache:
@@ -146,23 +147,27 @@ class Conversation:
         self._require_images()
         self._waiting.extend(self._scaled(image))
 
-    def change_budget(self, budget: str | float | Budget | PrefixConfig, method: str | Method = DEFAULT_METHOD) -> None:
-        """Go on under another budget or method: the next question reads the whole conversation again, in one go.
+    def change_budget(
+        self,
+        budget: str | float | Budget | PrefixConfig,
+        method: str | Method = DEFAULT_METHOD,
+        codec: str | Codec = DEFAULT_CODEC,
+    ) -> None:
+        """Go on under another budget, method or codec: the next question reads the whole conversation again, in one go.
 
         Args:
             budget: as for a new conversation.
             method: name of a method; not used with a configuration.
+            codec: name of a codec; likewise.
 
         Raises:
-            OptionError: unknown budget or method; everything stays as it was.
+            OptionError: unknown budget, method or codec; everything stays as it was.
             BudgetTooSmallError: likewise.
             PrefixKVError: the configuration is for another model.
         """
-        cache: PrefixKVCache = make_cache(self.loaded.model, self.loaded.identity, budget, method, self._notify)
-        self._reader, self.config = (
-            Reader(self.loaded, cache, self._notify),
-            budget if isinstance(budget, PrefixConfig) else None,
-        )
+        cache = make_cache(self.loaded.model, self.loaded.identity, budget, method, self._notify, codec)
+        self._reader = Reader(self.loaded, cache, self._notify)
+        self.config = budget if isinstance(budget, PrefixConfig) else None
         self._read_again()
 
     def instruct(self, system: str) -> None:

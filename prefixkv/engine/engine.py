@@ -33,6 +33,7 @@ from prefixkv.inputs.token_ids import end_tokens
 from prefixkv.models.identity import ModelIdentity
 from prefixkv.models.loading import LoadedModel
 from prefixkv.policy.budget import Budget
+from prefixkv.policy.codec import DEFAULT_CODEC, Codec
 from prefixkv.policy.methods import DEFAULT_METHOD, Method
 from prefixkv.profiles.config import PrefixConfig
 from prefixkv.profiles.guidance import make_cache
@@ -63,6 +64,7 @@ class Engine:
         allowance: int | None = ALLOWANCE,
         trace: Path | str | None = None,
         notify: Callable[[str], None] = lambda text: None,
+        codec: str | Codec = DEFAULT_CODEC,
     ) -> None:
         """Make an engine without requests.
 
@@ -77,9 +79,10 @@ class Engine:
                 they fit.
             trace: a file for a trace of reads, steps and admissions, for chrome://tracing or Perfetto.
             notify: called with one line for each thing that the user should know.
+            codec: in which precision entries are stored; a request with a configuration brings its own.
 
         Raises:
-            OptionError: unknown method, or a number that is not allowed.
+            OptionError: unknown method or codec, or a number that is not allowed.
             PrefixKVError: the model cannot be compressed, or the trace cannot be written.
         """
         if most_rows < 1 or (allowance is not None and allowance < 1):
@@ -88,7 +91,7 @@ class Engine:
         self._tokenizer = model.tokenizer if isinstance(model, LoadedModel) else None
         self._identity = model.identity if isinstance(model, LoadedModel) else ModelIdentity.of_model(model)
         self._stop_tokens = frozenset(end_tokens(self._model, self._tokenizer))
-        self._method, self._notify = method, notify
+        self._method, self._codec, self._notify = method, codec, notify
         self.memory_bytes = memory_bytes(memory, self._model.device)
         self._new_row("100%")
         self._numbers, self._is_closed = itertools.count(1), False
@@ -214,7 +217,7 @@ class Engine:
         self.close()
 
     def _new_row(self, budget: str | float | Budget | PrefixConfig) -> CacheRow:
-        return make_cache(self._model, self._identity, budget, self._method, self._notify).row
+        return make_cache(self._model, self._identity, budget, self._method, self._notify, self._codec).row
 
     def _footprint(self, row: CacheRow, prompt_tokens: int, new_tokens: int) -> Footprint:
         return Footprint.of(row.capacity, prompt_tokens, new_tokens - 1 + AHEAD, small_bytes(self._model.device))

@@ -1,4 +1,4 @@
-"""Cells: one method at one budget. Knows nothing of torch until a cache is made."""
+"""Cells: one method at one budget in one codec. Knows nothing of torch until a cache is made."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from prefixkv.errors import OptionError
 from prefixkv.models.geometry import KVGeometry
 from prefixkv.policy.budget import Budget
+from prefixkv.policy.codec import DEFAULT_CODEC, get_codec
 from prefixkv.policy.methods import METHODS, get_method
 
 if TYPE_CHECKING:
@@ -20,15 +21,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Cell:
-    """A method at a budget.
+    """A method at a budget in a codec.
 
     Attributes:
         method: its name.
         budget: canonical text: a share as `20%`, else as the user wrote it.
+        codec: its name.
     """
 
     method: str
     budget: str
+    codec: str = DEFAULT_CODEC
+
+    @property
+    def label(self) -> str:
+        """The method, and the codec where that is not `auto`."""
+        return labelled(self.method, self.codec)
 
     def recipe(self, look_ahead: str | None) -> str:
         """Digest of the method's fields, so that results of a changed method are not taken for its own.
@@ -41,50 +49,61 @@ class Cell:
         return hashlib.sha256(json.dumps(fields, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
     def asked_fraction(self, geometry: KVGeometry, seen_tokens: float) -> float:
-        """The share of the full cache that the budget means at so many tokens; at most 1."""
-        budget = Budget.parse(self.budget)
+        """The share of the full cache that the budget means at so many tokens; at most what all entries take."""
+        budget, codec = Budget.parse(self.budget), get_codec(self.codec)
+        most = codec.entry_bytes(geometry) / geometry.entry_bytes
         if budget.kind == "fraction":
-            return float(budget.amount)
+            return min(most, float(budget.amount))
         entry_bytes = geometry.token_bytes if budget.kind == "bytes" else 1
-        return min(1.0, float(budget.amount) / (entry_bytes * seen_tokens))
+        return min(most, float(budget.amount) / (entry_bytes * seen_tokens))
 
 
 REFERENCE = Cell("full", "100%")
 """The full cache, to which every cell is compared."""
 
 
-def cells_of(methods: str, budgets: str) -> list[Cell]:
+def labelled(method: str, codec: str) -> str:
+    """What a cell is called beside its budget, by its method's and its codec's names."""
+    return method if codec == DEFAULT_CODEC else f"{method} {codec}"
+
+
+def cells_of(methods: str, budgets: str, codecs: str = DEFAULT_CODEC) -> list[Cell]:
     """The cells that a user asks for.
 
     Args:
         methods: `all`, or names with commas between.
         budgets: budgets with commas between.
+        codecs: names with commas between.
 
     Returns:
-        Budget by budget in the order given, the methods in order within each; `full` only at 100 %.
+        Budget by budget in the order given, the methods in order within each, the codecs within these; `full` only at
+        100 %.
 
     Raises:
-        OptionError: an unknown method or budget, or an empty list.
+        OptionError: an unknown method, budget or codec, or an empty list.
     """
     names = (
         list(METHODS) if methods.strip() == "all" else [get_method(name).name for name in _listed(methods, "methods")]
     )
     texts = [_canonical(Budget.parse(text)) for text in _listed(budgets, "budgets")]
+    stores = [get_codec(name).name for name in _listed(codecs, "codecs")]
     chosen = [
-        REFERENCE if get_method(name).keeps_all else Cell(name, text)
+        Cell(name, REFERENCE.budget if get_method(name).keeps_all else text, store)
         for text in dict.fromkeys(texts)
         for name in dict.fromkeys(names)
+        for store in dict.fromkeys(stores)
     ]
     return list(dict.fromkeys(chosen))
 
 
 def is_full(cell: Cell) -> bool:
     """Whether the cell keeps everything, and so is the reference under another name."""
-    return get_method(cell.method).keeps_all or cell.budget == REFERENCE.budget
+    is_whole = get_method(cell.method).keeps_all or cell.budget == REFERENCE.budget
+    return is_whole and get_codec(cell.codec).bits is None
 
 
 def measured_cells(cells: Sequence[Cell]) -> list[Cell]:
-    """The cells that are run beside the reference: those that evict."""
+    """The cells that are run beside the reference: those that evict or round."""
     return [cell for cell in cells if not is_full(cell)]
 
 
@@ -101,7 +120,7 @@ def new_cache(loaded: LoadedModel, cell: Cell, notify: Notify = lambda text: Non
     """
     from prefixkv.profiles.guidance import make_cache
 
-    return make_cache(loaded.model, loaded.identity, cell.budget, cell.method, notify)
+    return make_cache(loaded.model, loaded.identity, cell.budget, cell.method, notify, cell.codec)
 
 
 def _canonical(budget: Budget) -> str:

@@ -95,6 +95,7 @@ class RecordFolder:
                 "sample": sample,
                 "method": cell.method,
                 "budget": cell.budget,
+                "codec": cell.codec,
                 "recipe": cell.recipe(self._look_ahead),
                 **record,
             }
@@ -119,7 +120,7 @@ def _entry(line: bytes, look_ahead: str | None) -> tuple[Key, Record] | None:
     """A line's key and figures; None for what a killed run has cut off, or what another recipe was measured with."""
     try:
         record = parse(RecordSchema, parse_json(line), "a line").model_dump(exclude_none=True)
-        cell = Cell(record.pop("method"), record.pop("budget"))
+        cell = Cell(record.pop("method"), record.pop("budget"), record.pop("codec"))
         is_current = record.pop("recipe") == cell.recipe(look_ahead)
     except (ValueError, PrefixKVError):
         return None

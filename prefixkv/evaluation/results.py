@@ -14,6 +14,7 @@ from prefixkv.evaluation.figures import Figures
 from prefixkv.evaluation.records import KIND, Key, Record
 from prefixkv.models.geometry import KVGeometry
 from prefixkv.policy.budget import Budget
+from prefixkv.policy.methods import get_method
 
 DEVIATION = 0.01
 """A measured share may differ from the asked one by this part of it, and by one entry a layer, before it is marked."""
@@ -69,6 +70,7 @@ def results(
             {
                 "method": cell.method,
                 "budget": cell.budget,
+                "codec": cell.codec,
                 "shared_with_full": is_full(cell) and cell != REFERENCE,
                 **_weighed(cell, own, geometry),
                 "metrics": _figures(bootstrap, own, full),
@@ -93,7 +95,7 @@ def _weighed(cell: Cell, own: Sequence[Record], geometry: KVGeometry) -> dict[st
     asked, measured = cell.asked_fraction(geometry, seen), kept / whole
     marks = []
     if not is_full(cell):
-        if not all(record["evicts"] for record in own):
+        if not get_method(cell.method).keeps_all and not all(record["evicts"] for record in own):
             marks.append(NOT_EVICTING)
         is_hard = Budget.parse(cell.budget).is_hard_limit
         # A hard limit may be left unused, never exceeded.

@@ -8,6 +8,7 @@ from fractions import Fraction
 from prefixkv.evaluation.perplexity import own_answers, perplexity
 from prefixkv.models.loading import LoadedModel
 from prefixkv.policy.budget import Budget
+from prefixkv.policy.codec import DEFAULT_CODEC
 from prefixkv.policy.methods import DEFAULT_METHOD
 from prefixkv.profiles.calibration import Sample
 from prefixkv.profiles.config import PrefixConfig
@@ -24,6 +25,7 @@ def smallest_budget(
     profile: LayerProfile | None = None,
     method: str = DEFAULT_METHOD,
     progress: Callable[[str], None] = lambda text: None,
+    codec: str = DEFAULT_CODEC,
 ) -> Budget:
     """The smallest whole percentage at which held-out perplexity rises by no more than the tolerance.
 
@@ -36,6 +38,7 @@ def smallest_budget(
         profile: shares the budget by its curves; equal layers where None.
         method: name of the method.
         progress: called with a line for every measurement.
+        codec: name of the codec.
     """
     references = own_answers(loaded, held_out, ANSWER_TOKENS)
 
@@ -47,6 +50,7 @@ def smallest_budget(
             allocation_name="prefix" if profile else "uniform",
             method=method,
             profile=profile,
+            codec=codec,
         )
         return perplexity(
             loaded,

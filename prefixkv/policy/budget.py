@@ -96,20 +96,31 @@ class Budget:
             return int(self.amount * geometry.layers)
         return int(self.amount / (geometry.entry_bytes * batch))
 
-    def check_floor(self, geometry: KVGeometry, floor_tokens: int, batch: int = 1) -> None:
+    def check_floor(
+        self, geometry: KVGeometry, floor_tokens: int, batch: int = 1, stored_bytes: int | None = None
+    ) -> None:
         """Refuse a hard limit that cannot hold `floor_tokens` protected entries in every layer.
 
         A fraction is never refused: a layer keeps its protected entries even where the share is smaller.
+
+        Args:
+            geometry: the model's KV shape.
+            floor_tokens: protected entries of a layer.
+            batch: rows that share a budget in bytes.
+            stored_bytes: of an entry as it is stored; as the model computes where None.
 
         Raises:
             BudgetTooSmallError: says the smallest budget that works.
         """
         if not self.is_hard_limit:
             return
-        needed = floor_tokens * geometry.layers
+        # In entries of the model's precision, which is how a budget counts.
+        needed = -(-floor_tokens * geometry.layers * (stored_bytes or geometry.entry_bytes) // geometry.entry_bytes)
         if self.entries(geometry, 0, batch) < needed:
             smallest = (
-                f"{floor_tokens}tok" if self.kind == "tokens" else format_bytes(needed * geometry.entry_bytes * batch)
+                f"{-(-needed // geometry.layers)}tok"
+                if self.kind == "tokens"
+                else format_bytes(needed * geometry.entry_bytes * batch)
             )
             raise BudgetTooSmallError(
                 f"budget {self.text!r} cannot hold the {floor_tokens} protected entries of each of {geometry.layers} "

@@ -11,16 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from prefixkv import __version__
-from prefixkv.documents import MOST_DOCUMENT_BYTES, VERSION, read_document, read_json, write_json
+from prefixkv.documents import MOST_DOCUMENT_BYTES, read_document, read_json, write_json
 from prefixkv.errors import OptionError, PrefixKVError
 from prefixkv.home import find_file
 from prefixkv.models.identity import ModelIdentity
 from prefixkv.policy import allocation
 from prefixkv.policy.budget import Budget
+from prefixkv.policy.codec import DEFAULT_CODEC, Codec, get_codec
 from prefixkv.policy.methods import DEFAULT_METHOD, get_method
 from prefixkv.profiles.profile import LayerProfile
 
-FORMAT = "prefixkv-config"
+FORMAT, VERSION = "prefixkv-config", 2
 CREATED_BY = f"prefixkv {__version__}"
 ALLOCATIONS = ("prefix", "mixed", "uniform")
 
@@ -39,6 +40,7 @@ class PrefixConfig:
         profile: `sha256`, `samples` and `source` of the profile; None where there was none.
         created_by: program and version.
         release_forgotten: the list of the paper's release that this was imported from, number by number.
+        codec: name of the codec in which the entries are stored.
     """
 
     name: str
@@ -50,6 +52,7 @@ class PrefixConfig:
     profile: dict[str, Any] | None = None
     created_by: str = CREATED_BY
     release_forgotten: tuple[float, ...] | None = None
+    codec: str = DEFAULT_CODEC
 
     @classmethod
     def search(
@@ -63,6 +66,7 @@ class PrefixConfig:
         name: str = "unnamed",
         profile: LayerProfile | None = None,
         profile_sha256: str | None = None,
+        codec: str | Codec = DEFAULT_CODEC,
     ) -> PrefixConfig:
         """Find every layer's share of a budget.
 
@@ -77,6 +81,7 @@ class PrefixConfig:
             name: of the result.
             profile: measured curves; not needed for `uniform`.
             profile_sha256: digest of the profile's file.
+            codec: name of a codec: fewer bits hold more entries in the same bytes.
 
         Raises:
             OptionError: a number or name that is not allowed, or no profile where one is needed.
@@ -88,8 +93,12 @@ class PrefixConfig:
         if context_tokens < 1 or batch < 1:
             raise OptionError(f"context {context_tokens} and batch {batch} must both be 1 or more")
         floor = min(recipe.floor_tokens, context_tokens)
-        parsed.check_floor(geometry, floor, batch)
-        total = min(parsed.entries(geometry, context_tokens, batch), geometry.layers * context_tokens)
+        chosen = get_codec(codec)
+        chosen.check(geometry)
+        stored_bytes = chosen.entry_bytes(geometry)
+        parsed.check_floor(geometry, floor, batch, stored_bytes)
+        stored = parsed.entries(geometry, context_tokens, batch) * geometry.entry_bytes // stored_bytes
+        total = min(stored, geometry.layers * context_tokens)
         total = max(total, floor * geometry.layers)
         if allocation_name == "uniform":
             kept = allocation.uniform(total, geometry.layers)
@@ -106,20 +115,24 @@ class PrefixConfig:
             "keep_fraction": total / (geometry.layers * context_tokens),
             "context_tokens": context_tokens,
             "batch": batch,
-            "bytes": total * geometry.entry_bytes * batch,
+            "bytes": total * stored_bytes * batch,
         }
         source = None
         if profile is not None and allocation_name != "uniform":
             source = {"sha256": profile_sha256, "samples": len(profile.samples), "source": profile.source}
         fractions = tuple(count / context_tokens for count in kept)
-        return cls(name, model, recipe.name, allocation_name, facts, fractions, source)
+        return cls(name, model, recipe.name, allocation_name, facts, fractions, source, codec=chosen.name)
 
     def as_budget(self) -> Budget:
-        """The share that all layers together keep, exact at the context that the configuration was searched for."""
-        entries = len(self.keep_fractions) * self.budget["context_tokens"]
+        """The share of the bytes that all layers together keep, exact at the context that was searched for."""
+        geometry, entries = self.model.geometry, len(self.keep_fractions) * self.budget["context_tokens"]
         if self.release_forgotten is not None:
             return Budget.parse(self.budget["requested"])
-        return Budget(f"config {self.name}", "fraction", Fraction(sum(self.kept_tokens()), entries))
+        kept = sum(self.kept_tokens())
+        if kept < entries:
+            # A budget counts entries of the model's precision.
+            kept = -(-kept * get_codec(self.codec).entry_bytes(geometry) // geometry.entry_bytes)
+        return Budget(f"config {self.name}", "fraction", Fraction(kept, entries))
 
     def kept_tokens(self) -> list[int]:
         """Entries of each layer at the context that the configuration was searched for."""
@@ -146,6 +159,7 @@ class PrefixConfig:
             "name": self.name,
             "model": self.model.as_dict(),
             "method": {"name": self.method, "allocation": self.allocation},
+            "codec": self.codec,
             "budget": self.budget,
             "keep_fractions": list(self.keep_fractions),
             "profile": self.profile,
@@ -177,9 +191,10 @@ class PrefixConfig:
         from prefixkv.schemas.field import parse
 
         path = find_file("configs", name_or_path) if isinstance(name_or_path, str) else name_or_path
-        content = parse(ConfigSchema, read_document(path, FORMAT), str(path))
+        content = parse(ConfigSchema, read_document(path, FORMAT, VERSION), str(path))
         try:
             get_method(content.method.name)
+            get_codec(content.codec)
             Budget.parse(content.budget.requested)
         except OptionError as error:
             raise PrefixKVError(f"{path}: {error}") from None
@@ -194,6 +209,7 @@ class PrefixConfig:
             None if content.profile is None else content.profile.model_dump(exclude_unset=True),
             content.created_by,
             None if forgotten is None else tuple(forgotten),
+            content.codec,
         )
 
     @classmethod

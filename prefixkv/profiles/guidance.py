@@ -11,6 +11,7 @@ from prefixkv.cache.prefix_cache import PrefixKVCache
 from prefixkv.errors import PrefixKVError
 from prefixkv.models.identity import ModelIdentity
 from prefixkv.policy.budget import Budget
+from prefixkv.policy.codec import DEFAULT_CODEC, Codec, get_codec
 from prefixkv.policy.look_ahead import LookAhead
 from prefixkv.policy.methods import Method, get_method
 from prefixkv.profiles.config import PrefixConfig
@@ -28,29 +29,32 @@ def make_cache(
     budget: str | float | Budget | PrefixConfig,
     method: str | Method,
     notify: Notify,
+    codec: str | Codec = DEFAULT_CODEC,
 ) -> PrefixKVCache:
     """An empty cache for a model, with the look-ahead queries of its profile where the method uses them.
 
     Args:
         model: of transformers.
         identity: of the model.
-        budget: what to keep; or a configuration, which brings its own budget, shares and method.
+        budget: what to keep; or a configuration, which brings its own budget, shares, method and codec.
         method: name of a method; not used with a configuration.
         notify: called with one line where the method wants look-ahead queries and there are none for this model.
+        codec: name of a codec; not used with a configuration.
 
     Raises:
-        OptionError: unknown method or budget.
+        OptionError: unknown method, budget or codec, or a codec that cannot store the model's vectors.
         BudgetTooSmallError: a hard limit cannot hold the method's protected entries.
         PrefixKVError: the configuration is of another model, or the profile is broken.
     """
     fractions = None
     if isinstance(budget, PrefixConfig):
         budget.require_model(identity)
-        fractions, method, budget = budget.keep_fractions, budget.method, budget.as_budget()
+        fractions, method, codec = budget.keep_fractions, budget.method, budget.codec
+        budget = budget.as_budget()
     recipe = get_method(method)
-    keeps_all = Capacity(identity.geometry, Budget.parse(budget), recipe).keeps_all
+    keeps_all = Capacity(identity.geometry, Budget.parse(budget), recipe, codec=get_codec(codec)).keeps_all
     look_ahead = None if keeps_all else find_look_ahead(model, identity, recipe, notify)
-    return PrefixKVCache(identity.geometry, budget, recipe, fractions, look_ahead=look_ahead)
+    return PrefixKVCache(identity.geometry, budget, recipe, fractions, look_ahead, codec)
 
 
 def find_look_ahead(model: Any, identity: ModelIdentity, method: str | Method, notify: Notify) -> LookAhead | None:

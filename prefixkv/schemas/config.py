@@ -39,10 +39,11 @@ class ConfigSchema(Schema):
     """The whole file."""
 
     format: Literal["prefixkv-config"]
-    version: Literal[1]
+    version: Literal[1, 2]
     name: Name
     model: ModelSchema
     method: MethodSchema
+    codec: Name = "auto"
     budget: BudgetSchema
     keep_fractions: Shares
     profile: SourceSchema | None = None

@@ -62,6 +62,7 @@ class ContextSchema(Schema):
     model: ModelSchema
     weights_sha256: Name | None = None
     method: Name
+    codec: Name = "auto"
     budget: BudgetTextSchema
     keep_fractions: Shares | None
     system: Text

@@ -27,6 +27,7 @@ class RecordSchema(Schema):
     sample: Tokens
     method: Name
     budget: Name
+    codec: Name = "auto"
     recipe: Name
     kept_bytes: Mean
     full_bytes: Mean

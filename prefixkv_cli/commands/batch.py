@@ -14,6 +14,7 @@ from prefixkv.home import find_file
 from prefixkv.inputs.template_args import parse_template_args
 from prefixkv.models.loading import check_device_name, check_dtype_name, check_model_name, load_model
 from prefixkv.policy.budget import Budget
+from prefixkv.policy.codec import DEFAULT_CODEC, get_codec
 from prefixkv.policy.methods import DEFAULT_METHOD, get_method
 from prefixkv.profiles.config import PrefixConfig
 from prefixkv_cli import options, output
@@ -61,6 +62,7 @@ def batch(
     model: options.ModelOption = "auto",
     budget: options.BudgetOption = options.DEFAULT_BUDGET,
     method: options.MethodOption = DEFAULT_METHOD,
+    codec: options.CodecOption = DEFAULT_CODEC,
     config: options.ConfigOption = None,
     system: options.SystemOption = "",
     max_new_tokens: options.MaxNewTokensOption = 512,
@@ -114,7 +116,7 @@ def batch(
 
     Example: prefixkv batch photos/*.jpg -p "Describe the image." --out answers.jsonl
     """
-    rule = _rule(budget, method, config)
+    rule = _rule(budget, method, codec, config)
     if max_new_tokens < 1 or rows < 1:
         raise OptionError(f"max-new-tokens {max_new_tokens} and rows {rows} must be 1 or more")
     if limit is not None and limit < 1:
@@ -163,6 +165,7 @@ def batch(
                 keep_marks,
                 system,
                 {name: value for name, value in _drawing(drawn).items() if value != getattr(Sampling(), name)},
+                codec,
             )
             placed = device if device_map is not None else launch.device
             loaded = load_model(model, device=placed, dtype=dtype, notify=asked.notify, placement=placement)
@@ -175,13 +178,14 @@ def _silent(text: str) -> None:
     pass
 
 
-def _rule(budget: str, method: str, config: str | None) -> Budget | PrefixConfig:
+def _rule(budget: str, method: str, codec: str, config: str | None) -> Budget | PrefixConfig:
     parsed = Budget.parse(budget)
     get_method(method)
+    get_codec(codec)
     if config is None:
         return parsed
-    if budget != options.DEFAULT_BUDGET or method != DEFAULT_METHOD:
-        raise OptionError("a configuration brings its own budget and method: give either --config or those")
+    if (budget, method, codec) != (options.DEFAULT_BUDGET, DEFAULT_METHOD, DEFAULT_CODEC):
+        raise OptionError("a configuration brings its own budget, method and codec: give either --config or those")
     return PrefixConfig.load(find_file("configs", config))
 
 

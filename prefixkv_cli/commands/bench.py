@@ -11,6 +11,7 @@ import typer
 from prefixkv.errors import OptionError
 from prefixkv.models.loading import check_device_name, check_dtype_name, check_model_name
 from prefixkv.policy.budget import Budget
+from prefixkv.policy.codec import DEFAULT_CODEC, get_codec
 from prefixkv.policy.methods import DEFAULT_METHOD, get_method
 from prefixkv_cli import options, output
 from prefixkv_cli.tables.bench_table import bench_table, progress_line
@@ -44,6 +45,7 @@ def bench(
     budgets: Annotated[str, typer.Option("--budgets", metavar="LIST", help="Budgets to measure.")] = "100%,20%",
     new_tokens: Annotated[int, typer.Option("--new-tokens", help="Tokens generated for each row.")] = 32,
     method: options.MethodOption = DEFAULT_METHOD,
+    codec: options.CodecOption = DEFAULT_CODEC,
     baseline: Annotated[
         str, typer.Option("--baseline", help="hf: stock generate with a full cache, in the same run; or none.")
     ] = "hf",
@@ -107,6 +109,7 @@ def bench(
     if not names:
         raise OptionError(f"budgets {budgets!r} is empty: give one or several, such as 100%,20%")
     get_method(method)
+    get_codec(codec)
     check_device_name(device)
     check_dtype_name(dtype)
     batches = (0,) if batch == MAX_BATCH else _numbers("batch", batch)
@@ -127,6 +130,7 @@ def bench(
         repeats,
         path,
         padding,
+        codec,
     )
     record = _measure(plan, model, shape, device, dtype)
     if plan.rows_at_once is not None:

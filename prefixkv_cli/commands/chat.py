@@ -13,6 +13,7 @@ import typer
 from prefixkv.errors import OptionError
 from prefixkv.generation.sampling import Sampling
 from prefixkv.home import names
+from prefixkv.policy.codec import DEFAULT_CODEC
 from prefixkv.policy.methods import DEFAULT_METHOD
 from prefixkv_cli import options, output
 from prefixkv_cli.dialogue.last_conversation import find_last_conversation
@@ -35,6 +36,7 @@ def chat(
     model: options.ModelOption = "auto",
     budget: options.BudgetOption = options.DEFAULT_BUDGET,
     method: options.MethodOption = DEFAULT_METHOD,
+    codec: options.CodecOption = DEFAULT_CODEC,
     config: options.ConfigOption = None,
     search: Annotated[
         str, typer.Option("--search", help="config: the configuration's shares; online: search for every prompt.")
@@ -128,6 +130,7 @@ def chat(
         template_arg or (),
         max_pixels,
         keep_marks,
+        codec,
     )
     opening.check()
     needed_for = "--json" if json else "--json-lines" if json_lines else ""

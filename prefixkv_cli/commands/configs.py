@@ -31,7 +31,7 @@ ConfigArgument = Annotated[str, typer.Argument(metavar="CONFIG", help="Name or f
 
 @app.command("list")
 def list_configs(json: options.JsonOption = False) -> None:
-    """All saved configurations: name, model, method, budget, age, source.
+    """All saved configurations: name, model, method, budget, age, source, codec.
 
     Example: prefixkv configs list
     """
@@ -41,8 +41,14 @@ def list_configs(json: options.JsonOption = False) -> None:
     elif not rows:
         output.notice("no configuration is saved: make one with `prefixkv search --budget 20% --name NAME`")
     else:
-        columns = {field: lambda row, field=field: str(row[field]) for field in ("name", "model", "method", "budget")}
-        show_saved(rows, columns | {"saved": lambda row: age(row["age_seconds"]), "source": lambda row: row["source"]})
+        fields = ("name", "model", "method", "budget")
+        columns = {field: lambda row, field=field: str(row[field]) for field in fields}
+        later = {
+            "saved": lambda row: age(row["age_seconds"]),
+            "source": lambda row: row["source"],
+            "codec": lambda row: row["codec"],
+        }
+        show_saved(rows, columns | later)
 
 
 @app.command()
@@ -119,6 +125,7 @@ def _summary(name: str) -> dict[str, Any]:
         "name": name,
         "model": config.model.id,
         "method": config.method,
+        "codec": config.codec,
         "budget": config.budget["requested"],
         "age_seconds": round(time.time() - path.stat().st_mtime),
         "source": config.profile["source"] if config.profile else config.allocation,

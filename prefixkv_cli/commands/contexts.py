@@ -11,6 +11,7 @@ import typer
 from prefixkv.chat.context_file import read_head
 from prefixkv.home import find_file, named_file, names
 from prefixkv.policy.budget import format_bytes
+from prefixkv.policy.codec import DEFAULT_CODEC
 from prefixkv_cli import options, output
 from prefixkv_cli.help_panels import PanelledTyper
 from prefixkv_cli.saved_files import remove_saved
@@ -64,7 +65,8 @@ def show(context: ContextArgument, json: options.JsonOption = False) -> None:
     model = head["model"]
     lines = [
         f"context {head['name']}: {path} ({format_bytes(path.stat().st_size)}, unchanged since it was saved)",
-        f"model {model['id']} ({model['dtype']}), method {head['method']}, budget {head['budget']['text']}: "
+        f"model {model['id']} ({model['dtype']}), method {head['method']}, codec {head.get('codec', DEFAULT_CODEC)}, "
+        f"budget {head['budget']['text']}: "
         f"{format_bytes(head['kept_bytes'])} of {format_bytes(head['full_bytes'])} kept",
     ]
     if head["system"]:
@@ -92,6 +94,7 @@ def _summary(name: str, path: Path) -> dict[str, Any]:
         "name": name,
         "model": head["model"]["id"],
         "method": head["method"],
+        "codec": head.get("codec", DEFAULT_CODEC),
         "budget": head["budget"]["text"],
         "turns": len(head["turns"]),
         "pictures": len(head["pictures"]),

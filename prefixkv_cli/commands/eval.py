@@ -12,6 +12,7 @@ import typer
 from prefixkv.errors import OptionError, PrefixKVError
 from prefixkv.generation.sampling import Sampling
 from prefixkv.models.loading import check_device_name, check_dtype_name, check_model_name
+from prefixkv.policy.codec import CODECS, DEFAULT_CODEC
 from prefixkv_cli import options, output
 from prefixkv_cli.progress_bar import progress_bar
 
@@ -40,6 +41,14 @@ def evaluate(
         ),
     ] = "100%,50%,30%,20%,10%",
     methods: Annotated[str, typer.Option("--methods", help="all, or names with commas between.")] = "all",
+    codecs: Annotated[
+        str,
+        typer.Option(
+            "--codec",
+            metavar="NAMES",
+            help=f"In which precision entries are stored, with commas between: {', '.join(CODECS)}.",
+        ),
+    ] = DEFAULT_CODEC,
     metrics: Annotated[
         str | None,
         typer.Option(
@@ -110,7 +119,7 @@ def evaluate(
     if json + markdown + csv > 1:
         raise OptionError("give one of --json, --markdown and --csv: each takes all of stdout")
     Sampling(max_new_tokens)
-    cells = cells_of(methods, budgets)
+    cells = cells_of(methods, budgets, codecs)
     wanted = _metrics(metrics)
     check_device_name(device)
     check_dtype_name(dtype)
@@ -178,7 +187,7 @@ def _run(evaluation: Evaluation) -> dict[str, Any] | None:
 
 
 def _say_what_is_odd(figures: Mapping[str, Any]) -> None:
-    from prefixkv_cli.tables.eval_table import shared_line
+    from prefixkv_cli.tables.eval_table import label, shared_line
 
     shared = shared_line(figures["cells"])
     if shared:
@@ -186,7 +195,7 @@ def _say_what_is_odd(figures: Mapping[str, Any]) -> None:
     for cell in figures["cells"]:
         for mark in cell["marks"]:
             output.notice(
-                f"{cell['method']} at {cell['budget']}: {mark} (kept {cell['kept_fraction']:.2%}, "
+                f"{label(cell)} at {cell['budget']}: {mark} (kept {cell['kept_fraction']:.2%}, "
                 f"asked {cell['asked_fraction']:.2%})"
             )
 

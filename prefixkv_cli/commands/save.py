@@ -11,6 +11,7 @@ from prefixkv.errors import OptionError
 from prefixkv.generation.sampling import Sampling
 from prefixkv.home import named_file
 from prefixkv.policy.budget import format_bytes
+from prefixkv.policy.codec import DEFAULT_CODEC
 from prefixkv.policy.methods import DEFAULT_METHOD
 from prefixkv_cli import options, output
 from prefixkv_cli.dialogue.opening import Opening
@@ -29,6 +30,7 @@ def save(
     model: options.ModelOption = "auto",
     budget: options.BudgetOption = options.DEFAULT_BUDGET,
     method: options.MethodOption = DEFAULT_METHOD,
+    codec: options.CodecOption = DEFAULT_CODEC,
     config: options.ConfigOption = None,
     system: options.SystemOption = "",
     template_arg: options.TemplateArgOption = None,
@@ -83,6 +85,7 @@ def save(
         template_args=template_arg or (),
         max_pixels=max_pixels,
         keep_marks=keep_marks,
+        codec=codec,
     )
     opening.check()
     conversation = opening.conversation()
@@ -103,6 +106,7 @@ def save(
                 "path": str(path),
                 "file_bytes": size,
                 "answer": answer.text if answer else None,
+                "codec": usage.codec,
                 "kept_bytes": usage.kept_bytes,
                 "full_bytes": usage.full_bytes,
                 **({"warnings": warnings} if warnings else {}),
@@ -111,5 +115,5 @@ def save(
         return
     if answer is not None:
         output.write_text(answer.text + "\n")
-    kept = f"{format_bytes(usage.kept_bytes)} of {format_bytes(usage.full_bytes)} kept"
+    kept = f"{format_bytes(usage.kept_bytes)} of {format_bytes(usage.full_bytes)} kept, {usage.codec}"
     output.notice(f"saved {path} ({format_bytes(size)}; {kept})")

@@ -16,6 +16,7 @@ from prefixkv.models.loading import check_model_name, profile_name, weights_are_
 from prefixkv.models.names import full_name
 from prefixkv.models.shapes import SHAPES
 from prefixkv.policy.budget import Budget, format_bytes
+from prefixkv.policy.codec import DEFAULT_CODEC, get_codec
 from prefixkv.policy.methods import DEFAULT_METHOD, get_method
 from prefixkv.profiles.config import ALLOCATIONS, PrefixConfig
 from prefixkv.profiles.profile import LayerProfile
@@ -56,6 +57,7 @@ def search(
         ),
     ] = None,
     method: options.MethodOption = DEFAULT_METHOD,
+    codec: options.CodecOption = DEFAULT_CODEC,
     tolerance: Annotated[
         str, typer.Option("--tolerance", help="With --budget auto: allowed rise of held-out perplexity.")
     ] = "1%",
@@ -85,6 +87,7 @@ def search(
         usual = get_method(method).allocator
         allocation = usual if usual in ALLOCATIONS else "prefix"
     get_method(method)
+    get_codec(codec)
     if allocation not in ALLOCATIONS:
         raise OptionError(f"allocation {allocation!r} is not known: choose one of {', '.join(ALLOCATIONS)}")
     if (context is not None and context < 1) or batch < 1 or (target_batch is not None and target_batch < 1):
@@ -108,15 +111,25 @@ def search(
     if target_batch is not None and room is not None:
         parsed = Budget.parse(f"{room.cache_bytes}B")
     elif automatic:
-        parsed = find_budget(model, allowed.amount, measured, method)
+        parsed = find_budget(model, allowed.amount, measured, method, codec)
     assert parsed is not None
     digest = file_sha256(path) if path else None
     found = PrefixConfig.search(
-        parsed, identity, tokens, batch, allocation, method, name or (out.stem if out else "unnamed"), measured, digest
+        parsed,
+        identity,
+        tokens,
+        batch,
+        allocation,
+        method,
+        name or (out.stem if out else "unnamed"),
+        measured,
+        digest,
+        codec,
     )
     full = identity.geometry.token_bytes * tokens * batch
     if found.budget["keep_fraction"] == 1:
-        output.notice(f"the full cache is {format_bytes(full)} and fits the budget: everything is kept")
+        said = "" if found.codec == DEFAULT_CODEC else f" in codec {found.codec}"
+        output.notice(f"the full cache is {format_bytes(full)} and fits the budget{said}: everything is kept")
     if room is not None:
         output.show(fit_lines(room, found))
     if target is not None:
@@ -162,7 +175,9 @@ def _shape_of(model: str) -> ModelIdentity:
     return read_identity("demo" if model == "auto" else model)
 
 
-def find_budget(model: str, tolerance: Fraction, profile: LayerProfile | None, method: str) -> Budget:
+def find_budget(
+    model: str, tolerance: Fraction, profile: LayerProfile | None, method: str, codec: str = DEFAULT_CODEC
+) -> Budget:
     """The smallest budget whose held-out perplexity rises by no more than the tolerance."""
     from prefixkv.evaluation.tuning import smallest_budget
     from prefixkv.models.loading import load_model
@@ -171,4 +186,4 @@ def find_budget(model: str, tolerance: Fraction, profile: LayerProfile | None, m
     output.notice("the held-out samples are drawn scenes of coloured shapes, with the model's own answers")
     loaded = load_model(model, notify=output.notice)
     held_out = drawn_samples(HELD_OUT_SAMPLES, first_seed=HELD_OUT_SEED)
-    return smallest_budget(loaded, held_out, tolerance, profile, method, output.notice)
+    return smallest_budget(loaded, held_out, tolerance, profile, method, output.notice, codec)

@@ -63,6 +63,7 @@ def _write_start(conversation: Conversation) -> None:
         "start",
         model=conversation.loaded.id,
         method=cache.method.name,
+        codec=cache.codec.name,
         budget=cache.budget.text,
         earlier_turns=len(conversation.history),
         pictures=pictures,

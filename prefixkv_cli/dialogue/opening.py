@@ -14,6 +14,7 @@ from prefixkv.inputs.template_args import parse_template_args
 from prefixkv.models.loading import check_device_name, check_dtype_name, check_model_name, load_model
 from prefixkv.models.placement import Placement
 from prefixkv.policy.budget import Budget
+from prefixkv.policy.codec import DEFAULT_CODEC, get_codec
 from prefixkv.policy.methods import get_method
 from prefixkv.profiles.config import PrefixConfig
 from prefixkv_cli import output
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from prefixkv.chat.conversation import Conversation
 
 
-_KEPT = {"budget", "method", "config", "system", "template_arg"}
+_KEPT = {"budget", "method", "codec", "config", "system", "template_arg"}
 """Options that a saved context brings with it."""
 
 
@@ -48,6 +49,7 @@ class Opening:
         template_args: for the model's chat template, each NAME=VALUE.
         max_pixels: most of a picture; None for no limit.
         keep_marks: whether special tokens are part of the answers.
+        codec: name of a codec.
     """
 
     given: set[str]
@@ -66,6 +68,7 @@ class Opening:
     template_args: Sequence[str] = ()
     max_pixels: int | None = None
     keep_marks: bool = False
+    codec: str = DEFAULT_CODEC
 
     def check(self) -> None:
         """Check all that needs no model, and read the pictures.
@@ -75,6 +78,7 @@ class Opening:
         """
         self._budget: Budget | PrefixConfig = Budget.parse(self.budget)
         get_method(self.method)
+        get_codec(self.codec)
         if self.search not in ("config", "online"):
             raise OptionError(f"search {self.search!r} is not known: choose config or online")
         self._template_args = parse_template_args(self.template_args)
@@ -135,6 +139,7 @@ class Opening:
             self._template_args,
             self.max_pixels,
             self.keep_marks,
+            self.codec,
         )
         if self.system:
             conversation.instruct(self.system)
@@ -143,15 +148,17 @@ class Opening:
         return conversation
 
     def _take_config(self) -> None:
-        """Replace budget and method by the configuration's, unless those are what the command line asks for."""
-        chosen = self.given & {"budget", "method"}
+        """Replace budget, method and codec by the configuration's, unless those are what the command line asks for."""
+        chosen = self.given & {"budget", "method", "codec"}
         if self.config is not None and chosen and "config" in self.given:
-            raise OptionError("a configuration brings its own budget and method: give either --config or those")
+            raise OptionError("a configuration brings its own budget, method and codec: give either --config or those")
         if self.config is not None and not chosen:
             config = PrefixConfig.load(find_file("configs", self.config))
             self._budget = config.as_budget() if self.search == "online" else config
-            self.method = config.method
+            self.method, self.codec = config.method, config.codec
         method, budget = get_method(self.method), self._budget
+        if not get_codec(self.codec).is_auto:
+            return
         if isinstance(budget, Budget) and method.keeps_all and not budget.is_hard_limit and budget.amount != 1:
             output.notice(f"method {method.name!r} keeps everything: the budget of {budget.text} is not applied")
 

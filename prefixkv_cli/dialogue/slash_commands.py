@@ -13,6 +13,7 @@ from rich.text import Text
 from prefixkv.errors import PrefixKVError
 from prefixkv.home import find_file, named_file, names
 from prefixkv.policy.budget import BUDGET_HELP, format_bytes
+from prefixkv.policy.codec import CODECS
 from prefixkv.policy.methods import METHODS
 from prefixkv.profiles.config import PrefixConfig
 from prefixkv_cli import output
@@ -95,7 +96,7 @@ def _budget(talk: Talk, argument: str) -> None:
     if not argument:
         output.notice(f"the budget is {conversation.cache.budget.text}; give {BUDGET_HELP}")
         return
-    conversation.change_budget(argument, conversation.cache.method)
+    conversation.change_budget(argument, conversation.cache.method, conversation.cache.codec)
     _say_changed(talk, f"budget {argument}")
 
 
@@ -106,8 +107,19 @@ def _method(talk: Talk, argument: str) -> None:
         rows = [(f"{'*' if name == current else ' '} {name}", method.summary) for name, method in METHODS.items()]
         output.show(_columns(rows))
         return
-    conversation.change_budget(conversation.cache.budget, argument)
+    conversation.change_budget(conversation.cache.budget, argument, conversation.cache.codec)
     _say_changed(talk, f"method {argument}")
+
+
+def _codec(talk: Talk, argument: str) -> None:
+    conversation = talk.conversation
+    if not argument:
+        current = conversation.cache.codec.name
+        rows = [(f"{'*' if name == current else ' '} {name}", codec.summary) for name, codec in CODECS.items()]
+        output.show(_columns(rows))
+        return
+    conversation.change_budget(conversation.cache.budget, conversation.cache.method, argument)
+    _say_changed(talk, f"codec {argument}")
 
 
 def _config(talk: Talk, argument: str) -> None:
@@ -209,6 +221,7 @@ COMMANDS: dict[str, SlashCommand] = {
     "/images": SlashCommand("", "the pictures so far", _images),
     "/budget": SlashCommand("X", "what the cache may keep", _budget, lambda: ("20%", "50%", "100%")),
     "/method": SlashCommand("X", "how entries are chosen; alone: all of them", _method, lambda: METHODS),
+    "/codec": SlashCommand("X", "in which precision entries are stored; alone: all of them", _codec, lambda: CODECS),
     "/config": SlashCommand(
         "NAME", "take a saved configuration; alone: all of them", _config, lambda: names("configs")
     ),

@@ -91,7 +91,9 @@ class Talk:
         conversation = self.conversation
         pictures = ", ".join(str(image.info.get("name", "picture")) for image, _ in self.pictures()) or "no picture"
         cache = conversation.cache
-        output.notice(f"{conversation.loaded.id} · {cache.method.name} · budget {cache.budget.text} · {pictures}")
+        codec = "" if cache.codec.is_auto else f" · codec {cache.codec.name}"
+        rule = f"{cache.method.name}{codec} · budget {cache.budget.text}"
+        output.notice(f"{conversation.loaded.id} · {rule} · {pictures}")
         if conversation.history:
             turn, answer = conversation.history[-1]
             output.notice(f"turns so far {len(conversation.history)}, the last: {turn.prompt} -> {answer.text.strip()}")

@@ -37,6 +37,7 @@ def transcript(conversation: Conversation) -> dict[str, Any]:
     return {
         "model": conversation.loaded.id,
         "method": cache.method.name,
+        "codec": cache.codec.name,
         "budget": cache.budget.text,
         "system": conversation.system,
         "turns": [
@@ -60,7 +61,7 @@ def _markdown(content: dict[str, Any]) -> str:
     parts = [
         f"# Conversation with {content['model']}",
         f"Method {content['method']}, budget {content['budget']}: {kv['kept_bytes']:,} of {kv['full_bytes']:,} bytes "
-        "of the KV cache kept.",
+        f"of the KV cache kept, {kv['codec']}.",
     ]
     if content["system"]:
         parts.append(f"System: {content['system']}")

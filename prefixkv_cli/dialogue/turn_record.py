@@ -24,6 +24,7 @@ def turn_record(conversation: Conversation) -> dict[str, Any]:
         "answer": answer.text,
         "model": conversation.loaded.id,
         "method": cache.method.name,
+        "codec": cache.codec.name,
         "budget": cache.budget.text,
         "prompt_tokens": answer.prompt_tokens,
         "new_tokens": answer.new_tokens,

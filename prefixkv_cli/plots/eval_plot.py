@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from prefixkv.errors import PrefixKVError
-from prefixkv_cli.tables.eval_table import LABELS, LOWER_IS_BETTER, SHARES, data_title, shown_metrics
+from prefixkv_cli.tables.eval_table import LABELS, LOWER_IS_BETTER, SHARES, data_title, label, shown_metrics
 
 PANELS_A_ROW, PANEL_INCHES = 3, (4.6, 3.9)
 OFFSET = 0.012
@@ -30,7 +30,7 @@ def draw_evaluation(figures: Mapping[str, Any], path: Path) -> None:
     from matplotlib import pyplot
 
     cells = figures["cells"]
-    full = next(cell for cell in cells if cell["method"] == "full")
+    full = next(cell for cell in cells if label(cell) == "full")
     measured = [cell for cell in cells if cell is not full and not cell["shared_with_full"]]
     names = shown_metrics(cells)
     columns = max(1, min(PANELS_A_ROW, len(names)))
@@ -69,10 +69,10 @@ def _draw_bars(
     """One bar a method, best above, at the only budget."""
     cells = [cell for cell in measured if name in cell["metrics"]]
     cells.sort(key=lambda cell: cell["metrics"][name]["value"], reverse=name in LOWER_IS_BETTER)
-    methods = [cell["method"] for cell in measured]
+    methods = [label(cell) for cell in measured]
     values, intervals = _values(cells, name)
-    colour = [colours(methods.index(cell["method"]) % 10) for cell in cells]
-    panel.barh([cell["method"] for cell in cells], values, xerr=intervals, color=colour, capsize=2, height=0.7)
+    colour = [colours(methods.index(label(cell)) % 10) for cell in cells]
+    panel.barh([label(cell) for cell in cells], values, xerr=intervals, color=colour, capsize=2, height=0.7)
     panel.axvline(_scaled(full["metrics"][name]["value"], name), color="black", linestyle="--", linewidth=1)
     budget = cells[0]["budget"] if cells else ""
     panel.set(xlabel=_label(name), title=f"budget {budget}")
@@ -83,10 +83,10 @@ def _draw_bars(
 def _draw_lines(
     panel: Any, name: str, full: Mapping[str, Any], measured: Sequence[Mapping[str, Any]], colours: Any
 ) -> None:
-    methods = list(dict.fromkeys(cell["method"] for cell in measured))
+    methods = list(dict.fromkeys(label(cell) for cell in measured))
     for number, method in enumerate(methods):
         points = sorted(
-            (cell for cell in measured if cell["method"] == method and name in cell["metrics"]),
+            (cell for cell in measured if label(cell) == method and name in cell["metrics"]),
             key=lambda cell: cell["kept_bytes"],
         )
         shift = 10 ** (OFFSET * (number - (len(methods) - 1) / 2))

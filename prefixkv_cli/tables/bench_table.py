@@ -33,9 +33,11 @@ def bench_table(record: Mapping[str, Any]) -> Group:
         tables.append(table)
     versions = record["versions"]
     methods = sorted({cell["method"] for cell in cells if cell["method"]})
+    codecs = sorted({cell["codec"] for cell in cells if cell.get("codec")})
+    stored = f", codec {', '.join(codecs)}" if codecs else ""
     line = (
         "times in ms; behind them, prefill as a multiple of stock and how many times faster a step is; share of the "
-        f"roofline reached\n{record['model']}, {record['dtype']}, method {', '.join(methods) or 'none'}, on "
+        f"roofline reached\n{record['model']}, {record['dtype']}, method {', '.join(methods) or 'none'}{stored}, on "
         f"{record['device']}: torch {versions['torch']}, transformers {versions['transformers']}; copies "
         f"{record['copy_bytes_per_second'] / 1e9:,.0f} GB/s"
     )

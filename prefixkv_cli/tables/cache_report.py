@@ -68,7 +68,7 @@ class CacheReport:
         lines = [
             f"now {format_bytes(usage.kept_bytes)} ({usage.keep_fraction:.1%}) · full cache "
             f"{format_bytes(usage.full_bytes)} · saved {format_bytes(saved)}",
-            f"budget {self.budget}"
+            f"{usage.codec} · budget {self.budget}"
             + (
                 " · nothing is evicted"
                 if self.allowed_bytes is None

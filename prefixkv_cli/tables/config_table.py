@@ -8,6 +8,7 @@ from rich.console import Group
 from rich.table import Table
 
 from prefixkv.policy.budget import format_bytes
+from prefixkv.policy.codec import get_codec
 from prefixkv.profiles.config import PrefixConfig
 
 
@@ -18,22 +19,23 @@ def config_table(config: PrefixConfig) -> Group:
         config: what to show.
     """
     geometry, budget = config.model.geometry, config.budget
-    rows = budget["batch"]
+    rows, stored_bytes = budget["batch"], get_codec(config.codec).entry_bytes(geometry)
     table = Table(box=None, pad_edge=False)
     for heading in ("layer", "keep", "tokens", "bytes"):
         table.add_column(heading, justify="right")
     kept = enumerate(zip(config.keep_fractions, config.kept_tokens(), strict=True))
     for _, same in groupby(kept, key=lambda layer: layer[1]):
         (first, (fraction, tokens)), *others = same
-        size = format_bytes(tokens * geometry.entry_bytes * rows)
+        size = format_bytes(tokens * stored_bytes * rows)
         layers = f"{first} to {others[-1][0]}" if others else str(first)
         each = " each" if others else ""
         table.add_row(layers, f"{fraction:.1%}", f"{tokens} / {budget['context_tokens']}{each}", f"{size}{each}")
     full = geometry.token_bytes * budget["context_tokens"] * rows
     uncompressed = budget["bytes"] // (geometry.token_bytes * rows)
     return Group(
-        f"{config.name}: {config.model.id}, method {config.method}, allocation {config.allocation}",
+        f"{config.name}: {config.model.id}, method {config.method}, codec {config.codec}, "
+        f"allocation {config.allocation}",
         table,
-        f"keeps {format_bytes(budget['bytes'])} of {format_bytes(full)} ({budget['keep_fraction']:.1%}) for {rows} x "
+        f"keeps {format_bytes(budget['bytes'])} of {format_bytes(full)} ({budget['bytes'] / full:.1%}) for {rows} x "
         f"{budget['context_tokens']} tokens; a full cache of so many bytes holds {rows} x {uncompressed} tokens",
     )

@@ -10,7 +10,9 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from prefixkv.evaluation.cells import labelled
 from prefixkv.policy.budget import format_bytes
+from prefixkv.policy.codec import DEFAULT_CODEC
 
 LABELS = {
     "perplexity": "perplexity",
@@ -60,7 +62,7 @@ def _table(figures: Mapping[str, Any], weights: Sequence[str], intervals: bool) 
             measured = [_figure(cell["metrics"].get(name), name, best[name], intervals) for name in names]
             table.add_row(
                 budget if number == 0 else "",
-                f"{cell['method']}{'!' if cell['marks'] else ''}",
+                f"{label(cell)}{'!' if cell['marks'] else ''}",
                 *(weighed[weight] for weight in reversed(weights)),
                 *measured,
             )
@@ -68,9 +70,14 @@ def _table(figures: Mapping[str, Any], weights: Sequence[str], intervals: bool) 
     return table
 
 
+def label(cell: Mapping[str, Any]) -> str:
+    """What a cell is called beside its budget: its method, and its codec where that is not `auto`."""
+    return labelled(cell["method"], cell.get("codec", DEFAULT_CODEC))
+
+
 def shared_line(cells: Sequence[Mapping[str, Any]]) -> str:
     """Says which methods the full cache stands for; empty where it stands for itself only."""
-    shared = list(dict.fromkeys(cell["method"] for cell in cells if cell["shared_with_full"]))
+    shared = list(dict.fromkeys(label(cell) for cell in cells if cell["shared_with_full"]))
     if not shared:
         return ""
     return f"at 100% nothing is evicted, so the full cache, measured once, stands for {', '.join(shared)} too"
@@ -92,7 +99,7 @@ def kinds_table(figures: Mapping[str, Any]) -> RenderableType:
     table.add_column("kind")
     table.add_column("samples", justify="right")
     for cell in cells:
-        table.add_column(f"{cell['method']}\n{cell['budget']}", justify="right")
+        table.add_column(f"{label(cell)}\n{cell['budget']}", justify="right")
     for kind in kinds:
         shares = [f"{cell['kinds'][kind]['accuracy']:.1%}" for cell in cells]
         table.add_row(kind, str(cells[0]["kinds"][kind]["samples"]), *shares)
@@ -167,7 +174,7 @@ def _footnotes(figures: Mapping[str, Any], intervals: bool) -> list[str]:
     notes += [shared] if shared else []
     notes += remarks(figures)
     notes += [
-        f"! {cell['method']} at {cell['budget']}: {', '.join(cell['marks'])}; kept {cell['kept_fraction']:.2%}, "
+        f"! {label(cell)} at {cell['budget']}: {', '.join(cell['marks'])}; kept {cell['kept_fraction']:.2%}, "
         f"asked {cell['asked_fraction']:.2%}"
         for cell in cells
         if cell["marks"]

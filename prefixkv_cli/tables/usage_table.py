@@ -45,7 +45,8 @@ def usage_line(usage: CacheUsage, tokens_per_second: float | None = None) -> str
     """The totals in one line."""
     saved = max(0, usage.full_bytes - usage.kept_bytes)
     parts = [
-        f"kept {format_bytes(usage.kept_bytes)} of {format_bytes(usage.full_bytes)} ({usage.keep_fraction:.1%})",
+        f"kept {format_bytes(usage.kept_bytes)} of {format_bytes(usage.full_bytes)} ({usage.keep_fraction:.1%}, "
+        f"{usage.codec})",
         f"saved {format_bytes(saved)}",
     ]
     if tokens_per_second is not None:

@@ -107,7 +107,7 @@ def test_guided_shares_are_half_even_and_half_by_one_threshold(monkeypatch: pyte
     with attention.installed(model), torch.no_grad():
         model(**tiny.prompt(TOKENS, seed=5), **cache_argument(cache))
     curves = [rank(importance, 0, 1).curves()[0].tolist() for importance in seen]
-    total = cache.row.capacity.total(TOKENS, cache.bits)
+    total = cache.row.capacity.total(TOKENS, cache.row.bits)
     expected = allocation.mean(allocation.uniform(total, LAYERS), allocation.prefix(curves, total, 1))
     assert [layer.kept_tokens for layer in cache.layers] == expected
     assert sum(expected) == total

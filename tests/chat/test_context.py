@@ -87,7 +87,7 @@ def test_every_method_at_every_budget_is_saved_opened_and_asked_again(
     save_context(conversation, tmp_path / "a.safetensors", "a")
     read_whole(tmp_path / "a.safetensors")
     loaded = load_context(tmp_path / "a.safetensors", demo, conversation.sampling)
-    assert loaded.cache.bits == conversation.cache.bits
+    assert loaded.cache.row.bits == conversation.cache.row.bits
     assert said(loaded, LATER[1]) == said(conversation, LATER[1])
 
 
@@ -98,7 +98,7 @@ def test_guided_stores_fewest_bits_where_little_is_kept(demo: LoadedModel) -> No
         conversation = Conversation(demo, budget, "guided")
         conversation.attach(draw_scene(31).image)
         conversation.read()
-        found.add(conversation.cache.bits)
+        found.add(conversation.cache.row.bits)
     assert found == {None, *PRECISIONS}
 
 

@@ -37,6 +37,7 @@ def test_json_has_exactly_the_documented_fields(record: dict) -> None:
         "answer",
         "model",
         "method",
+        "codec",
         "budget",
         "prompt_tokens",
         "new_tokens",
@@ -46,7 +47,7 @@ def test_json_has_exactly_the_documented_fields(record: dict) -> None:
         "tokens_per_second",
         "peak_device_bytes",
     ]
-    assert list(record["kv"]) == ["full_bytes", "kept_bytes", "allocated_bytes", "keep_fraction", "layers"]
+    assert list(record["kv"]) == ["full_bytes", "kept_bytes", "allocated_bytes", "keep_fraction", "codec", "layers"]
     assert list(record["kv"]["layers"][0]) == ["layer", "seen_tokens", "kept_tokens", "bytes"]
     assert list(record["seconds"]) == ["load", "prefill", "decode"]
 

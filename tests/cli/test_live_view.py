@@ -32,7 +32,7 @@ termios = pytest.importorskip("termios", reason="there is no pseudo-terminal on 
 
 def report(layers: int, budget: str = "20%") -> CacheReport:
     usage = CacheUsage(
-        4 * 2**20, 2**20, 2**20, 0.25, tuple(LayerUsage(layer, 2000, 500, 2**15) for layer in range(layers))
+        4 * 2**20, 2**20, 2**20, 0.25, "int2", tuple(LayerUsage(layer, 2000, 500, 2**15) for layer in range(layers))
     )
     return CacheReport(usage, [EntryKinds(300, 100, 100)] * layers, budget, 2**20, 0.4, 12.5)
 

@@ -34,7 +34,7 @@ def test_alike_in_chat_save_and_batch(run: Run, scene: Path) -> None:
     assert "does not use 'enable_thinking'" in batch.stderr
     assert json.loads((scene.parent / "answers.jsonl").read_text())["answer"] == asked.stdout.strip()
     other = run("batch", str(lines), "--out", str(scene.parent / "answers.jsonl"), *options[:2])
-    assert "another model, budget, method or answer length" in other.stderr
+    assert "another model, budget, method, codec or answer length" in other.stderr
 
 
 @pytest.mark.parametrize("command", ["chat", "save", "batch"])

@@ -42,7 +42,7 @@ def test_a_file_that_cannot_be_read_is_named_and_the_others_are_listed(
     (home / "configs" / "odd.json").write_text("[" * 2000)
     done = Listing(capsys, "configs", "list")
     assert done.exit_code == 0
-    assert done.stdout == "half\tsome/model\tguided\t50%\tjust now\tuniform\n"
+    assert done.stdout == "half\tsome/model\tguided\t50%\tjust now\tuniform\tauto\n"
     assert "odd is left out" in done.stderr
     assert [row["name"] for row in json.loads(Listing(capsys, "configs", "list", "--json").stdout)] == ["half"]
 
@@ -60,7 +60,7 @@ def test_a_terminal_gets_headings(
 ) -> None:
     monkeypatch.setattr("prefixkv_cli.output.is_terminal", lambda stream: True)
     listed = Listing(capsys, "configs", "list").stdout
-    assert listed.split("\n")[0].split() == ["name", "model", "method", "budget", "saved", "source"]
+    assert listed.split("\n")[0].split() == ["name", "model", "method", "budget", "saved", "source", "codec"]
 
 
 def test_profiles_are_listed_shown_and_removed(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,6 +16,7 @@ USAGE = CacheUsage(
     kept_bytes=2**20,
     allocated_bytes=2**20,
     keep_fraction=0.25,
+    codec="int8",
     layers=tuple(LayerUsage(layer, 2000, 300 + layer, 2**20 - 11 if layer == 8 else 2**15) for layer in range(33)),
 )
 KINDS = [EntryKinds(200 + layer, 60, 40) for layer in range(33)]
@@ -40,11 +41,11 @@ def test_kinds_are_left_out_where_they_are_not_known() -> None:
 
 
 def test_totals_say_what_is_kept_and_saved() -> None:
-    assert usage_line(USAGE, 12.5) == "kept 1 MiB of 4 MiB (25.0%) · saved 3 MiB · 12.5 tokens/s"
+    assert usage_line(USAGE, 12.5) == "kept 1 MiB of 4 MiB (25.0%, int8) · saved 3 MiB · 12.5 tokens/s"
     assert "tokens/s" not in usage_line(USAGE)
 
 
 def test_empty_cache_has_totals_only() -> None:
     console = Console(width=80, record=True, file=io.StringIO())
-    console.print(usage_table(CacheUsage(0, 0, 0, 1.0, ())))
-    assert console.export_text().splitlines()[-1].strip() == "kept 0 B of 0 B (100.0%) · saved 0 B"
+    console.print(usage_table(CacheUsage(0, 0, 0, 1.0, "plain", ())))
+    assert console.export_text().splitlines()[-1].strip() == "kept 0 B of 0 B (100.0%, plain) · saved 0 B"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 from pathlib import Path
@@ -99,3 +100,18 @@ def test_what_is_no_release_list_is_refused(content: str, tmp_path: Path) -> Non
     (tmp_path / "release.json").write_text(content, encoding="utf-8")
     with pytest.raises(PrefixKVError, match=r"release\.json"):
         PrefixConfig.from_release(tmp_path / "release.json", LLAVA, "x", 626)
+
+
+def test_a_configuration_of_the_format_before_codecs_is_read(tmp_path: Path) -> None:
+    old = PrefixConfig.load(Path(__file__).parent / "samples" / "config-1.json")
+    assert (old.codec, old.method, sum(old.kept_tokens())) == ("auto", "guided", 1600)
+    packed = dataclasses.replace(old, codec="int4")
+    packed.save(tmp_path / "new.json")
+    assert PrefixConfig.load(tmp_path / "new.json") == packed
+
+
+def test_an_unknown_codec_in_a_configuration_is_one_line(tmp_path: Path) -> None:
+    old = PrefixConfig.load(Path(__file__).parent / "samples" / "config-1.json")
+    dataclasses.replace(old, codec="int3").save(tmp_path / "new.json")
+    with pytest.raises(PrefixKVError, match="codec 'int3' is not known"):
+        PrefixConfig.load(tmp_path / "new.json")

@@ -66,7 +66,7 @@ def test_the_demo_stores_in_bits_that_it_bears(budget: str, bits: int, demo: Loa
     conversation = Conversation(demo, budget, "guided", Sampling(24))
     for question, images in ((sample.prompt, [sample.image]), ("How many objects are there?", [])):
         list(conversation.ask(question, images))
-        assert conversation.cache.bits == bits
+        assert conversation.cache.row.bits == bits
         assert {layer.bits for layer in conversation.cache.layers} == {bits}
         usage = conversation.usage()
         assert usage.kept_bytes <= float(budget.rstrip("%")) / 100 * usage.full_bytes

@@ -1,0 +1,123 @@
+"""Every method in every codec: saved, opened, undone and asked again; and contexts of the format before codecs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import prefixkv
+from prefixkv.chat.context import load_context, save_context
+from prefixkv.chat.context_file import read_head
+from prefixkv.chat.context_layout import read_whole
+from prefixkv.chat.conversation import Conversation
+from prefixkv.demo.scenes import draw_scene
+from prefixkv.errors import BudgetTooSmallError, PrefixKVError
+from prefixkv.generation.sampling import Sampling
+from prefixkv.models.loading import LoadedModel
+from prefixkv.policy.codec import CODECS
+from prefixkv.policy.methods import METHODS
+from tests.chat.test_context import changed_head
+
+SAMPLE = Path(__file__).parent / "samples" / "context-1.safetensors"
+
+
+@pytest.fixture(scope="module")
+def demo() -> LoadedModel:
+    return prefixkv.load_model("demo", device="cpu")
+
+
+def said(conversation: Conversation, prompt: str) -> str:
+    return "".join(conversation.ask(prompt)).strip()
+
+
+def held(conversation: Conversation) -> list[torch.Tensor]:
+    """All that the layers store, in use."""
+    layers = conversation.cache.layers
+    return [
+        part[:, :, : layer.kept_tokens]
+        for layer in layers
+        for part in (layer.keys, layer.values, layer.positions, layer.importance)
+    ]
+
+
+def is_refused(demo: LoadedModel, method: str, codec: str, budget: str) -> bool:
+    """A method that keeps everything needs all the bytes that its codec takes; `auto` never applies its budget."""
+    share = CODECS[codec].entry_bytes(demo.geometry) / demo.geometry.entry_bytes
+    return METHODS[method].keeps_all and codec != "auto" and share > float(budget.rstrip("%")) / 100
+
+
+@pytest.mark.exhaustive(keep=8)
+@pytest.mark.parametrize("budget", ["100%", "20%", "5%", "3%"])
+@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_in_every_codec_is_saved_opened_undone_and_asked_again(
+    demo: LoadedModel, tmp_path: Path, method: str, codec: str, budget: str
+) -> None:
+    sampling = Sampling(max_new_tokens=12)
+    if is_refused(demo, method, codec, budget):
+        with pytest.raises(BudgetTooSmallError, match=r"takes .* of the cache in codec .*: give at least [\d.]+%"):
+            Conversation(demo, budget, method, sampling, codec=codec)
+        return
+    conversation = Conversation(demo, budget, method, sampling, codec=codec)
+    conversation.attach(draw_scene(31).image)
+    said(conversation, "Describe the image.")
+    usage = conversation.usage()
+    if not CODECS[codec].is_auto:
+        assert usage.codec == codec
+        assert conversation.cache.row.bits == CODECS[codec].bits
+        assert all(layer.bits == CODECS[codec].bits for layer in conversation.cache.layers)
+    if not METHODS[method].keeps_all:
+        # The release may exceed its share by an entry of each layer.
+        spare = len(usage.layers) * 2 * demo.geometry.entry_bytes
+        assert usage.kept_bytes <= float(budget.rstrip("%")) / 100 * usage.full_bytes + spare
+    path = tmp_path / "a.safetensors"
+    save_context(conversation, path, "a")
+    read_whole(path)
+    assert read_head(path)["codec"] == codec
+    opened = load_context(path, demo, sampling)
+    assert opened.cache.codec.name == codec
+    assert all(torch.equal(one, other) for one, other in zip(held(opened), held(conversation), strict=True))
+    answer = said(conversation, "How many red objects are there?")
+    assert said(opened, "How many red objects are there?") == answer
+    assert all(torch.equal(one, other) for one, other in zip(held(opened), held(conversation), strict=True))
+    opened.undo()
+    assert said(opened, "How many red objects are there?") == answer
+    assert all(torch.equal(one, other) for one, other in zip(held(opened), held(conversation), strict=True))
+
+
+def test_a_context_of_the_format_before_codecs_is_opened() -> None:
+    assert read_head(SAMPLE)["version"] == 1
+    conversation = load_context(SAMPLE, prefixkv.load_model("demo", device="cpu"), Sampling(max_new_tokens=20))
+    assert (conversation.cache.codec.name, conversation.cache.row.bits, conversation.usage().codec) == (
+        "auto",
+        2,
+        "int2",
+    )
+    assert said(conversation, "Describe the image.") == EXPECTED
+
+
+EXPECTED = "The image shows 3 objects..............."
+"""What the program that wrote the sample answered to the next question."""
+
+
+def test_a_context_whose_codec_is_not_its_bits_is_no_whole_one(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(changed_head(SAMPLE.read_bytes(), codec="int8"))
+    with pytest.raises(PrefixKVError, match="entries of 2 bits"):
+        read_whole(path)
+    path.write_bytes(changed_head(SAMPLE.read_bytes(), codec="int3"))
+    with pytest.raises(PrefixKVError, match="codec 'int3' is not known"):
+        read_whole(path)
+
+
+def test_a_conversation_goes_on_in_another_codec(demo: LoadedModel) -> None:
+    conversation = Conversation(demo, "20%", "h2o", Sampling(max_new_tokens=8), codec="int4")
+    conversation.attach(draw_scene(31).image)
+    said(conversation, "Describe the image.")
+    kept = conversation.cache.layers[0].kept_tokens
+    conversation.change_budget("20%", "h2o", "plain")
+    said(conversation, "How many red objects are there?")
+    assert conversation.usage().codec == "plain"
+    assert conversation.cache.layers[0].kept_tokens < kept / 2
