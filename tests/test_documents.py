@@ -11,6 +11,7 @@ import sys
 import time
 import tracemalloc
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -288,3 +289,9 @@ def test_an_odd_index_of_weights_leaves_the_size_unknown(tmp_path: Path, index: 
     notices: list[str] = []
     assert model_facts(str(tmp_path), notify=notices.append).weight_bytes is None
     assert notices
+
+
+def test_a_text_part_that_is_no_configuration_is_refused() -> None:
+    whole = SimpleNamespace(model_type="x", get_text_config=lambda decoder: {"model_type": "llama"})
+    with pytest.raises(PrefixKVError, match="its text part is no configuration"):
+        KVGeometry.of(whole, "float32")

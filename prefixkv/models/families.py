@@ -123,6 +123,8 @@ def layer_kinds(config: Any) -> tuple[str, ...]:
         PrefixKVError: the model cannot be compressed; says why.
     """
     text = config.get_text_config(decoder=True)
+    if not isinstance(getattr(text, "model_type", None), str):
+        raise _refusal(config, "its text part is no configuration of a model")
     for model_type in (config.model_type, text.model_type):
         if model_type in REFUSED_TYPES:
             raise _refusal(config, REFUSED_TYPES[model_type])

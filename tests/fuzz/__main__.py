@@ -82,7 +82,7 @@ def _write(result: Path, tallies: dict[str, Tally], seed: int, seconds: float) -
     versions = {"python": platform.python_version(), "torch": torch.__version__}
     versions |= {"transformers": transformers.__version__, "prefixkv": prefixkv.__version__}
     kinds = {kind: tally.as_dict() for kind, tally in tallies.items()}
-    write_json(result, {"seed": seed, "seconds": round(seconds), "versions": versions, "kinds": kinds})
+    write_json(result, {"runs": [{"seed": seed, "seconds": round(seconds), "versions": versions, "kinds": kinds}]})
 
 
 @contextlib.contextmanager
@@ -103,5 +103,5 @@ if __name__ == "__main__":
     arguments = sys.argv[1:]
     place = Path(arguments[0])
     code = main(place, float(arguments[1]) if arguments[1:] else 60.0, int(arguments[2]) if arguments[2:] else 0)
-    print(json.dumps(json.loads(place.read_text())["kinds"], indent=1) if code else f"written to {place}")
+    print(json.dumps(json.loads(place.read_text())["runs"], indent=1) if code else f"written to {place}")
     sys.exit(code)
