@@ -291,6 +291,13 @@ def test_an_odd_index_of_weights_leaves_the_size_unknown(tmp_path: Path, index: 
     assert notices
 
 
+def test_a_model_of_no_number_of_layers_is_refused() -> None:
+    text = SimpleNamespace(model_type="x", num_attention_heads=2, num_key_value_heads=2, num_hidden_layers=None)
+    whole = SimpleNamespace(model_type="x", get_text_config=lambda decoder: text)
+    with pytest.raises(PrefixKVError, match="it names no number of layers"):
+        KVGeometry.of(whole, "float32")
+
+
 def test_a_text_part_that_is_no_configuration_is_refused() -> None:
     whole = SimpleNamespace(model_type="x", get_text_config=lambda decoder: {"model_type": "llama"})
     with pytest.raises(PrefixKVError, match="its text part is no configuration"):

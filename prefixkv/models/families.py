@@ -164,6 +164,8 @@ def _declared_kinds(config: Any, text: Any) -> tuple[str, ...]:
     layers = setting(text, "num_hidden_layers")
     if declared and not (isinstance(declared, (list, tuple)) and all(isinstance(kind, str) for kind in declared)):
         raise _refusal(config, "the kinds of its layers are no list of names")
+    if not declared and type(layers) is not int:
+        raise _refusal(config, "it names no number of layers")
     if type(layers) is int and not 0 < layers <= MOST_LAYERS:
         raise _refusal(config, f"it names more than {MOST_LAYERS} layers, or none")
     return tuple(declared or [WINDOW_LAYER if window else FULL_LAYER] * layers)

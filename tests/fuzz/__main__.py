@@ -38,12 +38,11 @@ MOST_CASE_SECONDS, MOST_CASE_MIB = 10.0, 150.0
 
 def main(result: Path, seconds: float, seed: int) -> int:
     """Fuzz for so many seconds."""
-    random = Random(seed)
     torch.manual_seed(seed)
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        cases = _cases(folder, random)
+        cases = _cases(folder, seed)
         # What every kind loads once is no case's memory.
         for kind in SHARES:
             with _without_noise():
@@ -67,14 +66,14 @@ def main(result: Path, seconds: float, seed: int) -> int:
     return 1 if unexpected or slow or large else 0
 
 
-def _cases(folder: Path, random: Random) -> dict[str, Iterator[Callable[[], Any]]]:
+def _cases(folder: Path, seed: int) -> dict[str, Iterator[Callable[[], Any]]]:
     tiny = tiny_models.llava()
     return {
-        "files": mutated_files(folder, random),
-        "contexts": mutated_contexts(folder, tiny, random),
-        "pictures": mutated_pictures(folder, random),
-        "programs": random_programs(random),
-        "conversations": random_conversations(tiny, random),
+        "files": mutated_files(folder, Random(f"{seed} files")),
+        "contexts": mutated_contexts(folder, tiny, Random(f"{seed} contexts")),
+        "pictures": mutated_pictures(folder, Random(f"{seed} pictures")),
+        "programs": random_programs(Random(f"{seed} programs")),
+        "conversations": random_conversations(tiny, Random(f"{seed} conversations")),
     }
 
 
