@@ -50,6 +50,11 @@ def stdout_console() -> Console:
     return _SafeConsole(highlight=False)
 
 
+def natural_width(renderable: RenderableType) -> int:
+    """Columns that a table takes where there is room for all of it."""
+    return _SafeConsole(width=10**4).measure(renderable).maximum
+
+
 def be_quiet(quiet: bool) -> bool:
     """Say nothing but answers, data and errors from now on; the callback of `--quiet`."""
     global _quiet

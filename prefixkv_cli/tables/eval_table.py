@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from prefixkv.evaluation.cells import labelled
 from prefixkv.policy.budget import format_bytes
 from prefixkv.policy.codec import DEFAULT_CODEC
+from prefixkv_cli import output
 
 LABELS = {
     "perplexity": "perplexity",
@@ -39,7 +40,7 @@ def eval_table(figures: Mapping[str, Any], width: int, intervals: bool = False) 
     """
     for left_out in range(len(WEIGHTS) + 1):
         table = _table(figures, WEIGHTS[left_out:], intervals)
-        if Console(width=10**4).measure(table).maximum <= width:
+        if output.natural_width(table) <= width:
             break
     return Group(eval_title(figures), table, *_footnotes(figures, intervals))
 
