@@ -1,7 +1,7 @@
 """Measures a step of `Engine`, whose requests are the rows of a load: what `prefixkv batch` stands on.
 
-A step is the difference between answers of many tokens and of few, divided by the tokens between, as on the path of
-`generate`.
+A step is the time from the moment when all rows run to the end of the answers, divided by the tokens between: what
+reading the prompts one after another costs is not in it.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from prefixkv.benchmark import generate_path, hardware
 from prefixkv.benchmark.cell import Cell
 from prefixkv.benchmark.load import Load
 from prefixkv.engine.engine import Engine
+from prefixkv.engine.stream import Stream
 from prefixkv.generation.sampling import Sampling
 
 
@@ -30,22 +31,30 @@ def measure_batch(load: Load, budget: str, cell: Cell) -> Cell:
         one = {name: value[row : row + 1] for name, value in inputs.items()}
         rows.append(one | {"input_ids": one["input_ids"][:, padding:]})
 
-    def run(tokens: int) -> float:
-        def ask() -> None:
-            streams = [engine.submit(row, budget, Sampling(tokens), stop_tokens=()) for row in rows]
-            for stream in streams:
-                for number, _ in enumerate(stream):
-                    if number == tokens - 1:
-                        held[0] = max(held[0], engine.used_bytes)
+    def ask(tokens: int) -> list[Stream]:
+        streams = [engine.submit(row, budget, Sampling(tokens), stop_tokens=()) for row in rows]
+        for stream in streams:
+            for number, _ in enumerate(stream):
+                if number == tokens - 1:
+                    held[0] = max(held[0], engine.used_bytes)
+        return streams
 
-        return hardware.timed(load.device, ask)
+    def run(tokens: int) -> float:
+        return hardware.timed(load.device, lambda: ask(tokens))
+
+    def step() -> float:
+        streams = ask(generate_path.MANY_TOKENS)
+        all_run, ended = (max(stream.times[place] for stream in streams) for place in (0, -1))
+        return (ended - all_run) / (generate_path.MANY_TOKENS - 1)
 
     with Engine(load.model, load.method, most_rows=load.batch, allowance=None, codec=load.codec) as engine:
         first = run(1)
         first_steps = run(2) - run(1)
         prefills = [run(1) for _ in range(load.repeats)]
         hardware.reset_peak(load.device)
-        step_ms = statistics.median(generate_path.steps(run)) * 1000
+        # What is compiled or captured for a length is not timed.
+        ask(generate_path.MANY_TOKENS)
+        step_ms = statistics.median(step() for _ in range(generate_path.RUNS)) * 1000
     return replace(
         cell,
         path="batch",

@@ -55,7 +55,7 @@ def measure_generate(load: Load, budget: str, cell: Cell) -> Cell:
         first_steps = run(2) - run(1)
         prefills = [run(1) for _ in range(load.repeats)]
         hardware.reset_peak(load.device)
-        seconds = list(steps(run))
+        seconds = list(_steps(run))
     kept = (
         caches[0].usage().kept_bytes
         if caches
@@ -75,8 +75,7 @@ def measure_generate(load: Load, budget: str, cell: Cell) -> Cell:
     )
 
 
-def steps(run: Callable[[int], float]) -> Iterator[float]:
-    """Seconds of a step, several times; `run` generates so many tokens for each row and says what it took."""
+def _steps(run: Callable[[int], float]) -> Iterator[float]:
     # What is compiled or captured for a length is not timed.
     run(MANY_TOKENS)
     for _ in range(RUNS):

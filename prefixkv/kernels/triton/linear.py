@@ -33,7 +33,7 @@ def normed_linear(
         else:
             together = rows_linear(norms.rms_norm(rows, gain, epsilon), weights)
         parts = together.split([weight.shape[0] for weight, _ in weights], dim=1)
-        return [part.unflatten(0, leading) for part in parts]
+        return [part.view(*leading, -1) for part in parts]
     normed = norms.rms_norm(rows, gain, epsilon).view(hidden.shape)
     return [torch.nn.functional.linear(normed, weight, bias) for weight, bias in weights]
 
