@@ -226,7 +226,8 @@ def _decoding(shape: Shape, numbers: Numbers) -> Iterator[Call]:
     gain, inner_gain = numbers(hidden), numbers(hidden)
     sizes = (heads * dim, kv_heads * dim, kv_heads * dim)
     gate, up, down = numbers(inner, hidden), numbers(inner, hidden), numbers(hidden, inner)
-    for rows in (1, shape.rows, 40):
+    # Few rows, some more, and too many for the kernel of few rows.
+    for rows in (1, shape.rows, 40, 70):
         row, mixed = numbers(rows, hidden), numbers(rows, inner)
         for biased in (False, True):
             weights = [(numbers(size, hidden), numbers(size) if biased else None) for size in sizes]

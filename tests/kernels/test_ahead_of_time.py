@@ -36,7 +36,9 @@ def test_every_kernel_compiles_and_fits_its_shared_memory(
     assert not [each for each in compiled if "problem" in each]
     too_large = [each for each in compiled if each["shared_bytes"] > SHARED_BYTES[capability]]
     assert not too_large
-    assert {each["kernel"] for each in compiled} == set(kernels)
+    # In float32 few rows are products of cuBLAS.
+    wanted = set(kernels) - ({"rows_linear._rows_linear_kernel"} if dtype == "float32" else set())
+    assert {each["kernel"] for each in compiled} == wanted
 
 
 def _compile(shape: str, dtype: str, capability: int, launches: str) -> list[Any]:
