@@ -3,8 +3,8 @@
 A   the newest torch with its Triton: `make test`, and every kernel compiled ahead of time
 B   a torch without Triton: ruff, mypy, `make demo`, `make site`, a minute of `make fuzz`, and what `make test-all` has
     beyond `make test`
-C   the lowest Triton that is taken: its interpreter runs the kernels' tests of `make test`, and their further cases but
-    those of attention, which take half an hour
+C   the lowest Triton that is taken: its interpreter runs the kernels' tests of `make test`; their further cases, which
+    take the better part of an hour there, are those of `make test-gpu`
 D   the lower bounds of pyproject.toml on the lowest Python: `make test` of what most depends on libraries (cache, saved
     contexts, families, models, profiles) and of six commands
 
@@ -116,7 +116,6 @@ def lowest_python(found: dict[int, str]) -> str:
 def environments() -> dict[str, Environment]:
     """All of them by name, in the order in which they run."""
     kernels, compiled = "tests/kernels", "tests/kernels/test_ahead_of_time.py"
-    long = [f"--ignore {kernels}/test_{name}.py" for name in ("ahead_of_time", "column_attention", "decode_attention")]
     parts = " ".join(f"tests/{part}" for part in ("cache", "chat/test_context.py", "families", "models", "profiles"))
     engine = f"tests/test_*.py {parts}"
     commands = " ".join(f"tests/cli/test_{name}.py" for name in ("batch", "chat", "contexts", "eval", "help", "search"))
@@ -146,10 +145,7 @@ def environments() -> dict[str, Environment]:
             "the lowest Triton, interpreted",
             "without-triton",
             (f"TORCH={WITHOUT_TRITON} {LOWEST_TRITON}",),
-            {
-                "kernels": ("test", f"ARGS={kernels}"),
-                "kernels' rest but attention": ("test", f"ARGS=--rest {kernels} {' '.join(long)}"),
-            },
+            {"kernels": ("test", f"ARGS={kernels}")},
         ),
         "D": Environment(
             "lower bounds on the lowest Python",

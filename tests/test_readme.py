@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
+
 from prefixkv.demo import SCENE_SEED
 from tests.docs.pages import blocks, follow
 from tools.demo.side_by_side import CACHES, ask, markdown
@@ -14,6 +16,7 @@ FIRST_SCREEN = 40
 """Lines of a page that are seen before anybody scrolls."""
 
 
+@pytest.mark.exhaustive
 def test_it_can_be_followed(tmp_path: Path) -> None:
     """From top to bottom, and without a warning of what is to go."""
     answer, kept = follow(README, tmp_path).splitlines()
@@ -32,6 +35,7 @@ def test_it_is_short_and_its_first_screen_needs_nothing() -> None:
     }
 
 
+@pytest.mark.exhaustive
 def test_it_shows_what_the_demo_says_side_by_side() -> None:
     """What a published method loses may differ between versions of torch; that it loses something does not."""
     text = README.read_text(encoding="utf-8")

@@ -48,7 +48,7 @@ def stock_answers(loaded: LoadedModel, image: Any, prompts: tuple[str, ...]) -> 
     return answers
 
 
-@pytest.mark.exhaustive(keep=4)
+@pytest.mark.exhaustive(keep=2)
 @pytest.mark.parametrize("method", METHODS)
 def test_three_turns_equal_stock_on_the_whole_cache(demo: LoadedModel, method: str) -> None:
     image = draw_scene(31).image

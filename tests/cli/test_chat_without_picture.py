@@ -15,6 +15,7 @@ def words(text: str) -> str:
     return " ".join(text.split())
 
 
+@pytest.mark.exhaustive
 def test_the_demo_model_offers_an_example(tmp_path: Path) -> None:
     terminal = Terminal(["chat", "--model", "demo", "--device", "cpu"], PREFIXKV_HOME=str(tmp_path / "home"))
     try:

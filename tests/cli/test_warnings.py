@@ -31,6 +31,7 @@ def test_notices_are_in_the_json_of_one_answer(run: Run, scene: Path, quiet: lis
     assert "warnings" not in json.loads(plain.stdout)
 
 
+@pytest.mark.exhaustive
 def test_of_each_turn_save_and_batch(run: Run, scene: Path) -> None:
     events = run("chat", str(scene), "-p", COUNT, "-p", "Describe the image.", *OPTIONS, "--json-lines")
     turns = [json.loads(line) for line in events.stdout.splitlines()]

@@ -35,6 +35,7 @@ def _capacity(budget: str, method: str) -> Capacity:
     return Capacity(GEOMETRY, Budget.parse(budget), get_method(method))
 
 
+@pytest.mark.exhaustive(keep=12)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("budget", ["100%", "50%", "20%", "5%", "40KiB", "30tok"])
 @pytest.mark.parametrize("length", [9, 200])
@@ -57,6 +58,7 @@ def test_a_row_stays_within_its_footprint(method: str, budget: str, length: int)
             assert held <= footprint.running
 
 
+@pytest.mark.exhaustive(keep=4)
 @pytest.mark.parametrize("method", ["h2o", "prefixkv", "guided", "full"])
 @pytest.mark.parametrize("budget", ["100%", "50%", "20%", "5%"])
 def test_footprints_are_not_much_larger_than_the_budget(method: str, budget: str) -> None:
@@ -70,6 +72,7 @@ def test_footprints_are_not_much_larger_than_the_budget(method: str, budget: str
     assert running(budget) <= 1.12 * share * running("100%")
 
 
+@pytest.mark.exhaustive(keep=9)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("budget", ["100%", "20%", "200KiB"])
 def test_reading_holds_no_more_than_is_reserved_for_it(method: str, budget: str) -> None:
