@@ -132,7 +132,7 @@ def _require_live_view(terminal: Terminal, columns: int) -> None:
     assert any(line.startswith("The ") for line in lines[:above])
     terminal.wait_for("tokens/s")
     assert any(line.startswith("now ") and "full cache" in line for line in terminal.lines)
-    assert any(line.startswith("budget 60%: ") for line in terminal.lines)
+    assert any(line.startswith("int") and " · budget 60%: " in line for line in terminal.lines)
     assert any(line.startswith("first token ") for line in terminal.lines)
 
 
