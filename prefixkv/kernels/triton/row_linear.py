@@ -23,6 +23,34 @@ FEW_OUTPUTS = 8192
 
 
 @triton.jit
+def own_weight(
+    w0_ptr, w1_ptr, w2_ptr, b0_ptr, b1_ptr, b2_ptr, n0, n1, n2, N: tl.constexpr, WEIGHTS: tl.constexpr
+):  # fmt: skip
+    """Which of the weights that share a launch is this program's.
+
+    Args:
+        n0: outputs of the first weight; `n1` and `n2` of the others.
+        N: outputs of a program.
+        WEIGHTS: how many of the three there are.
+
+    Returns:
+        The weight, its bias, its outputs, the outputs of the weights before it, and which block of its outputs.
+    """
+    block = tl.program_id(0)
+    w_ptr, b_ptr, count, done = w0_ptr, b0_ptr, n0, n0 * 0
+    if WEIGHTS > 1:
+        blocks = tl.cdiv(n0, N)
+        if block >= blocks:
+            w_ptr, b_ptr, count, done = w1_ptr, b1_ptr, n1, n0
+            block -= blocks
+            blocks = tl.cdiv(n1, N)
+            if block >= blocks:
+                w_ptr, b_ptr, count, done = w2_ptr, b2_ptr, n2, n0 + n1
+                block -= blocks
+    return w_ptr, b_ptr, count, done, block
+
+
+@triton.jit
 def _dot(sums, x, w_ptr, outputs, columns, count, inputs, EVEN: tl.constexpr):
     mask = outputs[:, None] < count
     if not EVEN:
@@ -40,17 +68,9 @@ def _row_linear_kernel(
     N: tl.constexpr, K: tl.constexpr, WEIGHTS: tl.constexpr, NORM: tl.constexpr, BIAS: tl.constexpr,
     SWIGLU: tl.constexpr, RESIDUAL: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
-    block = tl.program_id(0)
-    w_ptr, b_ptr, count, done = w0_ptr, b0_ptr, n0, n0 * 0
-    if WEIGHTS > 1:
-        blocks = tl.cdiv(n0, N)
-        if block >= blocks:
-            w_ptr, b_ptr, count, done = w1_ptr, b1_ptr, n1, n0
-            block -= blocks
-            blocks = tl.cdiv(n1, N)
-            if block >= blocks:
-                w_ptr, b_ptr, count, done = w2_ptr, b2_ptr, n2, n0 + n1
-                block -= blocks
+    w_ptr, b_ptr, count, done, block = own_weight(
+        w0_ptr, w1_ptr, w2_ptr, b0_ptr, b1_ptr, b2_ptr, n0, n1, n2, N, WEIGHTS
+    )
     outputs = block * N + tl.arange(0, N)
     sums = tl.zeros([N, K], tl.float32)
     more = tl.zeros([N, K], tl.float32)

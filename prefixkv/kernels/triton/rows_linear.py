@@ -13,13 +13,10 @@ import triton
 import triton.language as tl
 
 from prefixkv.kernels.linear import Weight
+from prefixkv.kernels.triton.row_linear import FEW_OUTPUTS, own_weight
 
 Tiles = tuple[int, int, int, int]
 """Outputs and inputs in a tile, warps, and tiles that are on their way at the same time."""
-MOST_WEIGHTS = 3
-"""Weights that share a launch."""
-FEW_OUTPUTS = 8192
-"""So few outputs are spread over more, smaller programs, which keeps all multiprocessors reading."""
 MOST_ROWS = 64
 """More rows are bound by computing, which cuBLAS does better."""
 
@@ -42,17 +39,9 @@ def _rows_linear_kernel(
     M: tl.constexpr, N: tl.constexpr, K: tl.constexpr, WEIGHTS: tl.constexpr, BIAS: tl.constexpr,
     SWIGLU: tl.constexpr, RESIDUAL: tl.constexpr, EVEN: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    block = tl.program_id(0)
-    w_ptr, b_ptr, count, done = w0_ptr, b0_ptr, n0, n0 * 0
-    if WEIGHTS > 1:
-        blocks = tl.cdiv(n0, N)
-        if block >= blocks:
-            w_ptr, b_ptr, count, done = w1_ptr, b1_ptr, n1, n0
-            block -= blocks
-            blocks = tl.cdiv(n1, N)
-            if block >= blocks:
-                w_ptr, b_ptr, count, done = w2_ptr, b2_ptr, n2, n0 + n1
-                block -= blocks
+    w_ptr, b_ptr, count, done, block = own_weight(
+        w0_ptr, w1_ptr, w2_ptr, b0_ptr, b1_ptr, b2_ptr, n0, n1, n2, N, WEIGHTS
+    )
     outputs, members = block * N + tl.arange(0, N), tl.arange(0, M)
     is_row = members < rows
     sums = tl.zeros([N, M], tl.float32)
