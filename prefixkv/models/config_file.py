@@ -123,27 +123,24 @@ def config_path(name: str) -> Path | None:
     return Path(found) if isinstance(found, str) else None
 
 
-def download_config(name: str) -> Path:
-    """Fetch a model's config.json from the hub.
-
-    Args:
-        name: a hub id.
-
-    Raises:
-        PrefixKVError: it cannot be had.
-    """
-    from huggingface_hub import hf_hub_download
-
-    try:
-        return Path(hf_hub_download(name, CONFIG))
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise PrefixKVError(f"the configuration of {name!r} cannot be read: {reason}") from error
-
-
 def commit_of(path: Path) -> str | None:
     """The hub's commit that a file among what was downloaded is of (`.../snapshots/COMMIT/config.json`); else None."""
     return path.parent.name if path.parent.parent.name == "snapshots" else None
+
+
+def revision_here(name: str) -> str | None:
+    """The hub's commit of a model that was downloaded; None for a folder, and for what is no hub id.
+
+    Args:
+        name: `demo`, a hub id, a folder, or whatever a model is called.
+    """
+    if "/" not in name or Path(name).is_dir():
+        return None
+    try:
+        path = config_path(name)
+    except ValueError:  # the hub's client looks at names first
+        return None
+    return commit_of(path) if path is not None else None
 
 
 def published_dtype(config: Any) -> str:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from prefixkv.errors import PrefixKVError
-from prefixkv.models.config_file import ConfigFile, commit_of, config_path, download_config, published_dtype
+from prefixkv.models.config_file import ConfigFile, commit_of, config_path, published_dtype
+from prefixkv.models.download import Part, bring
 from prefixkv.models.families import FAMILIES, Family
 from prefixkv.models.files import read_config, weight_bytes
 from prefixkv.models.geometry import KVGeometry
@@ -98,7 +99,10 @@ def model_facts(
         shape = SHAPES[wanted]
         identity = ModelIdentity(wanted, None, shape.geometry, None)
         return ModelFacts(identity, None, None, None, shape.context_tokens, weight_bytes(wanted), {})
-    path = path or download_config(wanted)
+    if path is None:
+        bring(wanted, Part.CONFIG)
+        path = config_path(wanted)
+        assert path is not None
     config: Any = ConfigFile.read(path)
     if config is None:
         notify(f"{wanted!r} needs transformers' own configuration class, which takes seconds to load")

@@ -8,6 +8,7 @@ from typing import Any
 from prefixkv.documents import read_json
 from prefixkv.errors import PrefixKVError
 from prefixkv.models.config_file import published_dtype
+from prefixkv.models.download import Part, bring, is_here
 from prefixkv.models.geometry import DTYPE_BYTES
 from prefixkv.models.identity import ModelIdentity
 from prefixkv.models.names import check_model_name, full_name, source_of
@@ -29,9 +30,10 @@ def read_config(name: str, trust_remote_code: bool = False) -> Any:
         PrefixKVError: it cannot be had.
     """
     check_model_name(name)
+    wanted = full_name(name)
+    bring(source_of(wanted), Part.CONFIG, trust_remote_code)
     import transformers
 
-    wanted = full_name(name)
     with reading(f"the configuration of {wanted!r}"):
         return read_part(transformers.AutoConfig, source_of(wanted), trust_remote_code)
 
@@ -80,11 +82,7 @@ def _indexed_bytes(path: Path) -> int:
 def weights_are_here(name: str) -> bool:
     """Whether a model can be loaded without the network."""
     wanted = full_name(name)
-    if wanted in ("auto", "demo") or Path(wanted).expanduser().is_dir():
-        return True
-    from huggingface_hub import try_to_load_from_cache
-
-    return any(isinstance(try_to_load_from_cache(wanted, file), str) for file in ("model.safetensors", INDEX))
+    return wanted in ("auto", "demo") or Path(wanted).expanduser().is_dir() or is_here(wanted)
 
 
 def model_folder(name: str) -> Path | None:

@@ -7,6 +7,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from prefixkv.models.config_file import revision_here
 from prefixkv.models.geometry import KVGeometry
 from prefixkv.models.names import known_name
 
@@ -44,7 +45,9 @@ class ModelIdentity:
         text = config.get_text_config(decoder=True).to_dict()
         settings = {key: value for key, value in text.items() if key not in _VOLATILE and not key.startswith("_")}
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
-        return cls(model_id, getattr(config, "_commit_hash", None), KVGeometry.of(config, dtype), digest[:16])
+        # Transformers noted the commit in the configuration up to 5.23.
+        revision = getattr(config, "_commit_hash", None) or revision_here(model_id)
+        return cls(model_id, revision, KVGeometry.of(config, dtype), digest[:16])
 
     @classmethod
     def of_model(cls, model: Any) -> ModelIdentity:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from prefixkv.errors import PrefixKVError
+from prefixkv.models.download import download, missing, wanted_files
 from prefixkv.models.files import read_identity, weight_bytes, weights_are_here
 from prefixkv.models.generation_settings import settings_notice
 from prefixkv.models.geometry import KVGeometry
@@ -125,6 +126,9 @@ def load_model(
     placement = placement or Placement()
     placement.check(device)
     started = time.perf_counter()
+    trusted = placement.trust_remote_code
+    # Before torch, whose import takes seconds: a model that cannot be had is known at once.
+    offered = missing(source_of(full_name(name)), with_code=trusted) if name != "auto" else None
     import torch
     import transformers
 
@@ -135,7 +139,10 @@ def load_model(
     source = source_of(chosen)
     if dtype == "auto":
         dtype = "float32" if where.type == "cpu" else "bfloat16"
-    trusted = placement.trust_remote_code
+    if offered is not None:
+        size = sum(wanted_files(offered, with_code=trusted).values())
+        notify(f"downloading {offered.id} ({size / 1e9:.1f} GB), once")
+        download(offered, with_code=trusted)
     if trusted:
         notify(f"Python code that comes with {chosen!r} may run on this machine")
     with reading(f"model {chosen!r}"):

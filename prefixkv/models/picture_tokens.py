@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from prefixkv.errors import PrefixKVError
 from prefixkv.models.decoder_defaults import TEXT_TYPES
+from prefixkv.models.download import Part, bring
 from prefixkv.models.names import source_of
+from prefixkv.models.pretrained import read_part, reading
 from prefixkv.transformers_compat import picture_token_ids
 
 FIXED_TOWERS = {"clip_vision_model": 1, "siglip_vision_model": 0}
@@ -60,6 +63,11 @@ def counted_picture_tokens(
     Returns:
         Nothing where it cannot be had.
     """
+    try:
+        bring(source_of(name), Part.PROCESSOR, trust_remote_code)
+    except PrefixKVError as error:
+        notify(f"tokens of a picture are not known: {error}")
+        return {}
     import transformers
     from PIL import Image
 
@@ -67,7 +75,8 @@ def counted_picture_tokens(
 
     tokens = picture_token_ids(config)
     try:
-        processor = transformers.AutoProcessor.from_pretrained(source_of(name), trust_remote_code=trust_remote_code)
+        with reading(f"the processor of {name!r}"):
+            processor = read_part(transformers.AutoProcessor, source_of(name), trust_remote_code)
         counts = {}
         for size in sizes:
             prompt = Prompt(processor, [Turn("What is this?", (Image.new("RGB", size, "grey"),))])

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from prefixkv.errors import DeviceMemoryError, PrefixKVError
+from prefixkv.models.hub import quiet
 
 _POINTER = b"version https://git-lfs.github.com/spec"
 _MOST_CHARACTERS = 300
@@ -42,7 +43,8 @@ def reading(what: str) -> Iterator[None]:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        yield
+        with quiet():
+            yield
     except PrefixKVError:
         raise
     except (torch.OutOfMemoryError, MemoryError) as error:
@@ -57,22 +59,22 @@ def reading(what: str) -> Iterator[None]:
 
 
 def read_part(kind: Any, source: str, trust_remote_code: bool = False) -> Any:
-    """A configuration, tokenizer or processor.
+    """A configuration, tokenizer or processor, from this disk alone.
 
     Args:
         kind: a class of transformers, such as `AutoConfig`.
-        source: a folder or a hub id.
+        source: a folder, or a hub id whose files were brought here.
         trust_remote_code: whether Python that comes with the files may run.
     """
-    return kind.from_pretrained(source, trust_remote_code=trust_remote_code)
+    return kind.from_pretrained(source, trust_remote_code=trust_remote_code, local_files_only=True)
 
 
 def read_model(kind: Any, source: str, trust_remote_code: bool = False, **arguments: Any) -> Any:
-    """A model with all of its weights.
+    """A model with all of its weights, from this disk alone.
 
     Args:
         kind: an automatic model class of transformers.
-        source: a folder or a hub id.
+        source: a folder, or a hub id whose files were brought here.
         trust_remote_code: whether Python that comes with the files may run.
         **arguments: of `from_pretrained`.
 
@@ -82,7 +84,12 @@ def read_model(kind: Any, source: str, trust_remote_code: bool = False, **argume
     _refuse_pointers(Path(source))
     # What is of another shape is looked at below; else transformers raises an error that points to a muted report.
     model, found = kind.from_pretrained(
-        source, trust_remote_code=trust_remote_code, output_loading_info=True, ignore_mismatched_sizes=True, **arguments
+        source,
+        trust_remote_code=trust_remote_code,
+        local_files_only=True,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,
+        **arguments,
     )
     missing, unknown = sorted(found["missing_keys"]), sorted(found["unexpected_keys"])
     mismatched = sorted(found["mismatched_keys"])
