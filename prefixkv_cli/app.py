@@ -27,17 +27,15 @@ from prefixkv_cli.commands.models import models
 from prefixkv_cli.commands.profile import app as profile
 from prefixkv_cli.commands.save import save
 from prefixkv_cli.commands.search import search
+from prefixkv_cli.commands.settings import app as settings
 from prefixkv_cli.failures import Failure
 from prefixkv_cli.help_panels import PanelledTyper
-
-ENVIRONMENT_PREFIX = "PREFIXKV"
-"""An option without a variable of its own has PREFIXKV_COMMAND_OPTION."""
 
 app = PanelledTyper(
     name="prefixkv",
     add_completion=False,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": ENVIRONMENT_PREFIX},
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 ANSWERS, BUDGETS, MEASURES, FACTS = "Answers", "Budgets", "Measurements", "Models and this machine"
 """The groups of commands in the help."""
@@ -53,6 +51,7 @@ app.command(rich_help_panel=MEASURES)(bench)
 app.command(rich_help_panel=FACTS)(models)
 app.command(rich_help_panel=FACTS)(info)
 app.command(rich_help_panel=FACTS)(env)
+app.add_typer(settings, name="settings", rich_help_panel=FACTS)
 app.command(rich_help_panel=FACTS)(demo_scene)
 app.command(rich_help_panel=FACTS)(completion)
 
@@ -79,8 +78,6 @@ def _globals(
             help="Print the version.",
             callback=_print_version,
             is_eager=True,
-            show_envvar=False,
-            allow_from_autoenv=False,
         ),
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,

@@ -1,4 +1,4 @@
-"""How help is laid out: options in panels, values by short names, environment variables on the reference page only."""
+"""Commands as all of ours are: help in panels, values by short names, defaults from variables and the settings file."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ from typing import Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
+
+from prefixkv_cli.settings.defaults import FileDefaults
+from prefixkv_cli.settings.variables import give_variable
 
 COMMON = "Common"
 PANELS = {
@@ -34,9 +37,20 @@ def panel_of(parameter: Any) -> str | None:
 
 
 class _Panelled:
-    """Mixed into typer's classes: lays out the parameters of a command or group."""
+    """Mixed into typer's classes: lays out the parameters of a command or group, and says where their defaults are."""
 
     params: list[Any]
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        for parameter in self.params:
+            give_variable(parameter)
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        """Parse the words of this command; a shell that asks for completions needs no defaults."""
+        if not extra.get("resilient_parsing"):
+            extra.setdefault("default_map", FileDefaults(self.params))
+        return super().make_context(info_name, args, parent, **extra)  # type: ignore[misc]
 
     def get_params(self, ctx: Any) -> list[Any]:
         """All parameters, arguments first, then options panel by panel."""
@@ -51,7 +65,9 @@ class _Panelled:
 
         Of a long name and its earlier form, which is still taken, only the first is shown. That an option is required
         is said in its text: a star in a column of its own would leave too little room where the screen is narrow.
+        Defaults are the program's own, whatever the settings file has.
         """
+        ctx.default_map = None
         for parameter in self.get_params(ctx):
             long = [name for name in parameter.opts if name.startswith("--")]
             parameter.opts = [name for name in parameter.opts if name not in long[1:]]

@@ -36,7 +36,6 @@ ModelOption = Annotated[
     str,
     typer.Option(
         "--model",
-        envvar="PREFIXKV_MODEL",
         help="auto (LLaVA where it can run, else demo), demo (bundled, knows drawn shapes only), "
         "llava (LLaVA 1.5 7B), a Hugging Face id, or a folder.",
         autocompletion=starting_with(lambda: ("auto", "demo", *ALIASES)),
@@ -60,7 +59,6 @@ BudgetOption = Annotated[
     str,
     typer.Option(
         "--budget",
-        envvar="PREFIXKV_BUDGET",
         help="What the cache may keep: a share (20%, 0.2), a size (512MiB, 4GB) or tokens (300tok).",
         autocompletion=starting_with(lambda: BUDGETS),
     ),
@@ -69,7 +67,6 @@ MethodOption = Annotated[
     str,
     typer.Option(
         "--method",
-        envvar="PREFIXKV_METHOD",
         help=f"How entries are chosen: {', '.join(METHODS)}.",
         metavar="NAME",
         autocompletion=starting_with(lambda: METHODS),
@@ -79,30 +76,23 @@ CodecOption = Annotated[
     str,
     typer.Option(
         "--codec",
-        envvar="PREFIXKV_CODEC",
         help=f"In which precision entries are stored, with any method: {', '.join(CODECS)}.",
         metavar="NAME",
         autocompletion=starting_with(lambda: CODECS),
     ),
 ]
-MaxNewTokensOption = Annotated[
-    int, typer.Option("--max-new-tokens", envvar="PREFIXKV_MAX_NEW_TOKENS", help="Longest answer, in tokens.")
-]
+MaxNewTokensOption = Annotated[int, typer.Option("--max-new-tokens", help="Longest answer, in tokens.")]
 TemperatureOption = Annotated[
     float,
-    typer.Option(
-        "--temperature", envvar="PREFIXKV_TEMPERATURE", help="0 takes the likeliest token; higher varies more."
-    ),
+    typer.Option("--temperature", help="0 takes the likeliest token; higher varies more."),
 ]
 TopPOption = Annotated[
     float,
-    typer.Option(
-        "--top-p", envvar="PREFIXKV_TOP_P", help="Draw from the likeliest tokens that reach this probability together."
-    ),
+    typer.Option("--top-p", help="Draw from the likeliest tokens that reach this probability together."),
 ]
 SeedOption = Annotated[
     int | None,
-    typer.Option("--seed", envvar="PREFIXKV_SEED", help="Makes drawing repeatable.", show_default="a new one"),
+    typer.Option("--seed", help="Makes drawing repeatable.", show_default="a new one"),
 ]
 StopOption = Annotated[
     list[str] | None,
@@ -111,7 +101,6 @@ StopOption = Annotated[
         "--stop",
         metavar="TEXT",
         help="End an answer before this text. May be repeated.",
-        show_envvar=False,
         allow_from_autoenv=False,
     ),
 ]
@@ -122,7 +111,6 @@ TemplateArgOption = Annotated[
         "--template-arg",
         metavar="TEXT",
         help="NAME=VALUE for the model's chat template, such as thinking=false. May be repeated.",
-        show_envvar=False,
         allow_from_autoenv=False,
     ),
 ]
@@ -131,7 +119,6 @@ MaxPixelsOption = Annotated[
     typer.Option(
         "--max-pixels",
         metavar="N",
-        envvar="PREFIXKV_MAX_PIXELS",
         help="Scale a picture with more pixels down to so many.",
         show_default="no limit",
     ),
@@ -140,7 +127,6 @@ KeepMarksOption = Annotated[
     bool,
     typer.Option(
         "--keep-marks",
-        envvar="PREFIXKV_KEEP_MARKS",
         help="Keep special tokens, such as marks of boxes, in the answers.",
     ),
 ]
@@ -148,7 +134,6 @@ DeviceOption = Annotated[
     str,
     typer.Option(
         "--device",
-        envvar="PREFIXKV_DEVICE",
         help="auto, cpu, cuda, cuda:N or mps.",
         autocompletion=starting_with(lambda: ("auto", "cpu", "cuda", "mps")),
     ),
@@ -157,7 +142,6 @@ DtypeOption = Annotated[
     str,
     typer.Option(
         "--dtype",
-        envvar="PREFIXKV_DTYPE",
         help=f"auto, {', '.join(DTYPE_BYTES)}.",
         autocompletion=starting_with(lambda: ("auto", *DTYPE_BYTES)),
     ),
@@ -166,17 +150,12 @@ DeviceMapOption = Annotated[
     str | None,
     typer.Option(
         "--device-map",
-        envvar="PREFIXKV_DEVICE_MAP",
         metavar="MAP",
         help="Spread a model over several devices: auto, balanced, balanced_low_0 or sequential.",
     ),
 ]
-EightBitOption = Annotated[
-    bool, typer.Option("--load-in-8bit", envvar="PREFIXKV_LOAD_IN_8BIT", help="Weights in 8 bits (bitsandbytes).")
-]
-FourBitOption = Annotated[
-    bool, typer.Option("--load-in-4bit", envvar="PREFIXKV_LOAD_IN_4BIT", help="Weights in 4 bits (bitsandbytes).")
-]
+EightBitOption = Annotated[bool, typer.Option("--load-in-8bit", help="Weights in 8 bits (bitsandbytes).")]
+FourBitOption = Annotated[bool, typer.Option("--load-in-4bit", help="Weights in 4 bits (bitsandbytes).")]
 ImagesOption = Annotated[
     Path | None,
     typer.Option(
@@ -192,18 +171,13 @@ TrustOption = Annotated[
     typer.Option(
         "--trust-remote-code",
         help="Let Python that comes with the model's files run.",
-        show_envvar=False,
         allow_from_autoenv=False,
     ),
 ]
-JsonOption = Annotated[
-    bool, typer.Option("--json", envvar="PREFIXKV_JSON", help="Print one JSON object instead of text.")
-]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 QuietOption = Annotated[
     bool,
-    typer.Option(
-        "--quiet", "-q", help="No notices, progress or tables; errors stay.", callback=be_quiet, envvar="PREFIXKV_QUIET"
-    ),
+    typer.Option("--quiet", "-q", help="No notices, progress or tables; errors stay.", callback=be_quiet),
 ]
 
 DEFAULT_BUDGET = "20%"

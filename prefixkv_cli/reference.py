@@ -11,7 +11,7 @@ from typing import Any
 
 import typer
 
-from prefixkv_cli.app import ENVIRONMENT_PREFIX, app
+from prefixkv_cli.app import app
 from prefixkv_cli.dialogue.slash_commands import COMMANDS, KEYS
 from prefixkv_cli.help_panels import panel_of
 
@@ -19,8 +19,9 @@ _OPENING = """# The command line
 
 Written by `make docs` from the commands' own help; change that, not this page.
 
-Answers and data go to stdout; notices, progress and tables to stderr. `--json` prints one JSON value. Every option can
-be given by an environment variable, too; the command line wins. `NO_COLOR` turns colour off; where output is no
+Answers and data go to stdout; notices, progress and tables to stderr. `--json` prints one JSON value. An option
+is taken from the command line, else from its environment variable, else from the settings file (`prefixkv settings`),
+else it has its default; `prefixkv settings show` says which. `NO_COLOR` turns colour off; where output is no
 terminal there is none. Saved profiles, configurations, contexts and the lines of conversations lie under
 `PREFIXKV_HOME`, else in the platform's folder for user data.
 
@@ -43,7 +44,7 @@ never a mixture of two budgets.
 def reference() -> str:
     """The page, in Markdown; the same whatever terminal it is made in."""
     root = typer.main.get_command(app)
-    context = typer.Context(root, info_name="prefixkv", auto_envvar_prefix=ENVIRONMENT_PREFIX)
+    context = typer.Context(root, info_name="prefixkv")
     sections = [_section(command, inner) for command, inner in _walk(root, context)]
     return "\n".join([_OPENING, *sections, _conversation()])
 
@@ -66,7 +67,7 @@ def _section(command: Any, context: typer.Context) -> str:
         parts.append("Examples:\n\n```console\n" + "\n".join(f"$ {example}" for example in examples) + "\n```")
     parameters = [param for param in command.get_params(context) if param.name != "help"]
     for panel, listed in groupby(parameters, panel_of):
-        rows = [_row(parameter, context) for parameter in listed]
+        rows = [_row(parameter) for parameter in listed]
         parts.append("\n".join([f"| {panel or ''} | | default | environment |", "|---|---|---|---|", *rows]))
     inner = getattr(command, "commands", {})
     if inner:
@@ -86,13 +87,13 @@ def _conversation() -> str:
     return f"## In the conversation\n\n{keys}\n\n{_RULES}\n{table}\n"
 
 
-def _row(parameter: Any, context: typer.Context) -> str:
+def _row(parameter: Any) -> str:
     is_option = parameter.param_type_name == "option"
     value = (parameter.metavar or parameter.name).upper()
     names = ", ".join(f"`{name}`" for name in parameter.opts) if is_option else f"`{value}`"
     if is_option and not parameter.is_flag:
         names += f" {value}"
-    cells = [names, parameter.help or "", _default(parameter), _variable(parameter, context)]
+    cells = [names, parameter.help or "", _default(parameter), _variable(parameter)]
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
@@ -106,10 +107,8 @@ def _default(parameter: Any) -> str:
     return "" if default is None or isinstance(default, bool) or callable(default) else str(default)
 
 
-def _variable(parameter: Any, context: typer.Context) -> str:
-    if parameter.param_type_name != "option" or parameter.is_eager:
-        return ""
-    return f"`{parameter.envvar or f'{context.auto_envvar_prefix}_{parameter.name.upper()}'}`"
+def _variable(parameter: Any) -> str:
+    return f"`{parameter.envvar}`" if parameter.envvar else ""
 
 
 def _first_line(command: Any) -> str:

@@ -17,6 +17,7 @@ from prefixkv.schemas.context import ContextSchema
 from prefixkv.schemas.evaluation import EvaluationSchema, RecordSchema
 from prefixkv.schemas.field import Forgotten, Schema
 from prefixkv.schemas.profile import ProfileSchema
+from prefixkv_cli.settings.schema import SettingsSchema
 
 FILES: dict[str, tuple[str, type[Schema]]] = {
     "profile": ("A layer profile.", ProfileSchema),
@@ -25,6 +26,7 @@ FILES: dict[str, tuple[str, type[Schema]]] = {
     "evaluation": ("head.json of an evaluation's folder.", EvaluationSchema),
     "evaluation-record": ("A line of records-N.jsonl in an evaluation's folder.", RecordSchema),
     "batch-answer": ("A line of a batch's answers.", BatchAnswerSchema),
+    "settings": ("The settings file, in TOML.", SettingsSchema),
 }
 RELEASE = "The list of forgotten fractions of the paper's release, one a layer."
 DIALECT = "https://json-schema.org/draft/2020-12/schema"

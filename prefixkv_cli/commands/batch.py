@@ -46,7 +46,6 @@ def batch(
             metavar="TEXT",
             help="Ask this about every picture. May be repeated.",
             # A question holds white space, at which an environment variable would be split.
-            show_envvar=False,
             allow_from_autoenv=False,
         ),
     ] = None,

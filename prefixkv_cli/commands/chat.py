@@ -54,7 +54,6 @@ def chat(
         bool,
         typer.Option(
             "--continue",
-            envvar="PREFIXKV_CHAT_CONTINUE",
             help="Go on with the conversation that ended last in a terminal.",
         ),
     ] = False,
@@ -101,7 +100,7 @@ def chat(
     asked = list(prompt or ())
     if "prompt" not in given and asked:
         # An option that may be repeated is split at white space where an environment variable gives it.
-        asked = [os.environ["PREFIXKV_CHAT_PROMPT"]]
+        asked = [os.environ["PREFIXKV_PROMPT"]]
     if go_on and "context" in given:
         raise OptionError("give either --context or --continue: both say what to go on from")
     if go_on:

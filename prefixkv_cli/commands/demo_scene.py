@@ -23,7 +23,13 @@ _FRESH_SEEDS = 10**9
 def demo_scene(
     path: Annotated[str, typer.Argument(metavar="OUT.png", help="The picture to write.")],
     seed: Annotated[
-        int | None, typer.Option("--seed", help="The same seed draws the same picture.", show_default="a new one")
+        int | None,
+        typer.Option(
+            "--seed",
+            envvar="PREFIXKV_SCENE_SEED",
+            help="The same seed draws the same picture.",
+            show_default="a new one",
+        ),
     ] = None,
     json: options.JsonOption = False,
 ) -> None:

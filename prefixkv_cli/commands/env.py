@@ -5,6 +5,7 @@ from __future__ import annotations
 from prefixkv.policy.budget import format_bytes
 from prefixkv_cli import options, output
 from prefixkv_cli.allocator import is_chosen_here
+from prefixkv_cli.settings.file import read_settings
 
 
 def env(json: options.JsonOption = False) -> None:
@@ -14,7 +15,9 @@ def env(json: options.JsonOption = False) -> None:
     """
     from prefixkv.machine import describe_machine
 
-    record = describe_machine()
+    # What the user writes to a model is not for a bug report.
+    in_file = {name: "(set)" if name == "system" else value for name, value in read_settings().items()}
+    record = {**describe_machine(), "settings": in_file}
     if json:
         output.write_json(record)
         return
@@ -26,6 +29,7 @@ def env(json: options.JsonOption = False) -> None:
         **{name: version or "not installed" for name, version in record["packages"].items()},
         "home": record["home"],
         **{name: f"{value}{_by_whom(name)}" for name, value in record["variables"].items()},
+        **{name: f"{value} (settings file)" for name, value in in_file.items()},
     }
     width = max(map(len, rows))
     output.write_text("".join(f"{name:<{width}}  {value}\n" for name, value in rows.items()))

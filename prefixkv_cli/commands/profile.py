@@ -70,7 +70,12 @@ def profile(
     ] = None,
     seed: Annotated[
         int | None,
-        typer.Option("--seed", help="First seed of drawn scenes, where --data names none.", show_default="0"),
+        typer.Option(
+            "--seed",
+            envvar="PREFIXKV_SCENE_SEED",
+            help="First seed of drawn scenes, where --data names none.",
+            show_default="0",
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="File to write; else by the model's name.")] = None,
     plot: Annotated[Path | None, typer.Option("--plot", help="Draw the layers' curves to a .png or .svg.")] = None,

@@ -140,7 +140,7 @@ def test_environment_variables_stand_for_options_and_the_command_line_wins(chat:
     assert (record["budget"], record["method"]) == ("50%", "local")
     line = chat("-p", "ba", "--budget", "30%", "--json", **with_variables(PREFIXKV_BUDGET="50%"))
     assert json.loads(line.stdout)["budget"] == "30%"
-    lines = chat(**with_variables(PREFIXKV_CHAT_PROMPT="ba be bi", PREFIXKV_CHAT_JSON_LINES="1"))
+    lines = chat(**with_variables(PREFIXKV_PROMPT="ba be bi", PREFIXKV_JSON_LINES="1"))
     assert next(event for event in events(lines.stdout) if event["event"] == "turn")["question"] == "ba be bi"
     bad = chat("-p", "ba", **with_variables(PREFIXKV_BUDGET="120%"))
     assert (bad.returncode, bad.stderr.count("\n")) == (2, 1)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import typer
 
-from prefixkv_cli.app import ENVIRONMENT_PREFIX, app
+from prefixkv_cli.app import app
 from tests.cli.program import ENVIRONMENT, PROGRAM, run_here
 
 ROOT = Path(__file__).parents[2]
@@ -71,7 +71,7 @@ def prefixkv_commands(command: str) -> Iterator[list[str]]:
 def parse(words: list[str]) -> None:
     """Have the command line take these words apart; an unknown command, option or value raises."""
     command = typer.main.get_command(app)
-    context = typer.Context(command, info_name="prefixkv", auto_envvar_prefix=ENVIRONMENT_PREFIX)
+    context = typer.Context(command, info_name="prefixkv")
     rest = list(words)
     while rest and rest[0] in getattr(command, "commands", {}):
         name = rest.pop(0)

@@ -49,6 +49,7 @@ COVERED = {
     "demo-scene": "test_what_asks_no_model",
     "completion": "test_what_asks_no_model",
     "env": "test_env_names_the_gpu",
+    "settings": "test_what_asks_no_model",
 }
 """Where each command is run."""
 
@@ -243,6 +244,7 @@ def test_env_names_the_gpu(program: Program) -> None:
         ("demo-scene", "{folder}/scene.png", "--seed", "3"),
         ("completion", "bash"),
         ("env",),
+        ("settings", "show"),
         ("--version",),
         ("chat", "--help"),
     ],
