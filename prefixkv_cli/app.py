@@ -23,6 +23,7 @@ from prefixkv_cli.commands.demo_scene import demo_scene
 from prefixkv_cli.commands.env import env
 from prefixkv_cli.commands.eval import evaluate
 from prefixkv_cli.commands.info import info
+from prefixkv_cli.commands.log import app as log
 from prefixkv_cli.commands.models import models
 from prefixkv_cli.commands.profile import app as profile
 from prefixkv_cli.commands.save import save
@@ -43,6 +44,7 @@ app.command(rich_help_panel=ANSWERS)(chat)
 app.command(rich_help_panel=ANSWERS)(batch)
 app.command(rich_help_panel=ANSWERS)(save)
 app.add_typer(contexts, name="contexts", rich_help_panel=ANSWERS)
+app.add_typer(log, name="log", rich_help_panel=ANSWERS)
 app.add_typer(profile, name="profile", rich_help_panel=BUDGETS)
 app.command(rich_help_panel=BUDGETS)(search)
 app.add_typer(configs, name="configs", rich_help_panel=BUDGETS)

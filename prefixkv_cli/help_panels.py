@@ -20,7 +20,7 @@ PANELS = {
     ),
     "Output": (
         *("--out", "--overwrite", "--name", "--json", "--json-lines", "--stats", "--show-kept", "--plain", "--plot"),
-        *("--keep-marks", "--markdown", "--csv", "--intervals", "--by-kind", "--trace", "--release"),
+        *("--log", "--keep-marks", "--markdown", "--csv", "--intervals", "--by-kind", "--trace", "--release"),
         *("--quiet", "--debug", "--version", "--help"),
     ),
 }

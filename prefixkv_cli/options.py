@@ -174,6 +174,12 @@ TrustOption = Annotated[
         allow_from_autoenv=False,
     ),
 ]
+LogOption = Annotated[
+    bool,
+    typer.Option(
+        "--log/--no-log", help="Keep questions and answers for `prefixkv log`, pictures by path and hash only."
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 QuietOption = Annotated[
     bool,

@@ -90,7 +90,9 @@ def _conversation() -> str:
 def _row(parameter: Any) -> str:
     is_option = parameter.param_type_name == "option"
     value = (parameter.metavar or parameter.name).upper()
-    names = ", ".join(f"`{name}`" for name in parameter.opts) if is_option else f"`{value}`"
+    names = (
+        ", ".join(f"`{name}`" for name in [*parameter.opts, *parameter.secondary_opts]) if is_option else f"`{value}`"
+    )
     if is_option and not parameter.is_flag:
         names += f" {value}"
     cells = [names, parameter.help or "", _default(parameter), _variable(parameter)]

@@ -16,6 +16,7 @@ from prefixkv.home import names
 from prefixkv.policy.codec import DEFAULT_CODEC
 from prefixkv.policy.methods import DEFAULT_METHOD
 from prefixkv_cli import options, output
+from prefixkv_cli.answer_log.journal import Journal
 from prefixkv_cli.dialogue.last_conversation import find_last_conversation
 from prefixkv_cli.dialogue.opening import Opening
 from prefixkv_cli.dialogue.picture_input import STDIN
@@ -84,6 +85,7 @@ def chat(
     plain: Annotated[
         bool, typer.Option("--plain", help="Show answers as they are: no Markdown, no live view.")
     ] = False,
+    log: options.LogOption = True,
     quiet: options.QuietOption = False,
 ) -> None:
     """Ask about pictures: once with --prompt or piped text, else in a conversation.
@@ -138,12 +140,12 @@ def chat(
         opening.require_pictures()
     conversation = opening.conversation(needs_pictures=bool(questions))
     if questions:
-        _ask(conversation, questions, json, json_lines, plain, stats)
+        _ask(conversation, questions, Journal(log), json, json_lines, plain, stats)
     else:
         from prefixkv_cli.dialogue.conversation import converse
         from prefixkv_cli.dialogue.talk import Talk
 
-        talk = Talk(conversation, stats, plain)
+        talk = Talk(conversation, stats, plain, Journal(log))
         converse(talk)
         conversation = talk.conversation
     if show_kept is not None:
@@ -154,24 +156,32 @@ def chat(
 
 
 def _ask(
-    conversation: Conversation, questions: Sequence[str], json: bool, json_lines: bool, plain: bool, stats: bool
+    conversation: Conversation,
+    questions: Sequence[str],
+    journal: Journal,
+    json: bool,
+    json_lines: bool,
+    plain: bool,
+    stats: bool,
 ) -> None:
     """Ask without a conversation in the terminal, one question after another."""
     if json_lines:
         from prefixkv_cli.dialogue.event_stream import stream_events
 
-        stream_events(conversation, questions)
+        stream_events(conversation, questions, journal)
     elif json:
         from prefixkv_cli.dialogue.turn_record import turn_record
 
-        for _ in conversation.ask(questions[0]):
-            pass
-        output.write_json(turn_record(conversation))
+        with journal.logged(conversation):
+            for _ in conversation.ask(questions[0]):
+                pass
+            output.write_json(turn_record(conversation))
     else:
         from prefixkv_cli.dialogue.answer_view import show_answer
         from prefixkv_cli.dialogue.talk import Talk
 
         for question in questions:
-            show_answer(conversation, conversation.ask(question), plain)
+            with journal.logged(conversation):
+                show_answer(conversation, conversation.ask(question), plain)
         if stats or (output.is_terminal(sys.stderr) and not output.is_quiet()):
             Talk(conversation).show_layers()

@@ -18,17 +18,19 @@ from prefixkv_cli.failures import Failure
 
 if TYPE_CHECKING:
     from prefixkv.chat.conversation import Conversation
+    from prefixkv_cli.answer_log.journal import Journal
 
 STATS_SECONDS = 0.25
 """Between two `stats` events of an answer."""
 
 
-def stream_events(conversation: Conversation, questions: Sequence[str]) -> None:
+def stream_events(conversation: Conversation, questions: Sequence[str], journal: Journal) -> None:
     """Ask one question after another and write the events.
 
     Args:
         conversation: whose pictures wait.
         questions: at least one.
+        journal: logs the turns.
 
     Raises:
         KeyboardInterrupt: Ctrl-C, after the `turn` that it has cut short and the `end`.
@@ -38,7 +40,8 @@ def stream_events(conversation: Conversation, questions: Sequence[str]) -> None:
     try:
         _write_start(conversation)
         for turn, question in enumerate(questions, start=1):
-            _answer(conversation, question, turn)
+            with journal.logged(conversation):
+                _answer(conversation, question, turn)
     except output.ReaderLeftError:
         raise
     except BaseException as error:

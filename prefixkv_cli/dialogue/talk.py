@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from prefixkv.errors import PrefixKVError
 from prefixkv_cli import output
+from prefixkv_cli.answer_log.journal import Journal
 from prefixkv_cli.dialogue.answer_view import show_answer
 from prefixkv_cli.dialogue.interrupts import stoppable
 from prefixkv_cli.dialogue.picture_input import open_picture
@@ -30,11 +31,13 @@ class Talk:
         conversation: may be replaced by one that was saved.
         stats: whether the table of the cache follows each answer, not only its totals.
         plain: whether answers are shown as they are, without Markdown and live view.
+        journal: logs the turns.
     """
 
     conversation: Conversation
     stats: bool = False
     plain: bool = False
+    journal: Journal = field(default_factory=lambda: Journal(is_on=False))
 
     def ask(self, question: str) -> None:
         """Ask, and show the answer. Ctrl-C stops it, and what was said so far is kept, in the cache as on the screen.
@@ -46,7 +49,8 @@ class Talk:
             raise PrefixKVError(f"the demo model answers questions about a picture: {EXAMPLE_HELP}")
         turns = len(self.conversation.history)
         try:
-            show_answer(self.conversation, stoppable(self.conversation.ask(question)), self.plain)
+            with self.journal.logged(self.conversation):
+                show_answer(self.conversation, stoppable(self.conversation.ask(question)), self.plain)
         except KeyboardInterrupt:
             kept = len(self.conversation.history) > turns
             output.notice(

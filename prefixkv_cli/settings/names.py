@@ -6,6 +6,6 @@ SETTINGS = (
     *("model", "budget", "method", "codec", "config", "system"),
     *("max-new-tokens", "temperature", "top-p", "seed", "max-pixels", "keep-marks"),
     *("device", "device-map", "dtype", "load-in-8bit", "load-in-4bit"),
-    *("plain", "stats", "quiet"),
+    *("plain", "stats", "quiet", "log"),
 )
 """Options whose defaults the settings file may hold, by their long names."""

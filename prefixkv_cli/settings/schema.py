@@ -55,3 +55,4 @@ class SettingsSchema(Schema):
     plain: bool | None = None
     stats: bool | None = None
     quiet: bool | None = None
+    log: bool | None = None

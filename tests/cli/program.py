@@ -27,6 +27,8 @@ ENVIRONMENT = {
     "PYTHONPATH": str(Path(__file__).parents[2]),
     "HF_HUB_OFFLINE": "1",
     "PROMPT_TOOLKIT_NO_CPR": "1",
+    # Without a home of their own, tests would write to the log of whoever runs them.
+    "PREFIXKV_LOG": "false",
     "TERM": "xterm-256color",
 }
 

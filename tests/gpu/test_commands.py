@@ -50,6 +50,7 @@ COVERED = {
     "completion": "test_what_asks_no_model",
     "env": "test_env_names_the_gpu",
     "settings": "test_what_asks_no_model",
+    "log": "test_what_asks_no_model",
 }
 """Where each command is run."""
 
@@ -245,6 +246,7 @@ def test_env_names_the_gpu(program: Program) -> None:
         ("completion", "bash"),
         ("env",),
         ("settings", "show"),
+        ("log", "list"),
         ("--version",),
         ("chat", "--help"),
     ],

@@ -1,0 +1,1 @@
+"""The log of questions and answers: an SQLite file in the home folder that nobody else may read."""

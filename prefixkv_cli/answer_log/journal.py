@@ -1,0 +1,82 @@
+"""Answers of one conversation on their way into the log; no error of the log costs an answer."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING
+
+from prefixkv_cli import output
+from prefixkv_cli.failures import Failure
+
+if TYPE_CHECKING:
+    from prefixkv.chat.conversation import Conversation
+    from prefixkv_cli.answer_log.store import LoggedAnswer
+
+
+@dataclass
+class Journal:
+    """Writes to the log what a conversation's turns are, one after another.
+
+    Attributes:
+        is_on: whether anything is written.
+        conversation_id: the same for all its entries.
+    """
+
+    is_on: bool
+    conversation_id: str = field(default_factory=lambda: secrets.token_hex(8))
+
+    @contextmanager
+    def logged(self, conversation: Conversation) -> Iterator[None]:
+        """Log the turn that ends within this block, also one that Ctrl-C or a reader who leaves has cut short.
+
+        Args:
+            conversation: that a question is asked of.
+        """
+        turns = len(conversation.history)
+        try:
+            yield
+        finally:
+            if self.is_on and len(conversation.history) > turns:
+                self._add(conversation)
+
+    def _add(self, conversation: Conversation) -> None:
+        from prefixkv_cli.answer_log.store import add_answer
+
+        try:
+            add_answer(self._entry(conversation))
+        # Whatever goes wrong here, the answer was given. It is said once, not after each answer.
+        except Exception as error:
+            self.is_on = False
+            output.notice(f"answers are not logged: {Failure.of(error).message}")
+
+    def _entry(self, conversation: Conversation) -> LoggedAnswer:
+        from prefixkv.inputs.images import picture_sha256
+        from prefixkv_cli.answer_log.store import LoggedAnswer
+
+        turn, answer = conversation.history[-1]
+        cache, usage = conversation.cache, conversation.usage()
+        return LoggedAnswer(
+            time=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            conversation=self.conversation_id,
+            prompt=turn.prompt,
+            answer=answer.text,
+            pictures=tuple(
+                {"name": str(image.info.get("name", "picture")), "sha256": picture_sha256(image)}
+                for image in turn.images
+            ),
+            model=conversation.loaded.id,
+            method=cache.method.name,
+            codec=usage.codec,
+            budget=cache.budget.text,
+            prompt_tokens=answer.prompt_tokens,
+            new_tokens=answer.new_tokens,
+            finish_reason=answer.finish_reason,
+            kept_bytes=usage.kept_bytes,
+            full_bytes=usage.full_bytes,
+            prefill_seconds=answer.prefill_seconds,
+            decode_seconds=answer.decode_seconds,
+        )
