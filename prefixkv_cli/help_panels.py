@@ -20,8 +20,8 @@ PANELS = {
     ),
     "Output": (
         *("--out", "--overwrite", "--name", "--json", "--json-lines", "--stats", "--show-kept", "--plain", "--plot"),
-        *("--log", "--keep-marks", "--markdown", "--csv", "--intervals", "--by-kind", "--trace", "--release"),
-        *("--quiet", "--debug", "--version", "--help"),
+        *("--report", "--log", "--keep-marks", "--markdown", "--csv", "--intervals", "--by-kind", "--trace"),
+        *("--release", "--quiet", "--debug", "--version", "--help"),
     ),
 }
 """The panels in their order, each with its options; what no other names is common."""

@@ -181,6 +181,10 @@ LogOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+ReportOption = Annotated[
+    Path | None,
+    typer.Option("--report", metavar="FILE", help="Write an interactive page, to a .html file."),
+]
 QuietOption = Annotated[
     bool,
     typer.Option("--quiet", "-q", help="No notices, progress or tables; errors stay.", callback=be_quiet),

@@ -15,6 +15,7 @@ from prefixkv.models.loading import check_device_name, check_dtype_name, check_m
 from prefixkv.policy.codec import CODECS, DEFAULT_CODEC
 from prefixkv_cli import options, output
 from prefixkv_cli.progress_bar import progress_bar
+from prefixkv_cli.reports.page import check_report
 
 if TYPE_CHECKING:
     from prefixkv.evaluation.run import Evaluation
@@ -75,6 +76,7 @@ def evaluate(
     plot: Annotated[
         Path | None, typer.Option("--plot", help="Draw quality against kept bytes to a .png, .svg or .pdf.")
     ] = None,
+    report: options.ReportOption = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as Markdown.")] = False,
     csv: Annotated[bool, typer.Option("--csv", help="Print comma-separated values, one line a cell.")] = False,
     intervals: Annotated[
@@ -110,6 +112,7 @@ def evaluate(
     options.check_plot(plot)
     if plot is not None and not plot.parent.is_dir():
         raise PrefixKVError(f"there is no folder {plot.parent} for the plot: make it first")
+    check_report(report)
     if context_tokens < 2 or continuation_tokens < 1:
         raise OptionError(
             f"context-tokens {context_tokens}, continuation-tokens {continuation_tokens}: give 2 and 1 or more"
@@ -155,6 +158,11 @@ def evaluate(
 
         draw_evaluation(figures, plot)
         output.notice(f"drew {plot}")
+    if report is not None:
+        from prefixkv_cli.reports.eval_page import write_evaluation
+
+        write_evaluation(figures, report)
+        output.notice(f"wrote {report}")
     if json:
         _say_what_is_odd(figures)
         output.write_json(figures)

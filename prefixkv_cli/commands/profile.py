@@ -23,6 +23,7 @@ from prefixkv.profiles.profile_path import profile_path
 from prefixkv_cli import options, output
 from prefixkv_cli.help_panels import PanelledTyper
 from prefixkv_cli.progress_bar import progress_bar
+from prefixkv_cli.reports.page import check_report
 from prefixkv_cli.saved_files import remove_saved
 from prefixkv_cli.tables.profile_table import difference_table, profile_table
 from prefixkv_cli.tables.saved_table import age, count, readable, show_saved
@@ -79,6 +80,7 @@ def profile(
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="File to write; else by the model's name.")] = None,
     plot: Annotated[Path | None, typer.Option("--plot", help="Draw the layers' curves to a .png or .svg.")] = None,
+    report: options.ReportOption = None,
     device: options.DeviceOption = "auto",
     dtype: options.DtypeOption = "auto",
     device_map: options.DeviceMapOption = None,
@@ -102,6 +104,7 @@ def profile(
     if seed is not None and (images is not None or data is not None):
         raise OptionError("--seed is of the scenes that are drawn without --data and --images: give scenes:N:SEED")
     options.check_plot(plot)
+    check_report(report)
     check_device_name(device)
     check_dtype_name(dtype)
     check_model_name(model)
@@ -119,6 +122,8 @@ def profile(
 
         draw_profile(measured, plot)
         output.notice(f"drew {plot}")
+    if report is not None:
+        _write_report(measured, report)
     if json:
         output.write_json(measured.as_dict())
     else:
@@ -163,14 +168,18 @@ def list_profiles(json: options.JsonOption = False) -> None:
 @app.command()
 def show(
     profile: Annotated[str, typer.Argument(metavar="PROFILE", help="Name or file of a profile.")],
+    report: options.ReportOption = None,
     json: options.JsonOption = False,
 ) -> None:
     """How concentrated every layer's importance is.
 
-    Example: prefixkv profile show demo
+    Example: prefixkv profile show demo --report demo.html
     """
+    check_report(report)
     path = profile_path("demo") if profile == "demo" else None
     measured = LayerProfile.load(path or find_file("profiles", profile))
+    if report is not None:
+        _write_report(measured, report)
     if json:
         output.write_json(measured.as_dict())
     else:
@@ -184,6 +193,13 @@ def remove(name: Annotated[str, typer.Argument(metavar="NAME", help="Name of a p
     Example: prefixkv profile remove llava-hf--llava-1.5-7b-hf
     """
     remove_saved("profiles", "profile", name)
+
+
+def _write_report(measured: LayerProfile, path: Path) -> None:
+    from prefixkv_cli.reports.profile_page import write_profile
+
+    write_profile(measured, path)
+    output.notice(f"wrote {path}")
 
 
 def _summary(name: str) -> dict[str, Any]:

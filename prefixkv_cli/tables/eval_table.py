@@ -57,7 +57,7 @@ def _table(figures: Mapping[str, Any], weights: Sequence[str], intervals: bool) 
         table.add_column(LABELS[name], justify="right", min_width=len(LABELS[name]))
     for budget, block in groupby(cells, key=lambda cell: cell["budget"]):
         group = list(block)
-        best = {name: _best(group, name) for name in names}
+        best = {name: best_value(group, name) for name in names}
         for number, cell in enumerate(group):
             weighed = {"kept": f"{cell['kept_fraction']:.1%}", "bytes": format_bytes(cell["kept_bytes"])}
             measured = [_figure(cell["metrics"].get(name), name, best[name], intervals) for name in names]
@@ -121,7 +121,7 @@ def data_title(settings: Mapping[str, Any]) -> str:
     return f"{kind} with seed {rest}" if kind in ("scenes", "followups") else settings["data"]
 
 
-def _best(group: Sequence[Mapping[str, Any]], name: str) -> float | None:
+def best_value(group: Sequence[Mapping[str, Any]], name: str) -> float | None:
     """The best value of a block; None where there is nothing to compare."""
     values = [cell["metrics"][name]["value"] for cell in group if name in cell["metrics"]]
     if len(values) < 2 or min(values) == max(values):

@@ -36,8 +36,9 @@ def _records(folder: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.exhaustive
 def test_scenes_are_judged_and_weighed(run: Run, tmp_path: Path) -> None:
-    out, plot = tmp_path / "out", tmp_path / "plot.svg"
-    done = run(*QUICK, "--data", "scenes:13:9", "--json", "--out", str(out), "--plot", str(plot))
+    out, plot, report = tmp_path / "out", tmp_path / "plot.svg", tmp_path / "page.html"
+    pictures = ("--plot", str(plot), "--report", str(report))
+    done = run(*QUICK, "--data", "scenes:13:9", "--json", "--out", str(out), *pictures)
     assert done.returncode == 0, done.stderr
     figures = json.loads(done.stdout)
     assert json.loads((out / "results.json").read_text(encoding="utf-8")) == figures
@@ -62,6 +63,7 @@ def test_scenes_are_judged_and_weighed(run: Run, tmp_path: Path) -> None:
         assert metric["low"] <= metric["value"] <= metric["high"]
     assert "the full cache, measured once, stands for local, h2o too" in done.stderr
     assert "<svg" in plot.read_text(encoding="utf-8")
+    assert "13 samples of scenes" in report.read_text(encoding="utf-8")
 
 
 @pytest.mark.exhaustive
@@ -246,6 +248,7 @@ def test_budget_that_is_larger_than_the_cache_is_marked(run: Run) -> None:
         (("--data", "scenes", "--metrics", "bleu"), 2, "choose from ppl, rouge, accuracy, kl"),
         (("--data", "scenes", "--plot", "x.gif"), 2, "end it in .png, .svg, .pdf"),
         (("--data", "scenes", "--plot", "none/x.png"), 1, "make it first"),
+        (("--data", "scenes", "--report", "x.pdf"), 2, "ends in .html"),
         (("--data", "scenes", "--limit", "0"), 2, "limit 0"),
         (("--data", "scenes", "--processes", "0"), 2, "processes 0"),
         (("--data", "scenes", "--max-new-tokens", "0"), 2, "max-new-tokens 0"),

@@ -1,0 +1,1 @@
+"""Interactive pages of results: one HTML file each, which needs no network."""
