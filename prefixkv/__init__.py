@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from prefixkv.engine.engine import Engine
     from prefixkv.errors import PrefixKVError
     from prefixkv.generation.sampling import Sampling
+    from prefixkv.methods.method import Method
+    from prefixkv.methods.table import register_method
     from prefixkv.models.loading import load_model
     from prefixkv.models.placement import Placement
     from prefixkv.policy.budget import Budget
@@ -28,6 +30,7 @@ _HOMES = {
     "Conversation": "prefixkv.chat.conversation",
     "Engine": "prefixkv.engine.engine",
     "LayerProfile": "prefixkv.profiles.profile",
+    "Method": "prefixkv.methods.method",
     "Placement": "prefixkv.models.placement",
     "PrefixConfig": "prefixkv.profiles.config",
     "PrefixKVCache": "prefixkv.cache.prefix_cache",
@@ -35,6 +38,7 @@ _HOMES = {
     "Sampling": "prefixkv.generation.sampling",
     "compress": "prefixkv.compression",
     "load_model": "prefixkv.models.loading",
+    "register_method": "prefixkv.methods.table",
 }
 
 __all__ = [
@@ -42,6 +46,7 @@ __all__ = [
     "Conversation",
     "Engine",
     "LayerProfile",
+    "Method",
     "Placement",
     "PrefixConfig",
     "PrefixKVCache",
@@ -50,6 +55,7 @@ __all__ = [
     "__version__",
     "compress",
     "load_model",
+    "register_method",
 ]
 
 

@@ -12,10 +12,11 @@ from prefixkv.cache import attention
 from prefixkv.cache.installations import shared
 from prefixkv.cache.prefix_cache import PrefixKVCache
 from prefixkv.engine.generate_steps import generate_steps
+from prefixkv.methods.method import Method
+from prefixkv.methods.table import DEFAULT_METHOD
 from prefixkv.models.identity import ModelIdentity
 from prefixkv.policy.budget import Budget
 from prefixkv.policy.codec import DEFAULT_CODEC, Codec
-from prefixkv.policy.methods import DEFAULT_METHOD, Method
 from prefixkv.profiles.config import PrefixConfig
 from prefixkv.profiles.guidance import make_cache
 
@@ -33,7 +34,7 @@ def compress(
         model: a language or vision-language model of transformers.
         budget: `"20%"`, `0.2`, `"512MiB"`, `"4GB"` or `"300tok"`: what to keep; or a configuration, which brings its
             own budget, shares, method and codec.
-        method: name of a method, see `prefixkv.policy.methods.METHODS`; not used with a configuration. `guided` uses
+        method: name of a method, see `prefixkv.methods.table.METHODS`; not used with a configuration. `guided` uses
             the profile that was saved for the model's hub id or folder, and warns where there is none.
         codec: in which precision entries are stored, see `prefixkv.policy.codec.CODECS`: any, with any method; not used
             with a configuration.

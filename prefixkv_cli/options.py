@@ -10,11 +10,11 @@ import typer
 
 from prefixkv.errors import OptionError
 from prefixkv.home import names
+from prefixkv.methods.table import METHODS, method_names
 from prefixkv.models.geometry import DTYPE_BYTES
 from prefixkv.models.names import ALIASES
 from prefixkv.models.placement import Placement
 from prefixkv.policy.codec import CODECS
-from prefixkv.policy.methods import METHODS
 from prefixkv_cli.dialogue.picture_input import SOURCES_HELP
 from prefixkv_cli.output import be_quiet
 
@@ -69,7 +69,7 @@ MethodOption = Annotated[
         "--method",
         help=f"How entries are chosen: {', '.join(METHODS)}.",
         metavar="NAME",
-        autocompletion=starting_with(lambda: METHODS),
+        autocompletion=starting_with(method_names),
     ),
 ]
 CodecOption = Annotated[

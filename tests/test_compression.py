@@ -13,7 +13,7 @@ from transformers import DynamicCache, StaticCache, TextStreamer
 
 import prefixkv
 from prefixkv.errors import PrefixKVError
-from prefixkv.policy.methods import METHODS
+from prefixkv.methods.table import METHODS
 from prefixkv.transformers_compat import cache_argument, cache_in
 from tests import tiny
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel
 
+from prefixkv.methods.table import DEFAULT_METHOD
 from prefixkv.models.geometry import KVGeometry
 from prefixkv.policy.codec import DEFAULT_CODEC
 from prefixkv.policy.look_ahead import LookAhead
-from prefixkv.policy.methods import DEFAULT_METHOD
 
 STOCK, STATIC = "transformers", "transformers-static"
 """Stand for a budget: stock generate with its usual cache, and with a compiled static one."""

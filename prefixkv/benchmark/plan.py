@@ -15,10 +15,10 @@ from prefixkv.benchmark.load import STATIC, STOCK, Load
 from prefixkv.benchmark.random_model import random_look_ahead
 from prefixkv.benchmark.run import measure, uses_look_ahead
 from prefixkv.errors import OptionError
+from prefixkv.methods.table import get_method
 from prefixkv.models.geometry import KVGeometry
 from prefixkv.policy.budget import Budget
 from prefixkv.policy.codec import DEFAULT_CODEC
-from prefixkv.policy.methods import get_method
 
 RESERVE_BYTES = 4 * 2**30
 """Left to a prefill's working memory and the allocator when the largest batch is sought."""

@@ -25,9 +25,9 @@ from prefixkv.decoder.captured import CapturedStep
 from prefixkv.engine.captured_rows import formats_of
 from prefixkv.engine.decoding import decode_rows
 from prefixkv.generation.sampling import Sampling
+from prefixkv.methods.table import get_method
 from prefixkv.policy.budget import Budget
 from prefixkv.policy.codec import get_codec
-from prefixkv.policy.methods import get_method
 from prefixkv.transformers_compat import cache_argument
 
 

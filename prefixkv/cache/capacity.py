@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 
 from prefixkv.errors import BudgetTooSmallError
+from prefixkv.methods.method import Method
 from prefixkv.models.geometry import KVGeometry
 from prefixkv.policy.budget import Budget
 from prefixkv.policy.codec import CODECS, DEFAULT_CODEC, Codec
-from prefixkv.policy.methods import Method
 from prefixkv.policy.precision import entry_bytes, packed_bits
 
 

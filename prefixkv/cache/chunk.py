@@ -16,9 +16,9 @@ import torch
 
 from prefixkv.cache.compaction import AHEAD, Compaction, small_bytes
 from prefixkv.cache.scoring import entry_marks, score
-from prefixkv.policy.importance import Evidence
+from prefixkv.methods.evidence import Evidence
 from prefixkv.policy.look_ahead import PlacedQueries
-from prefixkv.policy.ranking import choose
+from prefixkv.policy.method_calls import choose
 from prefixkv.policy.shares import LayerShares
 from prefixkv.policy.text_marks import TextMarks
 

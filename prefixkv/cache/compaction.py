@@ -17,6 +17,7 @@ from prefixkv.cache.layer import CompressedLayer
 from prefixkv.cache.side_stream import SideStreams
 from prefixkv.kernels.dispatch import first_ranked, gather
 from prefixkv.kernels.gathering import Move
+from prefixkv.policy.method_calls import choose
 from prefixkv.policy.precision import entry_bytes
 from prefixkv.policy.ranking import rank
 from prefixkv.policy.shares import LayerShares
@@ -104,6 +105,8 @@ class Compaction:
         ranking = rank(importance, self._method.sink_tokens, self._method.recent_tokens)
         if self._shares.needs_curves:
             self._shares.add_curves(ranking.curves(len(layers)))
+        if self._method.select is not None:
+            return
         in_order = self._method.window == "least"
         orders, ranks = ranking.order.chunk(len(layers)), ranking.ranks.chunk(len(layers))
         for layer, order, places in zip(layers, orders, ranks, strict=True):
@@ -170,14 +173,34 @@ class Compaction:
         most = TOGETHER * self._seen_tokens * self._whole_bytes if self._ahead else 0
         for layer, count in cuts:
             if together and together[0][0].device != layer.device:
-                _move(together, self._bits)
+                self._move(together)
                 together = []
             together.append((layer, count))
             if sum(count for _, count in together) * self._stored_bytes >= most:
-                _move(together, self._bits)
+                self._move(together)
                 together = []
         if together:
-            _move(together, self._bits)
+            self._move(together)
+
+    def _move(self, cuts: Sequence[tuple[CompressedLayer, int]]) -> None:
+        """Store what stays of layers of one device."""
+        chosen = self._chosen(cuts)
+        kinds: dict[tuple[Any, ...], list[tuple[CompressedLayer, Move]]] = defaultdict(list)
+        for layer, count in cuts:
+            move, packs = layer.shrunk(count, self._bits, chosen.get(id(layer)))
+            kinds[packs, move.keys.dtype, move.indices is None, len(move.notes)].append((layer, move))
+        for (packs, *_), moves in kinds.items():
+            for (layer, _), moved in zip(moves, gather([move for _, move in moves], packs), strict=True):
+                layer.fill(moved)
+
+    def _chosen(self, cuts: Sequence[tuple[CompressedLayer, int]]) -> dict[int, torch.Tensor | None]:
+        """Which entries stay, by the layer's id, where it is not the first of those that it has."""
+        if self._method.select is not None:
+            every = [(layer, count, layer.importance) for layer, count in cuts]
+            return {id(each): choose(self._method, own, count) for each, count, own in every if own is not None}
+        ranked = [(layer, count) for layer, count in cuts if layer.ranks is not None and count < layer.kept_tokens]
+        choices = first_ranked([layer.ranks for layer, _ in ranked if layer.ranks is not None], [c for _, c in ranked])
+        return {id(layer): indices for (layer, _), indices in zip(ranked, choices, strict=True)}
 
     def _counts(self, read: int, index: int) -> list[int]:
         """Entries for the first `read` layers of those up to `index`; what later ones store is reserved for them."""
@@ -190,17 +213,3 @@ class Compaction:
 def small_bytes(device: torch.device) -> int:
     """Bytes that are little on a device: there are some only where cutting has a host to wait for."""
     return torch.cuda.get_device_properties(device).total_memory // SMALL if device.type == "cuda" else 0
-
-
-def _move(cuts: Sequence[tuple[CompressedLayer, int]], bits: int | None) -> None:
-    """Store what stays of layers of one device."""
-    ranked = [(layer, count) for layer, count in cuts if layer.ranks is not None and count < layer.kept_tokens]
-    choices = first_ranked([layer.ranks for layer, _ in ranked if layer.ranks is not None], [c for _, c in ranked])
-    chosen = {id(layer): indices for (layer, _), indices in zip(ranked, choices, strict=True)}
-    kinds: dict[tuple[Any, ...], list[tuple[CompressedLayer, Move]]] = defaultdict(list)
-    for layer, count in cuts:
-        move, packs = layer.shrunk(count, bits, chosen.get(id(layer)))
-        kinds[packs, move.keys.dtype, move.indices is None, len(move.notes)].append((layer, move))
-    for (packs, *_), moves in kinds.items():
-        for (layer, _), moved in zip(moves, gather([move for _, move in moves], packs), strict=True):
-            layer.fill(moved)

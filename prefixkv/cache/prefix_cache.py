@@ -21,11 +21,11 @@ from prefixkv.cache.row_attention import RowsPass
 from prefixkv.cache.usage import CacheUsage
 from prefixkv.cache.windows import window_bytes
 from prefixkv.errors import PrefixKVError
+from prefixkv.methods.table import DEFAULT_METHOD, Method
 from prefixkv.models.geometry import KVGeometry
 from prefixkv.policy.budget import Budget
 from prefixkv.policy.codec import DEFAULT_CODEC, Codec
 from prefixkv.policy.look_ahead import LookAhead
-from prefixkv.policy.methods import DEFAULT_METHOD, Method
 from prefixkv.policy.text_marks import TextMarks
 
 

@@ -12,8 +12,8 @@ import torch
 
 from prefixkv.cache.row import CacheRow
 from prefixkv.cache.windows import window_bytes
+from prefixkv.methods.evidence import WINDOW
 from prefixkv.models.geometry import KVGeometry
-from prefixkv.policy.importance import WINDOW
 from prefixkv.policy.text_marks import TextMarks
 
 
@@ -118,9 +118,6 @@ class PrefixEntries:
 
 def most_queries(row: CacheRow) -> int | None:
     """The last queries of a prompt that a row's scorer looks at; None for all of them."""
-    scorer = row.method.scorer
-    if row.keeps_all or scorer == "recency":
+    if row.keeps_all or row.method.queries == "none":
         return 0
-    if scorer == "window" or (scorer == "guided" and row.look_ahead is not None):
-        return WINDOW
-    return None
+    return WINDOW if row.method.queries == "window" or row.look_ahead is not None else None

@@ -19,12 +19,13 @@ from prefixkv.cache.hand_off import HandOff
 from prefixkv.cache.layer import CompressedLayer
 from prefixkv.cache.usage import CacheUsage, LayerUsage
 from prefixkv.cache.windows import new_windows, update_window
+from prefixkv.methods import allocation
+from prefixkv.methods.method import Method
+from prefixkv.methods.table import DEFAULT_METHOD, get_method
 from prefixkv.models.geometry import KVGeometry
-from prefixkv.policy import allocation
 from prefixkv.policy.budget import Budget
 from prefixkv.policy.codec import DEFAULT_CODEC, Codec, get_codec, stored_name
 from prefixkv.policy.look_ahead import LookAhead
-from prefixkv.policy.methods import DEFAULT_METHOD, Method, get_method
 from prefixkv.policy.text_marks import TextMarks
 
 if TYPE_CHECKING:
@@ -224,8 +225,8 @@ class CacheRow:
             self._chunk = Chunk(self, keys, self._marks)
             self._marks = TextMarks(None, 0)
         keys, values = layer.arrive(keys, values)
-        scorer, is_whole = self.method.scorer, not self.keeps_all and self.prefix is None
-        sums_all = is_whole and (scorer == "accumulated" or (scorer == "guided" and self.look_ahead is None))
+        is_whole = not self.keeps_all and self.prefix is None
+        sums_all = is_whole and self.method.queries == "summed" and self.look_ahead is None
         hand_off.leave(keys, HandOff(partial(self._compact, index), sums_all=sums_all))
         return keys, values
 
@@ -247,7 +248,7 @@ class CacheRow:
             return DecodeLimit()
         if self.budget.is_hard_limit:
             return DecodeLimit(self.limits[index])
-        if self.method.allocator != "release":
+        if self.method.rounding == "exact":
             return DecodeLimit(None, layer.anchor_kept, layer.anchor_seen)
         if self.keep_fractions:
             return DecodeLimit.of_share(self.keep_fractions[index])

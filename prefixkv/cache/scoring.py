@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 
 from prefixkv.cache.layer import CompressedLayer
-from prefixkv.policy.importance import SCORERS, Evidence
-from prefixkv.policy.methods import Method
+from prefixkv.methods.evidence import Evidence
+from prefixkv.methods.method import Method
+from prefixkv.policy import method_calls
 
 TEXT_FIRST = 2.0
 """Added to the importance of text, which is at most 1, so that it comes before any picture's."""
@@ -24,11 +25,10 @@ def score(method: Method, layer: CompressedLayer, evidence: Evidence) -> tuple[t
         (1, heads, entries), float32, `heads` 1 where they share a choice; and the importance of picture entries
         together, as the scorer said it, one number that stays on the device; None where pictures do not count.
     """
-    assert method.scorer is not None
-    scores = SCORERS[method.scorer](evidence)
+    scores = method_calls.score(method, evidence)
     if not method.per_head:
         scores = scores.mean(dim=1, keepdim=True)
-    if layer.importance is not None and method.scorer == "accumulated":
+    if layer.importance is not None and method.adds_up:
         scores[..., : layer.kept_tokens] += layer.importance[..., : layer.kept_tokens]
     if not method.keeps_text:
         return scores, None

@@ -30,11 +30,11 @@ from prefixkv.generation.sampling import Sampling
 from prefixkv.inputs.images import picture_sha256
 from prefixkv.inputs.prompts import Turn
 from prefixkv.inputs.template_args import check_template_args
+from prefixkv.methods.table import METHODS
 from prefixkv.models.identity import ModelIdentity
 from prefixkv.models.loading import LoadedModel, Notify
 from prefixkv.models.weight_digest import tensor_digest, weight_digest
 from prefixkv.policy.codec import CODECS, DEFAULT_CODEC
-from prefixkv.policy.methods import METHODS
 from prefixkv.schemas.field import parse, shown, shown_text
 from prefixkv.schemas.model import ModelSchema
 
@@ -55,8 +55,8 @@ def save_context(conversation: Conversation, path: Path, name: str) -> None:
         PrefixKVError: there is nothing to save, or the place cannot be written, or gives back something else.
     """
     state, cache = conversation.state(), conversation.cache
-    if cache.method.name not in METHODS:
-        raise PrefixKVError(f"method {cache.method.name!r} has no name that a file may hold: use one of `METHODS`")
+    if METHODS.get(cache.method.name) != cache.method:
+        raise PrefixKVError(f"method {cache.method.name!r} has no name that a file may hold: register it first")
     if cache.codec.name not in CODECS:
         raise PrefixKVError(f"codec {cache.codec.name!r} has no name that a file may hold: use one of `CODECS`")
     if not state.reading.tokens:

@@ -20,11 +20,11 @@ from prefixkv.chat.context_pictures import picture_of
 from prefixkv.chat.reading import GENERATED, PICTURE, TEXT
 from prefixkv.errors import PrefixKVError
 from prefixkv.kernels.packed_row import PRECISIONS, packed_size
+from prefixkv.methods.table import get_method
 from prefixkv.models.geometry import KVGeometry
 from prefixkv.models.identity import ModelIdentity
 from prefixkv.policy.budget import Budget
 from prefixkv.policy.codec import DEFAULT_CODEC, get_codec
-from prefixkv.policy.methods import get_method
 from prefixkv.schemas.field import MOST_TOKENS, parse, shown_text
 from prefixkv.schemas.model import ModelSchema
 

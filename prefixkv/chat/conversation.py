@@ -26,10 +26,10 @@ from prefixkv.inputs.picture_size import check_max_pixels, scaled_down
 from prefixkv.inputs.picture_source import open_source
 from prefixkv.inputs.prompts import Prompt, Turn
 from prefixkv.inputs.template_args import check_template_args, say_unused
+from prefixkv.methods.table import DEFAULT_METHOD, Method
 from prefixkv.models.loading import LoadedModel, Notify
 from prefixkv.policy.budget import Budget
 from prefixkv.policy.codec import DEFAULT_CODEC, Codec
-from prefixkv.policy.methods import DEFAULT_METHOD, Method
 from prefixkv.profiles.config import PrefixConfig
 from prefixkv.profiles.guidance import make_cache
 

@@ -30,11 +30,12 @@ from prefixkv.generation.shaping import shaping_of
 from prefixkv.generation.stop_text import stop_texts, stop_watch
 from prefixkv.inputs.prompts import Prompt
 from prefixkv.inputs.token_ids import end_tokens
+from prefixkv.methods.method import Method
+from prefixkv.methods.table import DEFAULT_METHOD
 from prefixkv.models.identity import ModelIdentity
 from prefixkv.models.loading import LoadedModel
 from prefixkv.policy.budget import Budget
 from prefixkv.policy.codec import DEFAULT_CODEC, Codec
-from prefixkv.policy.methods import DEFAULT_METHOD, Method
 from prefixkv.profiles.config import PrefixConfig
 from prefixkv.profiles.guidance import make_cache
 

@@ -9,10 +9,11 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from prefixkv.errors import OptionError
+from prefixkv.evaluation.engine import method_digests
+from prefixkv.methods.table import get_method, method_names
 from prefixkv.models.geometry import KVGeometry
 from prefixkv.policy.budget import Budget
 from prefixkv.policy.codec import DEFAULT_CODEC, get_codec
-from prefixkv.policy.methods import METHODS, get_method
 
 if TYPE_CHECKING:
     from prefixkv.cache.prefix_cache import PrefixKVCache
@@ -39,13 +40,14 @@ class Cell:
         return labelled(self.method, self.codec)
 
     def recipe(self, look_ahead: str | None) -> str:
-        """Digest of the method's fields, so that results of a changed method are not taken for its own.
+        """Digest of the method, so that results of a changed one are not taken for its own.
 
         Args:
             look_ahead: digest of the model's look-ahead queries, which belong to a method that uses them.
         """
         method = get_method(self.method)
-        fields = [asdict(method), look_ahead if method.is_guided else None]
+        functions = {part: f"{each.__module__}.{each.__qualname__}" for part, each in method.functions.items()}
+        fields = [asdict(method) | functions, look_ahead if method.is_guided else None, *method_digests(method)]
         return hashlib.sha256(json.dumps(fields, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
     def asked_fraction(self, geometry: KVGeometry, seen_tokens: float) -> float:
@@ -83,7 +85,7 @@ def cells_of(methods: str, budgets: str, codecs: str = DEFAULT_CODEC) -> list[Ce
         OptionError: an unknown method, budget or codec, or an empty list.
     """
     names = (
-        list(METHODS) if methods.strip() == "all" else [get_method(name).name for name in _listed(methods, "methods")]
+        method_names() if methods.strip() == "all" else [get_method(name).name for name in _listed(methods, "methods")]
     )
     texts = [_canonical(Budget.parse(text)) for text in _listed(budgets, "budgets")]
     stores = [get_codec(name).name for name in _listed(codecs, "codecs")]

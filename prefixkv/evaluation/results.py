@@ -12,9 +12,9 @@ from prefixkv.evaluation.bootstrap import Bootstrap, estimate
 from prefixkv.evaluation.cells import REFERENCE, Cell, is_full
 from prefixkv.evaluation.figures import Figures
 from prefixkv.evaluation.records import KIND, Key, Record
+from prefixkv.methods.table import get_method
 from prefixkv.models.geometry import KVGeometry
 from prefixkv.policy.budget import Budget
-from prefixkv.policy.methods import get_method
 
 DEVIATION = 0.01
 """A measured share may differ from the asked one by this part of it, and by one entry a layer, before it is marked."""

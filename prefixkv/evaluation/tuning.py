@@ -6,10 +6,10 @@ from collections.abc import Callable
 from fractions import Fraction
 
 from prefixkv.evaluation.perplexity import own_answers, perplexity
+from prefixkv.methods.table import DEFAULT_METHOD
 from prefixkv.models.loading import LoadedModel
 from prefixkv.policy.budget import Budget
 from prefixkv.policy.codec import DEFAULT_CODEC
-from prefixkv.policy.methods import DEFAULT_METHOD
 from prefixkv.profiles.calibration import Sample
 from prefixkv.profiles.config import PrefixConfig
 from prefixkv.profiles.guidance import make_cache

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 import torch
 
 from prefixkv.kernels.dispatch import curve, ranking
-from prefixkv.policy.methods import Method
-from prefixkv.policy.selection import select
 
 
 @dataclass(frozen=True)
@@ -49,20 +47,3 @@ def rank(importance: torch.Tensor, sink_tokens: int, recent_tokens: int) -> Rank
     rows = importance.float().reshape(-1, importance.shape[-1])
     values, order, ranks = ranking(rows, sink_tokens, recent_tokens)
     return Ranking(order.reshape(importance.shape), ranks.reshape(importance.shape), values)
-
-
-def choose(method: Method, importance: torch.Tensor, kept_len: int) -> torch.Tensor | None:
-    """What a method keeps, where the number is known.
-
-    Args:
-        method: says what is protected and in which order entries are stored.
-        importance: (batch, heads, seen_len), float.
-        kept_len: entries to keep.
-
-    Returns:
-        (batch, heads, kept_len), int64, in the order of storage; None for everything in the order of the text.
-    """
-    sinks, recent = method.sink_tokens, method.recent_len(kept_len)
-    if method.window == "least":
-        return rank(importance, sinks, recent).order[..., :kept_len]
-    return None if kept_len == importance.shape[-1] else select(importance, kept_len, sinks, recent)

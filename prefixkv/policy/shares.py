@@ -6,17 +6,15 @@ from collections.abc import Sequence
 
 import torch
 
-from prefixkv.policy import allocation
+from prefixkv.methods import allocation
+from prefixkv.methods.layers_read import LayersRead
+from prefixkv.methods.method import Method
 from prefixkv.policy.curve_transfer import CurveTransfer
-from prefixkv.policy.methods import Method
+from prefixkv.policy.method_calls import allocate
 
 
 class LayerShares:
-    """The allocation of one chunk.
-
-    Shares that do not depend on the text are known beforehand. Those of `prefix` and `mixed` can only fall with every
-    further layer. Those of `release` and `text` are known when all layers have read.
-    """
+    """The allocation of one chunk: what its method's `allocate` is told of the layers, and when."""
 
     def __init__(
         self, method: Method, layers: int, keep_fractions: Sequence[float] | None, is_hard_limit: bool = False
@@ -40,12 +38,12 @@ class LayerShares:
     @property
     def is_known(self) -> bool:
         """Whether the shares do not depend on the text."""
-        return self._fractions is not None or self._method.allocator in ("uniform", "pyramid")
+        return self._fractions is not None or self._method.shares == "known"
 
     @property
     def needs_curves(self) -> bool:
         """Whether a layer's share follows from its curve."""
-        return not self.is_known and self._method.allocator != "text"
+        return not self.is_known and not self._method.keeps_text
 
     def add_curves(self, curves: torch.Tensor) -> None:
         """Take in the next layers, where shares follow from curves.
@@ -82,18 +80,15 @@ class LayerShares:
             seen: tokens read.
         """
         if self._known is None:
-            self._known = self._find_known(total, seen, min(self._method.floor_tokens, seen))
+            floor = min(self._method.floor_tokens, seen)
+            if self._fractions is None:
+                self._known = allocate(self._method, self._read(total, seen, [seen] * self._layers))
+            elif self._method.rounding == "exact":
+                self._known = allocation.proportional(self._fractions, total, floor, seen)
+            else:
+                counts = allocation.release_known(self._fractions, seen, floor)
+                self._known = allocation.trimmed(counts, total) if self._is_hard_limit else counts
         return self._known
-
-    def _find_known(self, total: int, seen: int, floor: int) -> list[int]:
-        if self._fractions is None and self._method.allocator == "uniform":
-            return allocation.uniform(total, self._layers)
-        if self._fractions is None:
-            return allocation.pyramid(total, self._layers, seen, floor)
-        if self._method.allocator != "release":
-            return allocation.proportional(self._fractions, total, floor, seen)
-        counts = allocation.release_known(self._fractions, seen, floor)
-        return allocation.trimmed(counts, total) if self._is_hard_limit else counts
 
     def counts(
         self, total: int, seen: int, ceilings: Sequence[int], later: Sequence[int], text_tokens: int
@@ -107,32 +102,23 @@ class LayerShares:
             later: for each later layer the entries that are reserved for it, if that is more than its floor.
             text_tokens: how many of the tokens read are text.
         """
-        floor, read = min(self._method.floor_tokens, seen), len(ceilings)
-        if self._method.allocator == "text":
-            masses = [0.0] * read
-            if self._masses:
-                masses = torch.stack([mass.to(self._masses[0].device) for mass in self._masses]).tolist()
-            shares = allocation.text_first(masses, total, min(text_tokens, seen), floor, seen)
-            return [min(pair) for pair in zip(ceilings, shares, strict=True)]
-        curves = [curve.numbers for curve in self._curves[:read]]
-        if self._method.allocator == "release":
-            counts = allocation.release(curves, min(1.0, total / sum(map(len, curves))), floor)
-            return allocation.trimmed(counts, total) if self._is_hard_limit else counts
-        room = max(total - sum(max(floor, stored) for stored in later), floor * read)
-        if self._method.allocator == "prefix":
-            return allocation.prefix(curves, room, floor, ceilings)
-        return self._mixed(curves, total, room, floor, ceilings)
-
-    def _mixed(
-        self, curves: Sequence[Sequence[float]], total: int, room: int, floor: int, ceilings: Sequence[int]
-    ) -> list[int]:
-        """Half even, half by the threshold over everything that has arrived, as a cut does not follow the threshold."""
-        even = allocation.uniform(total, self._layers)
-        even = [min(len(curve), count) for curve, count in zip(curves, even, strict=False)]
-        counts = allocation.mean(even, allocation.prefix(curves, room, floor))
-        if self._is_hard_limit:
-            counts = allocation.trimmed(counts, room)
-        elif len(curves) < self._layers:
-            # Which halves are rounded up changes as shares fall.
-            counts = [count + 1 for count in counts]
+        curves = [curve.numbers for curve in self._curves[: len(ceilings)]]
+        pictures: list[float] = []
+        if self._masses:
+            pictures = torch.stack([mass.to(self._masses[0].device) for mass in self._masses]).tolist()
+        counts = allocate(self._method, self._read(total, seen, ceilings, curves, later, pictures, text_tokens))
         return [min(pair) for pair in zip(ceilings, counts, strict=True)]
+
+    def _read(
+        self,
+        total: int,
+        seen: int,
+        ceilings: Sequence[int],
+        curves: Sequence[Sequence[float]] = (),
+        later: Sequence[int] = (),
+        pictures: Sequence[float] = (),
+        text_tokens: int = 0,
+    ) -> LayersRead:
+        floor = min(self._method.floor_tokens, seen)
+        own = (total, self._layers, seen, floor, self._is_hard_limit)
+        return LayersRead(*own, ceilings, curves, later, pictures, text_tokens)

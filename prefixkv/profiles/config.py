@@ -14,11 +14,11 @@ from prefixkv import __version__
 from prefixkv.documents import MOST_DOCUMENT_BYTES, read_document, read_json, write_json
 from prefixkv.errors import OptionError, PrefixKVError
 from prefixkv.home import find_file
+from prefixkv.methods import allocation
+from prefixkv.methods.table import DEFAULT_METHOD, get_method
 from prefixkv.models.identity import ModelIdentity
-from prefixkv.policy import allocation
 from prefixkv.policy.budget import Budget
 from prefixkv.policy.codec import DEFAULT_CODEC, Codec, get_codec
-from prefixkv.policy.methods import DEFAULT_METHOD, get_method
 from prefixkv.profiles.profile import LayerProfile
 
 FORMAT, VERSION = "prefixkv-config", 2

@@ -9,11 +9,12 @@ from typing import Any
 from prefixkv.cache.capacity import Capacity
 from prefixkv.cache.prefix_cache import PrefixKVCache
 from prefixkv.errors import PrefixKVError
+from prefixkv.methods.method import Method
+from prefixkv.methods.table import get_method
 from prefixkv.models.identity import ModelIdentity
 from prefixkv.policy.budget import Budget
 from prefixkv.policy.codec import DEFAULT_CODEC, Codec, get_codec
 from prefixkv.policy.look_ahead import LookAhead
-from prefixkv.policy.methods import Method, get_method
 from prefixkv.profiles.config import PrefixConfig
 from prefixkv.profiles.profile import LayerProfile
 from prefixkv.profiles.profile_path import profile_path

@@ -15,8 +15,9 @@ from prefixkv.cache import attention, hand_off
 from prefixkv.cache.hand_off import HandOff
 from prefixkv.errors import PrefixKVError
 from prefixkv.inputs.prompts import Prompt, Turn
+from prefixkv.methods.evidence import Evidence
+from prefixkv.methods.h2o import accumulated
 from prefixkv.models.loading import LoadedModel, Notify
-from prefixkv.policy.importance import SCORERS, Evidence
 from prefixkv.policy.look_ahead import QueryParts, QueryRecorder
 from prefixkv.policy.rotary import PositionWatch, Rotation, watched
 from prefixkv.policy.selection import cumulative_importance
@@ -26,7 +27,7 @@ from prefixkv.profiles.rounding import rounding_losses
 from prefixkv.transformers_compat import cache_argument
 from prefixkv.workers import Launch, division_of
 
-SCORER = "accumulated"
+SCORER = accumulated.__name__
 ANSWER_TOKENS = 128
 """Length to which a model answers a calibration sample: look-ahead queries are drawn from the whole answers."""
 ROUNDED_SAMPLES = 8
@@ -72,7 +73,7 @@ class _Recorder(DynamicCache):
         recorder.add(layer, queries, self._watch.latest, offset)
 
     def _score(self, keys: torch.Tensor, queries: torch.Tensor, scale: float) -> None:
-        importance = SCORERS[SCORER](Evidence(queries, keys, scale)).mean(dim=1, keepdim=True)
+        importance = accumulated(Evidence(queries, keys, scale)).mean(dim=1, keepdim=True)
         self.curves.append(cumulative_importance(importance).tolist())
 
 

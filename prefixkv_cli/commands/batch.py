@@ -12,10 +12,10 @@ from prefixkv.errors import OptionError
 from prefixkv.generation.sampling import Sampling
 from prefixkv.home import find_file
 from prefixkv.inputs.template_args import parse_template_args
+from prefixkv.methods.table import DEFAULT_METHOD, get_method
 from prefixkv.models.loading import check_device_name, check_dtype_name, check_model_name, load_model
 from prefixkv.policy.budget import Budget
 from prefixkv.policy.codec import DEFAULT_CODEC, get_codec
-from prefixkv.policy.methods import DEFAULT_METHOD, get_method
 from prefixkv.profiles.config import PrefixConfig
 from prefixkv_cli import options, output
 from prefixkv_cli.batch_questions import STREAM, Questions, read_questions

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from prefixkv.errors import OptionError
+from prefixkv.methods.table import DEFAULT_METHOD, get_method
 from prefixkv.models.loading import check_device_name, check_dtype_name, check_model_name
 from prefixkv.policy.budget import Budget
 from prefixkv.policy.codec import DEFAULT_CODEC, get_codec
-from prefixkv.policy.methods import DEFAULT_METHOD, get_method
 from prefixkv_cli import options, output
 from prefixkv_cli.tables.bench_table import bench_table, progress_line
 

@@ -13,8 +13,8 @@ import typer
 from prefixkv.errors import OptionError
 from prefixkv.generation.sampling import Sampling
 from prefixkv.home import names
+from prefixkv.methods.table import DEFAULT_METHOD
 from prefixkv.policy.codec import DEFAULT_CODEC
-from prefixkv.policy.methods import DEFAULT_METHOD
 from prefixkv_cli import options, output
 from prefixkv_cli.answer_log.journal import Journal
 from prefixkv_cli.dialogue.last_conversation import find_last_conversation

@@ -10,9 +10,9 @@ import typer
 from prefixkv.errors import OptionError
 from prefixkv.generation.sampling import Sampling
 from prefixkv.home import named_file
+from prefixkv.methods.table import DEFAULT_METHOD
 from prefixkv.policy.budget import format_bytes
 from prefixkv.policy.codec import DEFAULT_CODEC
-from prefixkv.policy.methods import DEFAULT_METHOD
 from prefixkv_cli import options, output
 from prefixkv_cli.dialogue.opening import Opening
 

@@ -11,13 +11,13 @@ import typer
 from prefixkv.documents import file_sha256
 from prefixkv.errors import OptionError, PrefixKVError
 from prefixkv.home import find_file, named_file
+from prefixkv.methods.table import DEFAULT_METHOD, get_method
 from prefixkv.models.identity import ModelIdentity
 from prefixkv.models.loading import check_model_name, profile_name, weights_are_here
 from prefixkv.models.names import full_name
 from prefixkv.models.shapes import SHAPES
 from prefixkv.policy.budget import Budget, format_bytes
 from prefixkv.policy.codec import DEFAULT_CODEC, get_codec
-from prefixkv.policy.methods import DEFAULT_METHOD, get_method
 from prefixkv.profiles.config import ALLOCATIONS, PrefixConfig
 from prefixkv.profiles.profile import LayerProfile
 from prefixkv.profiles.profile_path import profile_path
@@ -84,7 +84,7 @@ def search(
     if allowed.kind != "fraction":
         raise OptionError(f"tolerance {tolerance!r} is no share: give one such as 1%")
     if allocation is None:
-        usual = get_method(method).allocator
+        usual = get_method(method).allocation
         allocation = usual if usual in ALLOCATIONS else "prefix"
     get_method(method)
     get_codec(codec)

@@ -11,11 +11,11 @@ from prefixkv.errors import OptionError, PrefixKVError
 from prefixkv.generation.sampling import Sampling
 from prefixkv.home import find_file
 from prefixkv.inputs.template_args import parse_template_args
+from prefixkv.methods.table import get_method
 from prefixkv.models.loading import check_device_name, check_dtype_name, check_model_name, load_model
 from prefixkv.models.placement import Placement
 from prefixkv.policy.budget import Budget
 from prefixkv.policy.codec import DEFAULT_CODEC, get_codec
-from prefixkv.policy.methods import get_method
 from prefixkv.profiles.config import PrefixConfig
 from prefixkv_cli import output
 from prefixkv_cli.dialogue.picture_input import open_picture

@@ -12,9 +12,9 @@ from rich.text import Text
 
 from prefixkv.errors import PrefixKVError
 from prefixkv.home import find_file, named_file, names
+from prefixkv.methods.table import METHODS, method_names
 from prefixkv.policy.budget import BUDGET_HELP, format_bytes
 from prefixkv.policy.codec import CODECS
-from prefixkv.policy.methods import METHODS
 from prefixkv.profiles.config import PrefixConfig
 from prefixkv_cli import output
 from prefixkv_cli.dialogue.answer_settings import SETTINGS, changed, described
@@ -104,8 +104,9 @@ def _method(talk: Talk, argument: str) -> None:
     conversation = talk.conversation
     if not argument:
         current = conversation.cache.method.name
-        rows = [(f"{'*' if name == current else ' '} {name}", method.summary) for name, method in METHODS.items()]
-        output.show(_columns(rows))
+        unread = "of an installed package"
+        summaries = {name: METHODS[name].summary if name in METHODS else unread for name in method_names()}
+        output.show(_columns([(f"{'*' if name == current else ' '} {name}", text) for name, text in summaries.items()]))
         return
     conversation.change_budget(conversation.cache.budget, argument, conversation.cache.codec)
     _say_changed(talk, f"method {argument}")
@@ -220,7 +221,7 @@ COMMANDS: dict[str, SlashCommand] = {
     "/image": SlashCommand("PATH", f"add a picture: {SOURCES_HELP}", _image, PICTURES, needs=True),
     "/images": SlashCommand("", "the pictures so far", _images),
     "/budget": SlashCommand("X", "what the cache may keep", _budget, lambda: ("20%", "50%", "100%")),
-    "/method": SlashCommand("X", "how entries are chosen; alone: all of them", _method, lambda: METHODS),
+    "/method": SlashCommand("X", "how entries are chosen; alone: all of them", _method, method_names),
     "/codec": SlashCommand("X", "in which precision entries are stored; alone: all of them", _codec, lambda: CODECS),
     "/config": SlashCommand(
         "NAME", "take a saved configuration; alone: all of them", _config, lambda: names("configs")

@@ -14,8 +14,8 @@ from prefixkv.cache.prefix_cache import PrefixKVCache
 from prefixkv.cache.row import CacheRow
 from prefixkv.errors import BudgetTooSmallError, PrefixKVError
 from prefixkv.generation.forward import read_tokens
+from prefixkv.methods.allocation import prefix
 from prefixkv.models.geometry import KVGeometry
-from prefixkv.policy.allocation import prefix
 from prefixkv.policy.selection import cumulative_importance
 from prefixkv.transformers_compat import cache_argument, cache_in
 from tests import reference, tiny

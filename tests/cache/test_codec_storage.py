@@ -11,11 +11,11 @@ import prefixkv
 from prefixkv.cache.capacity import Capacity
 from prefixkv.errors import BudgetTooSmallError, OptionError
 from prefixkv.kernels.packing import unpack
+from prefixkv.methods.table import METHODS, get_method
 from prefixkv.models.geometry import KVGeometry
 from prefixkv.models.identity import ModelIdentity
 from prefixkv.policy.budget import Budget
 from prefixkv.policy.codec import CODECS, get_codec, stored_name
-from prefixkv.policy.methods import METHODS, get_method
 from prefixkv.profiles.config import PrefixConfig
 from tests import tiny
 

@@ -12,8 +12,8 @@ from prefixkv.cache import attention, chunk, compaction
 from prefixkv.cache.layer import CompressedLayer
 from prefixkv.cache.prefix_cache import PrefixKVCache
 from prefixkv.cache.row import CacheRow
+from prefixkv.methods import allocation
 from prefixkv.models.geometry import KVGeometry
-from prefixkv.policy import allocation
 from prefixkv.policy.curve_transfer import CurveTransfer
 from prefixkv.policy.ranking import rank
 from prefixkv.transformers_compat import cache_argument

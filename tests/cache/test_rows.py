@@ -10,7 +10,7 @@ import torch
 import prefixkv
 from prefixkv.cache.prefix_cache import PrefixKVCache
 from prefixkv.errors import BudgetTooSmallError, PrefixKVError
-from prefixkv.policy.methods import METHODS
+from prefixkv.methods.table import METHODS
 from prefixkv.transformers_compat import cache_argument
 from tests import tiny
 

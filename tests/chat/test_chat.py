@@ -15,8 +15,8 @@ from prefixkv.demo.questions import KINDS, question_set
 from prefixkv.demo.scenes import draw_scene
 from prefixkv.errors import PrefixKVError
 from prefixkv.generation.sampling import Sampling
+from prefixkv.methods.table import METHODS
 from prefixkv.models.loading import LoadedModel
-from prefixkv.policy.methods import METHODS
 from prefixkv.transformers_compat import cache_argument
 
 THREE_TURNS = ("How many objects are there?", "Describe the image.", "How many red objects are there?")

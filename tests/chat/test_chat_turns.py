@@ -12,8 +12,8 @@ from prefixkv.chat.conversation import UNDO_TURNS, Conversation
 from prefixkv.demo.scenes import draw_scene
 from prefixkv.errors import OptionError, PrefixKVError
 from prefixkv.generation.sampling import Sampling
+from prefixkv.methods.table import METHODS
 from prefixkv.models.loading import LoadedModel
-from prefixkv.policy.methods import METHODS
 from tests.passes import passes
 
 LATER = ("How many objects are there?", "Describe the image.", "How many red objects are there?")

@@ -15,9 +15,9 @@ from prefixkv.chat.conversation import Conversation
 from prefixkv.demo.scenes import draw_scene
 from prefixkv.errors import BudgetTooSmallError, PrefixKVError
 from prefixkv.generation.sampling import Sampling
+from prefixkv.methods.table import METHODS
 from prefixkv.models.loading import LoadedModel
 from prefixkv.policy.codec import CODECS
-from prefixkv.policy.methods import METHODS
 from tests.chat.test_context import changed_head
 
 SAMPLE = Path(__file__).parent / "samples" / "context-1.safetensors"

@@ -26,8 +26,8 @@ from prefixkv.errors import PrefixKVError
 from prefixkv.generation.sampling import Sampling
 from prefixkv.inputs.images import picture_sha256
 from prefixkv.kernels.packed_row import PRECISIONS
+from prefixkv.methods.table import METHODS
 from prefixkv.models.loading import LoadedModel
-from prefixkv.policy.methods import METHODS
 from prefixkv.profiles.config import PrefixConfig
 from tests.passes import Passes, passes
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from prefixkv.policy.methods import METHODS
+from prefixkv.methods.table import METHODS
 from prefixkv_cli.tables.eval_export import comma_separated, markdown
 from prefixkv_cli.tables.eval_table import eval_table
 from tests.cli.program import Run

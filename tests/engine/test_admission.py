@@ -15,9 +15,9 @@ from prefixkv.cache.capacity import Capacity
 from prefixkv.engine.admission import Footprint, Ledger
 from prefixkv.engine.scheduler import Scheduler
 from prefixkv.errors import BudgetTooSmallError
+from prefixkv.methods.table import METHODS, get_method
 from prefixkv.models.geometry import KVGeometry
 from prefixkv.policy.budget import Budget
-from prefixkv.policy.methods import METHODS, get_method
 from tests import tiny
 
 GEOMETRY = KVGeometry(layers=4, kv_heads=2, head_dim=16, dtype="float32")

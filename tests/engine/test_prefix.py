@@ -17,7 +17,7 @@ from prefixkv.engine.prefix import Prefixes, SharedPart, cut
 from prefixkv.engine.stream import Stream
 from prefixkv.generation.sampling import Sampling
 from prefixkv.inputs.prompts import Prompt, Turn
-from prefixkv.policy.methods import METHODS
+from prefixkv.methods.table import METHODS
 from prefixkv.transformers_compat import cache_argument
 from tests import tiny
 from tests.families import tiny_models

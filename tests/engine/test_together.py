@@ -15,7 +15,7 @@ import prefixkv
 from prefixkv.engine.decoding import decode
 from prefixkv.engine.stream import Stream
 from prefixkv.generation.sampling import Sampling
-from prefixkv.policy.methods import METHODS
+from prefixkv.methods.table import METHODS
 from tests import tiny
 
 THREADS = 32

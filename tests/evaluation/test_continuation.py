@@ -18,9 +18,9 @@ from prefixkv.evaluation.prefill import Prefill
 from prefixkv.generation.sampling import Sampling
 from prefixkv.inputs.prompts import Prompt, Turn
 from prefixkv.inputs.token_ids import stop_tokens
+from prefixkv.methods.table import METHODS
 from prefixkv.models.loading import LoadedModel
 from prefixkv.policy.curve_transfer import CurveTransfer
-from prefixkv.policy.methods import METHODS
 from prefixkv.transformers_compat import cache_argument
 from tests import tiny
 

@@ -13,8 +13,8 @@ from prefixkv.evaluation.cells import Cell, new_cache
 from prefixkv.evaluation.data import DataSource
 from prefixkv.evaluation.exercise import Exercises
 from prefixkv.evaluation.prefill import Prefill
+from prefixkv.methods.table import METHODS
 from prefixkv.models.loading import LoadedModel
-from prefixkv.policy.methods import METHODS
 from prefixkv.transformers_compat import cache_argument
 
 BUDGETS = ("100%", "7%", "400KiB")

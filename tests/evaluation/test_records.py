@@ -13,7 +13,7 @@ import pytest
 from prefixkv.errors import PrefixKVError
 from prefixkv.evaluation.cells import REFERENCE, Cell
 from prefixkv.evaluation.records import RecordFolder
-from prefixkv.policy.methods import METHODS
+from prefixkv.methods.table import METHODS
 
 SETTINGS = {"model": {"id": "demo"}, "metrics": ["ppl"], "threads": 1}
 CELL = Cell("h2o", "20%")

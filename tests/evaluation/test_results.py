@@ -10,8 +10,8 @@ import pytest
 from prefixkv.errors import OptionError
 from prefixkv.evaluation.cells import REFERENCE, Cell, cells_of
 from prefixkv.evaluation.results import NOT_EVICTING, OFF_BUDGET, results
+from prefixkv.methods.table import METHODS
 from prefixkv.models.geometry import KVGeometry
-from prefixkv.policy.methods import METHODS
 
 GEOMETRY = KVGeometry(layers=2, kv_heads=1, head_dim=8, dtype="float32")
 CELL = Cell("h2o", "20%")

@@ -8,7 +8,7 @@ from typing import Any
 
 from prefixkv.chat.conversation import UNDO_TURNS, Conversation
 from prefixkv.generation.sampling import Sampling
-from prefixkv.policy.methods import METHODS
+from prefixkv.methods.table import METHODS
 from tests.families.checks import loaded
 from tests.families.tiny_models import Tiny
 from tests.families.tiny_tokenizer import WORDS

@@ -18,7 +18,7 @@ from transformers import AttentionInterface, Cache
 import prefixkv
 from prefixkv.cache.prefix_cache import PrefixKVCache
 from prefixkv.cache.snapshot import CacheSnapshot
-from prefixkv.policy.methods import METHODS
+from prefixkv.methods.table import METHODS
 from prefixkv.transformers_compat import cache_argument
 from tests import tiny
 

@@ -15,8 +15,8 @@ import pytest
 
 import prefixkv
 from prefixkv.demo.scenes import draw_scene
+from prefixkv.methods.table import METHODS
 from prefixkv.models.loading import LoadedModel
-from prefixkv.policy.methods import METHODS
 from tests.cli.program import run_here
 from tests.gpu.device import DEVICE
 from tests.gpu.report import COMBINATION, VARIABLE, GpuReport

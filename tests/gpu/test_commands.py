@@ -12,7 +12,7 @@ import typer
 
 import prefixkv
 from prefixkv.demo.scenes import draw_scene
-from prefixkv.policy.methods import METHODS
+from prefixkv.methods.table import METHODS
 from prefixkv_cli.app import app
 from tests.gpu.conftest import SEED, Program
 from tests.gpu.device import DEVICE, DTYPES
@@ -62,7 +62,7 @@ def kept(record: dict[str, Any]) -> float:
 
 def allowed(method: str, share: float) -> float:
     """What a method may keep of a budget; the release rounds every layer by itself, and deletes after a step."""
-    return share + 0.01 * (METHODS[method].allocator == "release")
+    return share + 0.01 * (METHODS[method].rounding == "release")
 
 
 def test_every_command_is_run_here() -> None:

@@ -13,8 +13,8 @@ from prefixkv.chat.context import load_context, save_context
 from prefixkv.chat.conversation import Conversation
 from prefixkv.demo.scenes import draw_scene
 from prefixkv.generation.sampling import Sampling
+from prefixkv.methods.table import METHODS
 from prefixkv.models.loading import LoadedModel
-from prefixkv.policy.methods import METHODS
 from tests.gpu.conftest import SEED
 from tests.gpu.device import DTYPES
 

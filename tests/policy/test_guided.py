@@ -16,11 +16,11 @@ from prefixkv.chat.conversation import Conversation
 from prefixkv.demo import profile_path
 from prefixkv.demo.questions import question_set
 from prefixkv.errors import PrefixKVError
+from prefixkv.methods.evidence import Evidence
 from prefixkv.models.geometry import KVGeometry
 from prefixkv.models.identity import ModelIdentity
 from prefixkv.models.loading import LoadedModel
 from prefixkv.policy.budget import Budget
-from prefixkv.policy.importance import Evidence
 from prefixkv.policy.look_ahead import LookAhead, PlacedQueries, QueryRecorder
 from prefixkv.policy.precision import entry_bytes, packed_bits
 from prefixkv.policy.rotary import Rotation

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from prefixkv.policy.methods import get_method
+from prefixkv.methods.table import get_method
 from prefixkv.policy.shares import LayerShares
 
 LAYERS, ENTRIES = 6, 40

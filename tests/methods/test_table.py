@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from prefixkv.errors import OptionError
-from prefixkv.policy.methods import METHODS, get_method
+from prefixkv.methods.table import METHODS, get_method
 
 
 def test_unknown_method_names_the_nearest() -> None:

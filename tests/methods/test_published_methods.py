@@ -10,8 +10,8 @@ import torch
 import prefixkv
 from prefixkv.cache import attention
 from prefixkv.cache.prefix_cache import PrefixKVCache
+from prefixkv.methods import allocation
 from prefixkv.models.geometry import KVGeometry
-from prefixkv.policy import allocation
 from prefixkv.transformers_compat import cache_argument
 from tests import reference, tiny
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefixkv.errors import PrefixKVError
-from prefixkv.policy.allocation import prefix, proportional, uniform
+from prefixkv.methods.allocation import prefix, proportional, uniform
 from prefixkv.policy.selection import cumulative_importance
 
 

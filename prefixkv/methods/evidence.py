@@ -1,0 +1,114 @@
+"""What a layer knows of its entries when a chunk has attended: all that a method scores by."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import torch
+
+from prefixkv.kernels.dispatch import attention_mass, attention_peak
+from prefixkv.kernels.row_mass import row_mass
+
+WINDOW = 64
+"""Most queries at the end of a chunk that speak for what will be asked next (SnapKV's observation window)."""
+POOL = 5
+"""Entries over which SnapKV averages."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One layer's queries and keys. No attention matrix is ever built from them.
+
+    Attributes:
+        queries: (batch, query_heads, query_len, head_dim), after RoPE: the chunk's, or its last ones where the method
+            looks at no others.
+        keys: (batch, kv_heads, key_len, head_dim), after RoPE: stored entries, then the chunk's.
+        scale: factor on the dot products.
+        is_text: (batch, heads, key_len), bool: entries that are of no picture; None where there is no picture, and for
+            methods that do not keep text first.
+        text_tail: tokens at the chunk's end that are text in every row.
+        look_ahead: (1, query_heads, count, head_dim), after RoPE: queries of a profile, placed behind the chunk; None
+            without a profile.
+    """
+
+    queries: torch.Tensor
+    keys: torch.Tensor
+    scale: float
+    is_text: torch.Tensor | None = None
+    text_tail: int = WINDOW
+    look_ahead: torch.Tensor | None = None
+
+    @property
+    def window(self) -> torch.Tensor:
+        """The last queries, `WINDOW` at most: (batch, query_heads, count, head_dim)."""
+        return self.queries[:, :, -WINDOW:]
+
+    @property
+    def question(self) -> torch.Tensor:
+        """Those of the window that are text behind the last picture, one at least."""
+        return self.queries[:, :, -max(1, min(WINDOW, self.text_tail)) :]
+
+    @property
+    def places(self) -> torch.Tensor:
+        """1 for the oldest entry, key_len for the newest: (batch, 1, key_len), float32."""
+        batch, _, key_len, _ = self.keys.shape
+        return torch.arange(1, key_len + 1, dtype=torch.float32, device=self.keys.device).expand(batch, 1, -1)
+
+    @property
+    def parts_seen(self) -> torch.Tensor:
+        """One over the number of the chunk's queries that could see each entry, (key_len,), float32."""
+        return _parts_seen(self.keys.shape[2], self.queries.shape[2], self.keys.device)
+
+    def attention(self, queries: torch.Tensor) -> torch.Tensor:
+        """The attention that each entry receives from queries, summed over them and averaged over a group's heads.
+
+        Args:
+            queries: (batch, query_heads, count, head_dim): the last `count` of the chunk.
+
+        Returns:
+            (batch, kv_heads, key_len), float32.
+        """
+        return attention_mass(queries, self.keys, self.scale)
+
+    def peak(self) -> torch.Tensor:
+        """The largest attention that each entry receives from the question or from a look-ahead query.
+
+        Returns:
+            (batch, kv_heads, key_len), float32.
+        """
+        question = self.question
+        assert self.look_ahead is not None
+        queries = torch.cat([question, self.look_ahead.expand(question.shape[0], -1, -1, -1)], dim=2)
+        return attention_peak(queries, self.keys, self.scale, own=question.shape[2])
+
+    def text_attention(self) -> torch.Tensor:
+        """The attention of text queries, each weighted by the attention that it receives from text queries.
+
+        Returns:
+            (batch, kv_heads, key_len), float32.
+        """
+        chunk_len = self.queries.shape[2]
+        stored = self.keys.shape[2] - chunk_len
+        scores = []
+        for row in range(self.keys.shape[0]):
+            queries, keys = self.queries[row], self.keys[row]
+            places = torch.arange(stored, stored + chunk_len, device=keys.device)
+            if self.is_text is not None:
+                places = places[self.is_text[row, 0, stored:]]
+            spoken = queries[:, places - stored]
+            even = torch.ones(keys.shape[0], len(places), device=keys.device)
+            heard = row_mass(spoken, keys, self.scale, places, even)[:, places]
+            scores.append(row_mass(spoken, keys, self.scale, places, heard / heard.sum(dim=-1, keepdim=True)))
+        return torch.stack(scores)
+
+    def pooled(self, scores: torch.Tensor) -> torch.Tensor:
+        """Scores, (batch, heads, key_len), each the mean of its `POOL` neighbours and itself among them."""
+        return torch.nn.functional.avg_pool1d(scores, POOL, stride=1, padding=POOL // 2, count_include_pad=False)
+
+
+@functools.lru_cache(maxsize=8)
+def _parts_seen(key_len: int, chunk_len: int, device: torch.device) -> torch.Tensor:
+    # It outlives the call, so it must be an ordinary tensor even where the call is in inference mode.
+    with torch.inference_mode(False):
+        return 1 / torch.arange(key_len, 0, -1, dtype=torch.float32, device=device).clamp(max=chunk_len)
