@@ -10,10 +10,10 @@ from pydantic import AfterValidator, ConfigDict
 from prefixkv.errors import PrefixKVError
 from prefixkv.generation.sampling import Sampling
 from prefixkv.inputs.picture_size import check_max_pixels
+from prefixkv.methods.table import get_method
 from prefixkv.models.loading import check_device_name, check_dtype_name
 from prefixkv.policy.budget import Budget
 from prefixkv.policy.codec import get_codec
-from prefixkv.policy.methods import get_method
 from prefixkv.schemas.field import Name, Schema
 
 
