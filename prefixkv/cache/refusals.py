@@ -9,7 +9,14 @@ from transformers.cache_utils import CacheLayerMixin
 from prefixkv.errors import PrefixKVError
 from prefixkv.transformers_compat import cache_argument
 
-CROP = "a compressed cache cannot be cropped: assisted decoding is not supported, turn it off"
+CROP = (
+    "a compressed cache cannot be cropped, since what it has evicted does not come back: go on from a copy.deepcopy of "
+    "it that was taken before; assisted and prompt-lookup decoding crop it, turn them off"
+)
+ROWS = (
+    "the rows of a compressed cache cannot be repeated or chosen: go on from a copy.deepcopy of it for each question, "
+    "or ask an Engine, which reads once what several requests begin with"
+)
 REORDER = "beam search on a compressed cache is not supported: set num_beams=1"
 
 
@@ -42,7 +49,11 @@ class RefusingLayer(CacheLayerMixin):
         """Refused."""
         raise PrefixKVError(REORDER)
 
-    batch_repeat_interleave = batch_select_indices = reorder_cache
+    def batch_repeat_interleave(self, *args: object) -> None:
+        """Refused: each row is what it has read."""
+        raise PrefixKVError(ROWS)
+
+    batch_select_indices = batch_repeat_interleave
 
 
 class RefusingCache(Cache):
@@ -67,3 +78,9 @@ class RefusingCache(Cache):
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
         """Refused."""
         raise PrefixKVError(REORDER)
+
+    def batch_repeat_interleave(self, *args: object, **kwargs: object) -> None:
+        """Refused: each row is what it has read."""
+        raise PrefixKVError(ROWS)
+
+    batch_select_indices = batch_repeat_interleave

@@ -64,7 +64,7 @@ class AnswerWriter:
             stop_texts: texts that end it; what may be the beginning of one waits until it is known not to be.
             left_out: ids that leave no text; all special tokens where None.
         """
-        self.has_stopped, self._stop_texts, self._waiting = False, stop_texts, ""
+        self.has_stopped, self._stop_texts, self._waiting, self._space = False, stop_texts, "", ""
         self.text, self.tokens, self.last_token = "", 0, -1
         self._detokenizer, self._stop_tokens = Detokenizer(tokenizer, left_out), stop_tokens
         self._started_at = self._first_token_at = time.perf_counter()
@@ -74,7 +74,8 @@ class AnswerWriter:
         """Add a token.
 
         Returns:
-            The piece of text that is certain now; may be empty. The first piece has no white space before it.
+            The piece of text that is certain now; may be empty. The first piece has no white space before it, and white
+            space waits for what comes behind it, so that all pieces together are `Answer.text`.
         """
         if self.tokens == 0:
             self._first_token_at = time.perf_counter()
@@ -105,9 +106,12 @@ class AnswerWriter:
         return certain
 
     def _add(self, piece: str) -> str:
-        piece = piece if self.text else piece.lstrip()
-        self.text += piece
-        return piece
+        spaced = self._space + piece
+        written = spaced.rstrip()
+        self._space = spaced[len(written) :] if written or self.text else ""
+        written = written if self.text else written.lstrip()
+        self.text += written
+        return written
 
     def answer(self, prompt_tokens: int) -> Answer:
         """The answer as it is now.
@@ -117,4 +121,4 @@ class AnswerWriter:
         """
         prefill_seconds = self._first_token_at - self._started_at
         decode_seconds = time.perf_counter() - self._first_token_at
-        return Answer(self.text.strip(), prompt_tokens, self.tokens, prefill_seconds, decode_seconds, self._reason)
+        return Answer(self.text, prompt_tokens, self.tokens, prefill_seconds, decode_seconds, self._reason)

@@ -44,7 +44,7 @@ class ConfigFile:
             with values of their own.
 
         Raises:
-            PrefixKVError: it is no JSON object, or a size in it is no count.
+            PrefixKVError: it is no JSON object, a size in it is no count, or it is of another program's layout.
         """
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
@@ -56,6 +56,7 @@ class ConfigFile:
         if content["model_type"] in REFUSED_TYPES:
             return config
         if content["model_type"] in TEXT_TYPES.keys() - FLAT_TYPES and not isinstance(content.get("text_config"), dict):
+            _refuse_flat(content, path)
             return None
         text = config.get_text_config()
         for name in _COUNTS:
@@ -106,6 +107,34 @@ class ConfigFile:
         if name.startswith("_") or name not in self._values:
             raise AttributeError(f"this configuration has no {name!r}")
         return self._values[name]
+
+
+def _refuse_flat(content: dict[str, Any], path: Path) -> None:
+    """Refuse the layout of a checkpoint that transformers' class would read past, taking its own sizes for the file's.
+
+    Args:
+        content: of the file of a model of pictures, without a text part.
+        path: of it.
+    """
+    if named := [name for name in _COUNTS if content.get(name) is not None]:
+        raise PrefixKVError(
+            f"{path} has {named[0]} beside its {content['model_type']} model and no text_config: it is of another "
+            "program's layout, look for the model in transformers' layout (often named -hf)"
+        )
+
+
+def check_config_file(name: str) -> None:
+    """Refuse a config.json on this disk that no model can be made of, before transformers makes something else of it.
+
+    Args:
+        name: `demo`, a hub id or a folder; nothing is done where its file is not here.
+
+    Raises:
+        PrefixKVError: as `ConfigFile.read`.
+    """
+    path = config_path(name)
+    if path is not None and path.is_file():
+        ConfigFile.read(path)
 
 
 def config_path(name: str) -> Path | None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from prefixkv.documents import read_json
 from prefixkv.errors import PrefixKVError
-from prefixkv.models.config_file import published_dtype
+from prefixkv.models.config_file import check_config_file, published_dtype
 from prefixkv.models.download import Part, bring, is_here
 from prefixkv.models.geometry import DTYPE_BYTES
 from prefixkv.models.identity import ModelIdentity
@@ -35,6 +35,7 @@ def read_config(name: str, trust_remote_code: bool = False) -> Any:
     import transformers
 
     with reading(f"the configuration of {wanted!r}"):
+        check_config_file(wanted)
         return read_part(transformers.AutoConfig, source_of(wanted), trust_remote_code)
 
 

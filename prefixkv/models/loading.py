@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from prefixkv.errors import PrefixKVError
+from prefixkv.models.config_file import check_config_file
 from prefixkv.models.download import download, missing, wanted_files
 from prefixkv.models.files import read_identity, weight_bytes, weights_are_here
 from prefixkv.models.generation_settings import settings_notice
@@ -146,6 +147,7 @@ def load_model(
     if trusted:
         notify(f"Python code that comes with {chosen!r} may run on this machine")
     with reading(f"model {chosen!r}"):
+        check_config_file(chosen)
         config = read_part(transformers.AutoConfig, source, trusted)
         geometry = KVGeometry.of(config, dtype)
         takes_images = reads_images(config)

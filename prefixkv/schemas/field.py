@@ -10,7 +10,8 @@ import reprlib
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
+from pydantic_core import PydanticCustomError
 
 from prefixkv.errors import PrefixKVError
 
@@ -23,7 +24,19 @@ MOST_BYTES = 2**53
 """Above these no model and no cache is; the last is what JSON's numbers hold exactly in every language."""
 
 Text = Annotated[str, Field(max_length=2**20)]
-Name = Annotated[str, Field(max_length=4096)]
+MOST_NAME = 4096
+
+
+def _with_bytes(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+    """A file's name may hold bytes that are no UTF-8, which Python has as halves of pairs; pydantic takes none."""
+    if not isinstance(value, str) or not any("\ud800" <= letter <= "\udfff" for letter in value[: MOST_NAME + 1]):
+        return handler(value)
+    if len(value) > MOST_NAME:
+        raise PydanticCustomError("string_too_long", f"Input should have at most {MOST_NAME} characters")
+    return value
+
+
+Name = Annotated[str, Field(max_length=MOST_NAME), WrapValidator(_with_bytes)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Tokens = Annotated[int, Field(ge=0, le=MOST_TOKENS)]
 SomeTokens = Annotated[int, Field(ge=1, le=MOST_TOKENS)]

@@ -188,6 +188,14 @@ def test_refusals_are_clear() -> None:
         prefill(model, inputs, cache)
     with prefixkv.compress(model) as cache, pytest.raises(PrefixKVError, match="num_beams=1"):
         model.generate(**inputs, **cache_argument(cache), num_beams=2, max_new_tokens=3)
+    for change in (
+        lambda cache: cache.batch_repeat_interleave(2),
+        lambda cache: cache.batch_select_indices(torch.tensor([0])),
+    ):
+        with prefixkv.compress(model) as cache, pytest.raises(PrefixKVError, match=r"rows .* copy\.deepcopy"):
+            change(cache)
+    with prefixkv.compress(model) as cache, pytest.raises(PrefixKVError, match=r"cropped.* copy\.deepcopy"):
+        cache.crop(-1)
     with torch.no_grad(), pytest.raises(PrefixKVError, match=r"with prefixkv\.compress"):
         model(**inputs, **cache_argument(PrefixKVCache(geometry)))
 

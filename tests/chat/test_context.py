@@ -338,6 +338,17 @@ def test_values_for_the_template_are_kept(demo: LoadedModel, tmp_path: Path) -> 
     assert loaded.reading.tokens == conversation.reading.tokens
 
 
+def test_names_that_are_no_utf8_are_kept(demo: LoadedModel, tmp_path: Path) -> None:
+    name = b"caf\xe9.png".decode(errors="surrogateescape")
+    image = draw_scene(31).image.copy()
+    image.info = {"name": name}
+    conversation = Conversation(demo, "20%", sampling=Sampling(max_new_tokens=2))
+    "".join(conversation.ask("How many objects are there?", image))
+    save_context(conversation, tmp_path / "a.safetensors", name)
+    assert read_head(tmp_path / "a.safetensors")["pictures"][0]["name"] == name
+    assert load_context(tmp_path / "a.safetensors", demo).history[0][0].images[0].info["name"] == name
+
+
 def test_pictures_between_texts_are_kept_where_they_stand(demo: LoadedModel, tmp_path: Path) -> None:
     loaded = dataclasses.replace(demo, processor=copy.deepcopy(demo.processor))
     loaded.processor.chat_template = (

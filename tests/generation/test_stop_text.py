@@ -30,6 +30,21 @@ class Letters:
         return "".join(map(chr, tokens))
 
 
+@given(
+    said=st.text("ab. \n", min_size=1, max_size=30), stops=st.lists(st.text("ab ", min_size=1, max_size=2), max_size=2)
+)
+def test_all_pieces_together_are_the_answer_s_text(said: str, stops: list[str]) -> None:
+    writer = AnswerWriter(Letters(), (), stops)
+    pieces = []
+    for token in map(ord, said):
+        pieces.append(writer.push(token))
+        assert "".join(pieces) == writer.text
+        if writer.has_stopped:
+            break
+    pieces.append(writer.end())
+    assert "".join(pieces) == writer.answer(0).text == before_stop(said, stops).strip()
+
+
 @given(said=st.text("ab.", min_size=1, max_size=30), stops=st.lists(st.text("ab.", min_size=1, max_size=4), max_size=3))
 def test_what_is_written_never_holds_a_part_of_a_stop(said: str, stops: list[str]) -> None:
     writer = AnswerWriter(Letters(), (), stops)

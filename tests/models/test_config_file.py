@@ -13,7 +13,9 @@ from transformers import AutoConfig
 
 from prefixkv.errors import PrefixKVError
 from prefixkv.models.config_file import ConfigFile
+from prefixkv.models.facts import model_facts
 from prefixkv.models.families import FAMILIES
+from prefixkv.models.files import read_config
 from prefixkv.models.geometry import KVGeometry
 from prefixkv.transformers_compat import setting
 
@@ -110,6 +112,15 @@ def test_file_of_any_type_that_names_every_size_is_enough(tmp_path: Path) -> Non
     (tmp_path / "config.json").write_text(json.dumps(content), encoding="utf-8")
     config = ConfigFile.read(tmp_path / "config.json")
     assert KVGeometry.of(config, "float16") == KVGeometry(2, 2, 32, "float16")
+
+
+@pytest.mark.parametrize("model_type", ["llava", "llava_next", "internvl", "gemma3"])
+def test_sizes_that_transformers_reads_past_are_refused(model_type: str, tmp_path: Path) -> None:
+    content = {"model_type": model_type, "num_hidden_layers": 40, "hidden_size": 5120, "max_position_embeddings": 4096}
+    (tmp_path / "config.json").write_text(json.dumps(content), encoding="utf-8")
+    for read in (model_facts, read_config):
+        with pytest.raises(PrefixKVError, match="of another program's layout"):
+            read(str(tmp_path))
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"model_type": "llama", "num_hidden_layers": "many"}', "\ufeff?"])

@@ -69,10 +69,14 @@ def rename_weights(folder: Path, old: str, new: str | None) -> None:
             "is a pointer of git-lfs",
         ),
         (lambda folder: next(folder.glob("model-00002*")).write_bytes(b"\xff" * 200), "cannot be loaded"),
-        (lambda folder: change_text_part(folder, num_key_value_heads=0), "cannot be loaded"),
-        (lambda folder: change_text_part(folder, num_hidden_layers="8"), "cannot be loaded"),
+        (lambda folder: change_text_part(folder, num_key_value_heads=0), "num_key_value_heads is 0, which"),
+        (lambda folder: change_text_part(folder, num_hidden_layers="8"), "num_hidden_layers is '8', which"),
+        (
+            lambda folder: change_json(folder / "config.json", text_config=None, num_hidden_layers=40),
+            "program's layout",
+        ),
     ],
-    ids=["missing", "renamed", "shape", "pointer", "damaged", "no heads", "text for a number"],
+    ids=["missing", "renamed", "shape", "pointer", "damaged", "no heads", "text for a number", "original LLaVA"],
 )
 def test_a_model_that_is_not_whole_is_refused_in_one_line(folder: Path, edit: Edit, says: str) -> None:
     edit(folder)
