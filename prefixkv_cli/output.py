@@ -91,6 +91,18 @@ def error(text: str) -> None:
     _line("error", text, style="red")
 
 
+def agrees(question: str) -> bool:
+    """Ask in the terminal, on stderr; Enter says yes, the end of input no.
+
+    Args:
+        question: to be answered with yes or no.
+    """
+    stderr_console().print(visible(f"{question} [Y/n] "), end="", markup=False)
+    # Not `input`, which would write to stdout, where answers alone go.
+    line = sys.stdin.readline()
+    return line.strip().lower() in ("", "y", "yes") and line != ""
+
+
 def show(renderable: RenderableType) -> None:
     """A table or the like, on stderr."""
     stderr_console().print(renderable)

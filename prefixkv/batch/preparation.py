@@ -24,6 +24,7 @@ class Preparation:
 
     Attributes:
         scaled: pictures that were scaled down so far.
+        strange: names of pictures so far that the demo model, where it is the model, knows nothing of.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Preparation:
         self._loaded, self._folder, self._max_pixels = loaded, folder, max_pixels
         self._template_args, self._system = template_args or {}, system
         self.scaled = 0
+        self.strange: list[str] = []
         # A tokenizer of transformers cannot be used by two threads at the same time.
         self._processor = threading.Lock()
 
@@ -95,7 +97,13 @@ class Preparation:
         opened = line.pictures(self._folder)
         pictures = tuple(within_pixels(picture, self._max_pixels) for picture in opened)
         system = line.system or self._system
+        strange: list[str] = []
+        if loaded.id == "demo":
+            from prefixkv.demo.drawn import strange_pictures
+
+            strange = strange_pictures(opened)
         with self._processor:
+            self.strange += strange
             self.scaled += sum(map(operator.is_not, opened, pictures))
             prompt = Prompt(
                 loaded.processor, [Turn(line.prompt, pictures, layout=line.layout)], system, self._template_args

@@ -179,6 +179,10 @@ class Batch:
                 prompts.close()
         if preparation.scaled:
             self.notify(f"pictures that were scaled down to {self.max_pixels:,} pixels or less: {preparation.scaled}")
+        if preparation.strange:
+            from prefixkv.demo.drawn import strangeness
+
+            self.notify(strangeness(preparation.strange))
         run.speed.seconds = time.perf_counter() - run.began
         prefixes = engine.prefixes
         run.speed.prefixes, run.speed.lines_sharing = prefixes.read, prefixes.shared

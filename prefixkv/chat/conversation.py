@@ -15,14 +15,15 @@ from prefixkv.cache.snapshot import CacheSnapshot
 from prefixkv.cache.usage import CacheUsage
 from prefixkv.chat.conversation_state import ConversationState
 from prefixkv.chat.peak_memory import peak_bytes
+from prefixkv.chat.picture_intake import take_pictures
 from prefixkv.chat.reader import Reader
 from prefixkv.chat.reading import Reading
 from prefixkv.errors import DeviceMemoryError, OptionError, PrefixKVError
 from prefixkv.generation.answer import Answer
 from prefixkv.generation.sampling import Sampling
-from prefixkv.inputs.images import Picture, as_pictures
+from prefixkv.inputs.images import Picture
 from prefixkv.inputs.parts import read_parts
-from prefixkv.inputs.picture_size import check_max_pixels, scaled_down
+from prefixkv.inputs.picture_size import check_max_pixels
 from prefixkv.inputs.picture_source import open_source
 from prefixkv.inputs.prompts import Prompt, Turn
 from prefixkv.inputs.template_args import check_template_args, say_unused
@@ -144,8 +145,7 @@ class Conversation:
         Raises:
             PrefixKVError: the model reads no images, or this one cannot be read.
         """
-        self._require_images()
-        self._waiting.extend(self._scaled(image))
+        self._waiting.extend(take_pictures(image, self.loaded, self.max_pixels, self._notify))
 
     def change_budget(
         self,
@@ -256,8 +256,7 @@ class Conversation:
             given = read_parts(parts)
             prompt, layout = given.prompt, (*(None for _ in self._waiting), *given.layout)
             images = [open_source(picture) if isinstance(picture, str) else picture for picture in given.pictures]
-        if pictures := self._scaled(images):
-            self._require_images()
+        pictures = take_pictures(images, self.loaded, self.max_pixels, self._notify)
         before = self.state()
         turn = Turn(prompt, (*self._waiting, *pictures), layout=layout)
         self._turns.append(turn)
@@ -283,16 +282,9 @@ class Conversation:
     def _prompt(self, turns: Sequence[Turn]) -> Prompt:
         return Prompt(self.loaded.processor, turns, self.system, self.template_args)
 
-    def _scaled(self, images: Picture | Sequence[Picture] | None) -> tuple[Image.Image, ...]:
-        return scaled_down(as_pictures(images), self.max_pixels, self._notify)
-
     def _end(self, turn: Turn, answer: Answer) -> None:
         turn.answer = answer.text
         self._answers.append(answer)
-
-    def _require_images(self) -> None:
-        if not self.loaded.takes_images:
-            raise PrefixKVError(f"model {self.loaded.id!r} reads no images: ask without one, or choose another model")
 
     def _read_again(self) -> None:
         """Free the cache: what comes next reads from the beginning, and no earlier cache can come back."""

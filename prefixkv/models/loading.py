@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from prefixkv.errors import PrefixKVError
+from prefixkv.models.choice import real_model
 from prefixkv.models.config_file import check_config_file
 from prefixkv.models.download import download, missing, wanted_files
 from prefixkv.models.files import read_identity, weight_bytes, weights_are_here
@@ -108,8 +108,8 @@ def load_model(
     """Load a model with its processor.
 
     Args:
-        name: `auto` (the real LLaVA where its weights are cached, or where there are a GPU and the hub; else the demo
-            model), `demo`, an alias, a Hugging Face id or a folder.
+        name: `auto` (a real model that fits this machine where one was downloaded, else the demo model; nothing is
+            downloaded), `demo`, an alias, a Hugging Face id or a folder.
         device: `auto` (the GPU where there is one), `cpu`, `cuda`, `cuda:1`, `mps`.
         dtype: `auto` (bfloat16 on a GPU, float32 on the CPU), `float32`, `bfloat16`, `float16`.
         notify: called with one line for each thing that the user should know.
@@ -206,26 +206,8 @@ def _choose(name: str, device: torch.device, notify: Notify) -> str:
         if said := folder_notice(name):
             notify(said)
         return full_name(name)
-    from huggingface_hub import try_to_load_from_cache
-
-    llava = ALIASES["llava"]
-    cached = try_to_load_from_cache(llava, "model.safetensors.index.json")
-    if isinstance(cached, str):
-        return llava
-    if device.type == "cuda" and _hub_has(llava):
-        notify(f"downloading {llava} (14 GB), once")
-        return llava
+    real, is_here = real_model(device)
+    if is_here:
+        return real.id
     notify(DEMO_NOTICE)
     return "demo"
-
-
-def _hub_has(name: str) -> bool:
-    if os.environ.get("HF_HUB_OFFLINE", "0") not in ("0", ""):
-        return False
-    from huggingface_hub import HfApi
-
-    try:
-        HfApi().model_info(name, timeout=5)
-    except Exception:  # the hub's client raises many kinds; whichever it is, the model cannot be had
-        return False
-    return True

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from prefixkv.errors import OptionError
+from prefixkv.errors import OptionError, PrefixKVError
 from prefixkv.generation.sampling import Sampling
 from prefixkv.home import find_file
 from prefixkv.inputs.template_args import parse_template_args
@@ -21,8 +22,11 @@ from prefixkv_cli import options, output
 from prefixkv_cli.batch_questions import STREAM, Questions, read_questions
 from prefixkv_cli.batch_report import report
 from prefixkv_cli.batch_standing import Standing
+from prefixkv_cli.model_choice import model_for_pictures
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from prefixkv.batch.speed import Speed
 
 
@@ -167,10 +171,18 @@ def batch(
                 codec,
             )
             placed = device if device_map is not None else launch.device
-            loaded = load_model(model, device=placed, dtype=dtype, notify=asked.notify, placement=placement)
+            chosen = model_for_pictures(model, placed, _pictures(questions))
+            loaded = load_model(chosen, device=placed, dtype=dtype, notify=asked.notify, placement=placement)
             speed = standing.answer(asked, loaded, launch)
     if launch.is_main:
         _report(standing, speed, json)
+
+
+def _pictures(questions: Questions) -> Iterator[Image]:
+    """The pictures of the lines, opened when they are asked for, without those that cannot be."""
+    for line in questions.lines:
+        with suppress(PrefixKVError):
+            yield from line.pictures(questions.folder)
 
 
 def _silent(text: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,10 +14,13 @@ from prefixkv.generation.sampling import Sampling
 from prefixkv.models.loading import check_device_name, check_dtype_name, check_model_name
 from prefixkv.policy.codec import CODECS, DEFAULT_CODEC
 from prefixkv_cli import options, output
+from prefixkv_cli.model_choice import model_for_data
 from prefixkv_cli.progress_bar import progress_bar
 from prefixkv_cli.reports.page import check_report
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from prefixkv.evaluation.run import Evaluation
 
 METRICS = ("ppl", "rouge", "accuracy", "kl")
@@ -131,6 +134,10 @@ def evaluate(
     source = DataSource.parse(data, limit, images, follow_up)
     if source.kind == "text" and "accuracy" in wanted:
         raise OptionError("metric 'accuracy' needs right answers, and plain text has none: leave it out")
+    pictures: Iterator[Image] = iter(())
+    if source.kind == "file":
+        pictures = (question.picture() for question in source.questions() if question.picture is not None)
+    model = model_for_data(model, device, pictures, source.kind in ("scenes", "followups"), data)
 
     from prefixkv.evaluation.run import Evaluation
 

@@ -22,6 +22,7 @@ from prefixkv.profiles.profile import LayerProfile
 from prefixkv.profiles.profile_path import profile_path
 from prefixkv_cli import options, output
 from prefixkv_cli.help_panels import PanelledTyper
+from prefixkv_cli.model_choice import model_for_data
 from prefixkv_cli.progress_bar import progress_bar
 from prefixkv_cli.reports.page import check_report
 from prefixkv_cli.saved_files import remove_saved
@@ -112,7 +113,11 @@ def profile(
     from prefixkv.workers import Launch
 
     with Launch(device) as launch:
-        chosen, source = _samples(images, data, prompts, samples, seed, output.notice if launch.is_main else _silent)
+        notify = output.notice if launch.is_main else _silent
+        chosen, source = _samples(images, data, prompts, samples, seed, notify)
+        pictures = (sample.image for sample in chosen if sample.image is not None)
+        is_drawn = data.startswith("scenes") if data is not None else images is None
+        model = model_for_data(model, device, pictures, is_drawn, source, notify)
         path = out if out is not None else named_file("profiles", profile_name(model))
         measured = measure_to(path, model, chosen, source, device, dtype, placement, launch)
     if not launch.is_main:

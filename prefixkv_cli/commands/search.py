@@ -184,6 +184,8 @@ def find_budget(
     from prefixkv.profiles.calibration import drawn_samples
 
     output.notice("the held-out samples are drawn scenes of coloured shapes, with the model's own answers")
+    if model == "auto":
+        model = profile.model.id if profile is not None else "demo"
     loaded = load_model(model, notify=output.notice)
     held_out = drawn_samples(HELD_OUT_SAMPLES, first_seed=HELD_OUT_SEED)
     return smallest_budget(loaded, held_out, tolerance, profile, method, output.notice, codec)

@@ -19,6 +19,7 @@ from prefixkv.policy.codec import DEFAULT_CODEC, get_codec
 from prefixkv.profiles.config import PrefixConfig
 from prefixkv_cli import output
 from prefixkv_cli.dialogue.picture_input import open_picture
+from prefixkv_cli.model_choice import model_for_pictures
 
 if TYPE_CHECKING:
     from prefixkv.chat.conversation import Conversation
@@ -119,6 +120,7 @@ class Opening:
         Raises:
             PrefixKVError: the model cannot be loaded, or the context is of another one.
         """
+        self.model = model_for_pictures(self.model, self.device, self._pictures)
         loaded = load_model(self.model, self.device, self.dtype, output.notice, self.placement)
         from prefixkv.chat.conversation import Conversation
 

@@ -22,21 +22,6 @@ UseHub = Callable[[str], None]
 
 
 @pytest.fixture
-def use_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> UseHub:
-    """Have the hub's client ask another address, and keep files in a new folder."""
-    from huggingface_hub import constants
-
-    def use(url: str) -> None:
-        template = url + "/{repo_id}/resolve/{revision}/{filename}"
-        for name, value in (("ENDPOINT", url), ("HUGGINGFACE_CO_URL_TEMPLATE", template), ("HF_HUB_OFFLINE", False)):
-            monkeypatch.setattr(constants, name, value)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-        monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-
-    return use
-
-
-@pytest.fixture
 def hub(model_folder: Path, use_hub: UseHub) -> Iterator[LoopbackHub]:
     """A hub that has the tiny LLaVA."""
     hub = LoopbackHub(MODEL, model_folder)
