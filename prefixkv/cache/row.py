@@ -193,6 +193,13 @@ class CacheRow:
         """Count a token as read that a step on the device has stored by itself (`prefixkv.kernels.next_slots`)."""
         self._steps += 1
 
+    def discount_steps(self, steps: int) -> None:
+        """Take back the newest counted steps, of a row that only tells its usage from now on.
+
+        The device has stored their tokens, which nobody asked for. Steps that were made up for meanwhile stay counted.
+        """
+        self._steps = max(0, self._steps - steps)
+
     def update(self, keys: torch.Tensor, values: torch.Tensor, place: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Take in one layer's new keys and values, and leave word for the attention call on what is returned.
 

@@ -35,7 +35,8 @@ class Request:
         watch: for texts that end the answer; None for none.
         deadline: seconds of `time.perf_counter` at which it ends; None for none.
         shared: the part of its prompt that others may begin with; None for none.
-        place: of its row in the step, while it runs.
+        place: of its row in the step, while it takes steps; -1 otherwise.
+        queued: steps of its row whose tokens it was not given.
     """
 
     inputs: Mapping[str, torch.Tensor]
@@ -49,6 +50,7 @@ class Request:
     deadline: float | None = None
     shared: SharedPart | None = None
     place: int = field(default=-1, init=False)
+    queued: int = field(default=0, init=False)
     _given: int = field(default=0, init=False)
 
     @property
@@ -60,6 +62,11 @@ class Request:
     def prompt_tokens(self) -> int:
         """Tokens of its prompt."""
         return self.stream.prompt_tokens
+
+    @property
+    def has_all_steps(self) -> bool:
+        """Whether the longest answer needs no further step than those that are queued."""
+        return self._given + self.queued >= self.sampling.max_new_tokens
 
     def push(self, token: int) -> FinishReason | None:
         """Give a token to the stream.

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import warnings
 import weakref
+from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -28,6 +30,21 @@ def tell_once(model: Any, text: str, notify: Callable[[str], None]) -> None:
     if text not in _told.setdefault(model, set()):
         _told[model].add(text)
         notify(text)
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """The tokens of a step on their way to the host.
+
+    Attributes:
+        places: of the rows that stepped.
+        tokens: (most_rows,), int64, on the host, by place.
+        event: recorded when they are there; None where they are at once.
+    """
+
+    places: list[int]
+    tokens: torch.Tensor
+    event: torch.cuda.Event | None
 
 
 class Stepper:
@@ -61,11 +78,10 @@ class Stepper:
         self._plain_view: PrefixKVCache | None = None
         self._choice = RowChoice(most_rows, model.device)
         self._tokens = torch.zeros(most_rows, dtype=torch.int64, device=model.device)
-        on_gpu = self._tokens.is_cuda
-        self._fetched = torch.zeros(most_rows, dtype=torch.int64, pin_memory=on_gpu)
-        self._arrived = torch.cuda.Event() if on_gpu else None
+        # Steps whose tokens nobody has asked for, the oldest first, and what those of fetched ones were copied to.
+        self._arrivals: deque[Arrival] = deque()
+        self._spare: list[tuple[torch.Tensor, torch.cuda.Event | None]] = []
         self._logits: torch.Tensor | None = None
-        self._stepped: list[int] = []
 
     def join(self, row: CacheRow, token: int, sampling: Sampling, step: int = 0, shaping: Shaping | None = None) -> int:
         """Take a row in.
@@ -88,13 +104,13 @@ class Stepper:
         place = next(place for place in range(len(self._plain) + 1) if place not in taken)
         if place == len(self._plain):
             raise IndexError(f"all {place} places are taken")
-        if self._captured is None or not self._is_captured(self._captured, place, row):
+        if self._captured is None or not self._joins(self._captured, place, row):
             self._plain[place], self._plain_view = row, None
         self._tokens[place] = token
         self._choice.set(place, sampling, step, shaping)
         return place
 
-    def _is_captured(self, rows: CapturedRows, place: int, row: CacheRow) -> bool:
+    def _joins(self, rows: CapturedRows, place: int, row: CacheRow) -> bool:
         try:
             rows.join(place, row)
         except NotCapturableError as error:
@@ -110,6 +126,11 @@ class Stepper:
         plain = [place for place, row in enumerate(self._plain) if row is not None]
         return sorted(plain + (self._captured.places if self._captured else []))
 
+    @property
+    def is_captured(self) -> bool:
+        """Whether the step of every row that is here is replayed by the device alone."""
+        return self._captured is not None and all(row is None for row in self._plain)
+
     def leave(self, place: int) -> None:
         """Let a row go; it holds what its steps have stored."""
         if self._plain[place] is not None:
@@ -120,6 +141,8 @@ class Stepper:
     @torch.no_grad()
     def advance(self) -> None:
         """Queue the step that reads the newest token of each row and chooses the next; a GPU is not waited for.
+
+        The next step may be queued before `tokens` has asked for this one's.
 
         Raises:
             BudgetTooSmallError: the method of a row keeps everything and its budget is used up.
@@ -135,20 +158,29 @@ class Stepper:
             tokens = self._tokens[place_index(tuple(plain), self._tokens.device)]
             parts.append(read_tokens(self._model, self._plain_view, tokens))
             places += plain
-        self._logits, self._stepped = torch.cat(parts) if len(parts) > 1 else parts[0], places
+        self._logits = torch.cat(parts) if len(parts) > 1 else parts[0]
         self._tokens[place_index(tuple(places), self._tokens.device)] = self._choice(self._logits, places)
-        self._fetched.copy_(self._tokens, non_blocking=True)
-        if self._arrived is not None:
-            self._arrived.record(torch.cuda.current_stream(self._tokens.device))
+        fetched, event = self._spare.pop() if self._spare else self._new_buffer()
+        fetched.copy_(self._tokens, non_blocking=True)
+        if event is not None:
+            event.record(torch.cuda.current_stream(self._tokens.device))
+        self._arrivals.append(Arrival(places, fetched, event))
+
+    def _new_buffer(self) -> tuple[torch.Tensor, torch.cuda.Event | None]:
+        on_gpu = self._tokens.is_cuda
+        fetched = torch.zeros(self._tokens.shape, dtype=torch.int64, pin_memory=on_gpu)
+        return fetched, torch.cuda.Event() if on_gpu else None
 
     def tokens(self) -> dict[int, int]:
-        """The newest token of each row that the last step read, by place; waits for it."""
-        if self._arrived is not None:
-            self._arrived.synchronize()
-        fetched = self._fetched.tolist()
-        return {place: fetched[place] for place in self._stepped}
+        """The token that each row has from the oldest step that was not asked for, by place; waits for it."""
+        arrival = self._arrivals.popleft()
+        if arrival.event is not None:
+            arrival.event.synchronize()
+        fetched = arrival.tokens.tolist()
+        self._spare.append((arrival.tokens, arrival.event))
+        return {place: fetched[place] for place in arrival.places}
 
     def logits(self) -> torch.Tensor:
-        """What the last step's tokens were chosen from, (rows, vocabulary), float32, by the order of `tokens`."""
+        """What the last step's tokens were chosen from, (rows, vocabulary), float32, by the order of its `tokens`."""
         assert self._logits is not None
         return self._logits

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -21,7 +22,8 @@ from prefixkv.engine.trace import Trace
 from prefixkv.errors import DeviceMemoryError
 
 AHEAD = 1
-"""Tokens that a row may read beyond the end of its answer, before its end is noticed."""
+"""Steps that a device which replays them by itself has queued while the host hands out tokens: so many tokens a row may
+read beyond the end of its answer, before its end is noticed."""
 LOOK_SECONDS = 0.25
 """Between two counts of the bytes that are in use."""
 
@@ -49,6 +51,8 @@ class Worker:
         self.prefixes = Prefixes(model, scheduler.ledger)
         self._model, self._trace = model, trace
         self._stepper = Stepper(model, most_rows, notify)
+        # By place, the requests of each step that is queued, the oldest first.
+        self._queued: deque[dict[int, Request]] = deque()
         self._thread: threading.Thread | None = None
         self.used_bytes = self.generated_tokens = 0
         self._looked_at = 0.0
@@ -101,10 +105,14 @@ class Worker:
             is_shared = request is not None and self.prefixes.offer(request, self.scheduler.waiting)
             reserved = self.scheduler.ledger.reserved_bytes
         if request is not None:
+            # Tokens that are there do not wait for a prompt.
+            self._hand_out(0)
             self._trace.moment("admission", request=request.number, reserved_bytes=reserved)
             self._read(request, is_shared)
         if self.scheduler.running and (request is None or not self._may_read()):
             self._step()
+        if not self.scheduler.running:
+            self._hand_out(0)
 
     def _may_read(self) -> bool:
         with self.lock:
@@ -154,26 +162,59 @@ class Worker:
         request.stream.fail(failure)
 
     def _step(self) -> None:
-        running = dict(self.scheduler.running)
-        with self._trace.span("step", rows=len(running)):
+        """Queue a step of all rows that need one, and hand out the tokens of the one before it.
+
+        While the host does that, the device computes. One that does not replay steps by itself has nothing ahead.
+        """
+        if time.perf_counter() - self._looked_at >= LOOK_SECONDS:
+            self._hand_out(0)
+            self._look()
+        with self._trace.span("step", rows=len(self.scheduler.running)):
             try:
-                self._stepper.advance()
-                tokens = self._stepper.tokens()
+                is_queued = self._queue()
             except Exception as error:  # no row can go on
+                self._hand_out(0)
                 failure = self._exhausted(error) if isinstance(error, torch.OutOfMemoryError) else error
-                for request in running.values():
+                for request in list(self.scheduler.running.values()):
                     self._leave(request)
                     request.stream.fail(failure)
                 return
-        with self.lock:
-            self.scheduler.count_step()
-            reserved = self.scheduler.ledger.reserved_bytes
-        self._trace.count("rows", running=len(running))
-        self._trace.count("bytes", reserved=reserved)
-        for request in running.values():
-            if reason := self._push(request, tokens[request.place]):
-                self._end(request, reason)
-        self._look()
+            self._hand_out(AHEAD if is_queued and self._stepper.is_captured else 0)
+        self._trace.count("rows", running=len(self.scheduler.running))
+
+    def _queue(self) -> bool:
+        """Queue a step of the rows that need a further token.
+
+        Returns:
+            Whether there is one.
+        """
+        running = self.scheduler.running.values()
+        for request in running:
+            if request.has_all_steps:
+                self._vacate(request)
+        stepping = {request.place: request for request in running if request.place >= 0}
+        if not stepping:
+            return False
+        self._stepper.advance()
+        self._queued.append(stepping)
+        for request in stepping.values():
+            request.queued += 1
+        return True
+
+    def _hand_out(self, left: int) -> None:
+        """Wait for the tokens of queued steps and give them to their requests, until so many steps are left."""
+        while len(self._queued) > left:
+            stepped, tokens = self._queued.popleft(), self._stepper.tokens()
+            with self.lock:
+                self.scheduler.count_step()
+                reserved = self.scheduler.ledger.reserved_bytes
+            self._trace.count("bytes", reserved=reserved)
+            for place, request in stepped.items():
+                request.queued -= 1
+                if request.number not in self.scheduler.running:
+                    continue
+                if reason := self._push(request, tokens[place]):
+                    self._end(request, reason)
 
     def _push(self, request: Request, token: int) -> FinishReason | None:
         self.generated_tokens += 1
@@ -181,24 +222,28 @@ class Worker:
 
     def _look(self) -> None:
         """Count what the rows hold, now and then: it takes the host as long as a step of some models."""
-        if (now := time.perf_counter()) - self._looked_at >= LOOK_SECONDS:
-            self._looked_at = now
-            self.used_bytes = sum(request.row.usage().kept_bytes for request in self.scheduler.running.values())
+        self._looked_at = time.perf_counter()
+        self.used_bytes = sum(request.row.usage().kept_bytes for request in self.scheduler.running.values())
 
     def _end(self, request: Request, reason: FinishReason) -> None:
+        request.row.discount_steps(request.queued)
         usage = request.row.usage() if request.row.seen_tokens else None
         self._leave(request)
         request.stream.end(reason, usage)
 
     def _leave(self, request: Request) -> None:
         """Free what a request holds."""
-        if request.place >= 0:
-            self._stepper.leave(request.place)
-            request.place = -1
+        self._vacate(request)
         request.row.reset()
         with self.lock:
             self.scheduler.end(request)
         self._trace.moment("end", request=request.number)
+
+    def _vacate(self, request: Request) -> None:
+        """Let its row take no further step."""
+        if request.place >= 0:
+            self._stepper.leave(request.place)
+            request.place = -1
 
     def _exhausted(self, error: BaseException) -> DeviceMemoryError:
         device: Any = self._model.device

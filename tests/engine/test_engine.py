@@ -7,6 +7,7 @@ import threading
 import time
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 import prefixkv
 from prefixkv.engine.decoding import decode
+from prefixkv.engine.stepper import Stepper
 from prefixkv.engine.stream import Stream
 from prefixkv.errors import BudgetTooSmallError, OptionError, PrefixKVError
 from prefixkv.generation.sampling import Sampling
@@ -53,12 +55,14 @@ requests = st.tuples(
 @pytest.mark.filterwarnings("ignore:guided works without look-ahead")
 @pytest.mark.parametrize("method", METHODS)
 @settings(max_examples=3, deadline=None, suppress_health_check=list(HealthCheck))
-@given(asked=st.lists(requests, min_size=1, max_size=6), rows=st.integers(1, 6), data=st.data())
+@given(asked=st.lists(requests, min_size=1, max_size=6), rows=st.integers(1, 6), ahead=st.booleans(), data=st.data())
 def test_any_arrivals_give_what_each_gives_alone(
-    model: Any, method: str, asked: list[Any], rows: int, data: st.DataObject
+    model: Any, method: str, asked: list[Any], rows: int, ahead: bool, data: st.DataObject
 ) -> None:
     streams: list[tuple[Stream, list[int] | None]] = []
-    with prefixkv.Engine(model, method, "40MiB", most_rows=rows, allowance=20) as engine:
+    # Steps are queued ahead where a GPU replays them; the order of things is the same here.
+    replays = mock.patch.object(Stepper, "is_captured", ahead)
+    with replays, prefixkv.Engine(model, method, "40MiB", most_rows=rows, allowance=20) as engine:
         for number, (length, budget, sampling, stops, pause) in enumerate(asked):
             if method == "full" and budget == "24KiB":
                 budget = "20%"
@@ -129,6 +133,33 @@ def test_a_stream_ends_by_length_stop_cancel_and_deadline(model: Any) -> None:
         assert late.usage is not None
         assert late.usage.kept_bytes < late.usage.full_bytes
         assert engine.reserved_bytes == 0
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_each_token_is_given_before_the_step_after_the_next(
+    model: Any, monkeypatch: pytest.MonkeyPatch, ahead: bool
+) -> None:
+    """One step is under way while tokens are handed out, and none is queued for a row that needs no more."""
+    monkeypatch.setattr(Stepper, "is_captured", ahead)
+    queued: list[int] = []
+    advance, fetch = Stepper.advance, Stepper.tokens
+
+    def count(stepper: Stepper) -> None:
+        queued.append(1)
+        advance(stepper)
+
+    def collect(stepper: Stepper) -> dict[int, int]:
+        queued.append(-1)
+        return fetch(stepper)
+
+    monkeypatch.setattr(Stepper, "advance", count)
+    monkeypatch.setattr(Stepper, "tokens", collect)
+    with prefixkv.Engine(model, "h2o", "40MiB") as engine:
+        tokens = engine.submit({"input_ids": tiny.text(30)}, sampling=Sampling(9), stop_tokens=()).result(60)
+    assert len(tokens) == 9
+    assert sum(queued) == 0
+    assert queued.count(1) == 8
+    assert max(sum(queued[: place + 1]) for place in range(16)) == (2 if ahead else 1)
 
 
 def test_what_never_fits_is_refused_and_the_others_wait_for_memory(model: Any) -> None:

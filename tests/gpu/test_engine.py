@@ -54,6 +54,24 @@ def test_ragged_requests_that_come_and_go_are_answered_as_alone(
     assert engine.reserved_bytes == engine.running == 0
 
 
+def test_what_a_row_held_at_its_end_does_not_depend_on_who_was_there(demo: Callable[[str], LoadedModel]) -> None:
+    """Also where its end token was noticed after a further step had been queued."""
+    loaded = demo("float32")
+    usages = []
+    for rows in (1, 3, 6):
+        with prefixkv.Engine(loaded, "h2o", "2GiB", most_rows=rows) as engine:
+            streams = [
+                engine.submit(inputs_for(loaded, question, seed), budget, Sampling(max_new_tokens=100))
+                for seed, question, budget, _ in ASKED[:12]
+            ]
+            for stream in streams:
+                stream.result(120)
+        usages.append([(stream.finish_reason, stream.usage) for stream in streams])
+    assert {reason for reason, _ in usages[0]} == {"stop"}
+    assert usages[1] == usages[0]
+    assert usages[2] == usages[0]
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_request_with_a_seed_is_answered_again(demo: Callable[[str], LoadedModel], dtype: str) -> None:
     loaded = demo(dtype)
