@@ -1,7 +1,7 @@
 """Measures a step of `Engine`, whose requests are the rows of a load: what `prefixkv batch` stands on.
 
-A step is the time from the moment when all rows run to the end of the answers, divided by the tokens between: what
-reading the prompts one after another costs is not in it.
+A step is the time from the first few tokens of all rows to the end of the answers, divided by the tokens between: what
+reading the prompts one after another and taking the rows in cost is not in it.
 """
 
 from __future__ import annotations
@@ -44,8 +44,11 @@ def measure_batch(load: Load, budget: str, cell: Cell) -> Cell:
 
     def step() -> float:
         streams = ask(generate_path.MANY_TOKENS)
-        all_run, ended = (max(stream.times[place] for stream in streams) for place in (0, -1))
-        return (ended - all_run) / (generate_path.MANY_TOKENS - 1)
+        begun, ended = (
+            max(stream.times[tokens - 1] for stream in streams)
+            for tokens in (generate_path.FEW_TOKENS, generate_path.MANY_TOKENS)
+        )
+        return (ended - begun) / (generate_path.MANY_TOKENS - generate_path.FEW_TOKENS)
 
     with Engine(load.model, load.method, most_rows=load.batch, allowance=None, codec=load.codec) as engine:
         first = run(1)

@@ -175,6 +175,14 @@ class CacheRow:
         allocated = sum(layer.buffer_bytes for layer in self.layers)
         return CacheUsage.of(layers, self.geometry.entry_bytes, allocated, stored_name(self.bits))
 
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes of what is stored, reckoned from the steps that were counted; they stay to be made up for."""
+        return sum(
+            layer.entry_bytes * self.decode_limit(index).kept_after(layer.kept_tokens, layer.seen_tokens, self._steps)
+            for index, layer in enumerate(self._layers)
+        )
+
     def reserve(self, steps: int) -> int:
         """Make room in every layer for so many further tokens.
 

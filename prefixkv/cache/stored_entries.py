@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from prefixkv.cache.refusals import RefusingLayer
@@ -69,8 +71,13 @@ class StoredEntries(RefusingLayer):
     @property
     def kept_bytes(self) -> int:
         """Bytes of the buffers' part that holds entries."""
-        buffers = [tensor[:, :, :1] for tensor in (self.keys, self.values) if tensor is not None]
-        return self.kept_tokens * sum(tensor.numel() * tensor.element_size() for tensor in buffers)
+        return self.kept_tokens * self.entry_bytes
+
+    @property
+    def entry_bytes(self) -> int:
+        """Bytes of one entry's key and value in all heads."""
+        buffers = [tensor for tensor in (self.keys, self.values) if tensor is not None]
+        return sum(math.prod(tensor.shape[:2]) * tensor.shape[3] * tensor.element_size() for tensor in buffers)
 
     @property
     def bits(self) -> int | None:

@@ -166,9 +166,6 @@ class Worker:
 
         While the host does that, the device computes. One that does not replay steps by itself has nothing ahead.
         """
-        if time.perf_counter() - self._looked_at >= LOOK_SECONDS:
-            self._hand_out(0)
-            self._look()
         with self._trace.span("step", rows=len(self.scheduler.running)):
             try:
                 is_queued = self._queue()
@@ -181,6 +178,7 @@ class Worker:
                 return
             self._hand_out(AHEAD if is_queued and self._stepper.is_captured else 0)
         self._trace.count("rows", running=len(self.scheduler.running))
+        self._look()
 
     def _queue(self) -> bool:
         """Queue a step of the rows that need a further token.
@@ -221,9 +219,10 @@ class Worker:
         return request.push(token)
 
     def _look(self) -> None:
-        """Count what the rows hold, now and then: it takes the host as long as a step of some models."""
-        self._looked_at = time.perf_counter()
-        self.used_bytes = sum(request.row.usage().kept_bytes for request in self.scheduler.running.values())
+        """Count what the rows hold, now and then."""
+        if (now := time.perf_counter()) - self._looked_at >= LOOK_SECONDS:
+            self._looked_at = now
+            self.used_bytes = sum(request.row.kept_bytes for request in self.scheduler.running.values())
 
     def _end(self, request: Request, reason: FinishReason) -> None:
         request.row.discount_steps(request.queued)

@@ -157,3 +157,22 @@ def test_several_answers_to_one_prompt() -> None:
         )
     assert out.shape == (3, 70)
     assert len({tuple(row) for row in out.tolist()}) == 3
+
+
+@pytest.mark.parametrize("budget", ["20%", "18KiB", "100%"])
+def test_bytes_are_reckoned_without_making_up_for_counted_steps(budget: str) -> None:
+    """Steps that the device has stored are only counted, and the newest may be taken back."""
+    model, prompt = tiny.llama(layers=4), tiny.text(60)
+    with prefixkv.compress(model, budget, "h2o") as cache:
+        model(input_ids=prompt, **cache_argument(cache))
+    (row,) = cache.rows
+    read, sizes = row.kept_bytes, [row.kept_bytes]
+    assert read == row.usage().kept_bytes
+    for _ in range(20):
+        row.count_step()
+        sizes.append(row.kept_bytes)
+    assert sizes == sorted(sizes)
+    row.discount_steps(3)
+    assert row.kept_bytes == sizes[-4]
+    assert row.usage().kept_bytes == sizes[-4]
+    assert row.seen_tokens == 60 + 17
