@@ -202,10 +202,7 @@ class CacheRow:
         self._steps += 1
 
     def discount_steps(self, steps: int) -> None:
-        """Take back the newest counted steps, of a row that only tells its usage from now on.
-
-        The device has stored their tokens, which nobody asked for. Steps that were made up for meanwhile stay counted.
-        """
+        """Take back counted steps whose tokens nobody asked for, in a row that only tells its usage from now on."""
         self._steps = max(0, self._steps - steps)
 
     def update(self, keys: torch.Tensor, values: torch.Tensor, place: int) -> tuple[torch.Tensor, torch.Tensor]:
