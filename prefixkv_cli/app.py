@@ -8,54 +8,20 @@ import traceback
 from typing import Annotated
 
 import typer
-from typer.completion import completion_init
 
 import prefixkv
 from prefixkv_cli import output
 from prefixkv_cli.allocator import prepare_allocator
-from prefixkv_cli.commands.batch import batch
-from prefixkv_cli.commands.bench import bench
-from prefixkv_cli.commands.chat import chat
-from prefixkv_cli.commands.completion import VARIABLE, completion
-from prefixkv_cli.commands.configs import app as configs
-from prefixkv_cli.commands.contexts import app as contexts
-from prefixkv_cli.commands.demo_scene import demo_scene
-from prefixkv_cli.commands.env import env
-from prefixkv_cli.commands.eval import evaluate
-from prefixkv_cli.commands.info import info
-from prefixkv_cli.commands.log import app as log
-from prefixkv_cli.commands.models import models
-from prefixkv_cli.commands.profile import app as profile
-from prefixkv_cli.commands.save import save
-from prefixkv_cli.commands.search import search
-from prefixkv_cli.commands.settings import app as settings
+from prefixkv_cli.command_table import COMPLETE_VARIABLE, ProgramGroup
 from prefixkv_cli.failures import Failure
-from prefixkv_cli.help_panels import PanelledTyper
 
-app = PanelledTyper(
+app = typer.Typer(
     name="prefixkv",
+    cls=ProgramGroup,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-ANSWERS, BUDGETS, MEASURES, FACTS = "Answers", "Budgets", "Measurements", "Models and this machine"
-"""The groups of commands in the help."""
-app.command(rich_help_panel=ANSWERS)(chat)
-app.command(rich_help_panel=ANSWERS)(batch)
-app.command(rich_help_panel=ANSWERS)(save)
-app.add_typer(contexts, name="contexts", rich_help_panel=ANSWERS)
-app.add_typer(log, name="log", rich_help_panel=ANSWERS)
-app.add_typer(profile, name="profile", rich_help_panel=BUDGETS)
-app.command(rich_help_panel=BUDGETS)(search)
-app.add_typer(configs, name="configs", rich_help_panel=BUDGETS)
-app.command("eval", rich_help_panel=MEASURES)(evaluate)
-app.command(rich_help_panel=MEASURES)(bench)
-app.command(rich_help_panel=FACTS)(models)
-app.command(rich_help_panel=FACTS)(info)
-app.command(rich_help_panel=FACTS)(env)
-app.add_typer(settings, name="settings", rich_help_panel=FACTS)
-app.command(rich_help_panel=FACTS)(demo_scene)
-app.command(rich_help_panel=FACTS)(completion)
 
 
 class _Invocation:
@@ -111,7 +77,9 @@ def _run(arguments: list[str]) -> int:
     invocation = _Invocation()
     # What an earlier run in this process has said is not this run's.
     output.take_notices()
-    if VARIABLE in os.environ:
+    if COMPLETE_VARIABLE in os.environ:
+        from typer.completion import completion_init
+
         # Typer's shells, which answer the scripts of `completion`.
         completion_init()
     try:

@@ -9,10 +9,9 @@ from typer.completion import get_completion_script
 
 from prefixkv.errors import OptionError
 from prefixkv_cli import output
+from prefixkv_cli.command_table import COMPLETE_VARIABLE
 
 SHELLS = ("bash", "zsh", "fish", "powershell", "pwsh")
-VARIABLE = "_PREFIXKV_COMPLETE"
-"""The shell sets it when it asks for completions."""
 
 
 def completion(
@@ -26,5 +25,5 @@ def completion(
     """
     if shell not in SHELLS:
         raise OptionError(f"shell {shell!r} is not known: choose one of {', '.join(SHELLS)}")
-    script = get_completion_script(prog_name="prefixkv", complete_var=VARIABLE, shell=shell)
+    script = get_completion_script(prog_name="prefixkv", complete_var=COMPLETE_VARIABLE, shell=shell)
     output.write_text(script.strip() + "\n")

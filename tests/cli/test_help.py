@@ -172,3 +172,16 @@ def test_completion_of_an_unknown_shell_says_which_are_known() -> None:
     )
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert "bash, zsh, fish" in done.stderr
+
+
+def test_the_list_of_commands_has_the_first_sentence_of_each() -> None:
+    """It is printed without any command's module, so it has the sentences itself."""
+    root = typer.main.get_command(app)
+    told = what_is_loaded([["--help"]])[0]
+    assert not {name for name in told.modules if name in ("sqlite3", "pydantic_core")}
+    for name, command in root.commands.items():
+        with root._only_summaries():
+            listed = root.commands[name]
+        assert listed.help == (command.help or "").split("\n\n")[0].replace("\n", " ")
+        assert listed.rich_help_panel == command.rich_help_panel
+        assert name in told.stdout

@@ -121,7 +121,16 @@ def test_several_prompts_are_turns_of_one_conversation(chat: Run) -> None:
 
 def test_quiet_leaves_stderr_empty_and_errors_stay(run: Run, tmp_path: Path) -> None:
     run("demo-scene", str(tmp_path / "scene.png"), "--seed", "11")
-    words = ["chat", str(tmp_path / "scene.png"), "-p", "How many objects are there?", "--device", "cpu"]
+    words = [
+        "chat",
+        str(tmp_path / "scene.png"),
+        "-p",
+        "How many objects are there?",
+        "--device",
+        "cpu",
+        "--max-pixels",
+        "90000",
+    ]
     loud, quiet = run(*words), run(*words, "--quiet")
     assert "note: " in loud.stderr
     assert (quiet.returncode, quiet.stderr, quiet.stdout) == (0, "", loud.stdout)
