@@ -1,6 +1,6 @@
 # make demo: one question under three caches, side by side.  make test: the tests, in minutes.
 # make test-all: the exhaustive ones, too.
-# make lint: ruff and mypy.
+# make test-browser: the pages of results in Chromium.  make lint: ruff and mypy.
 # make docs: the reference page docs/cli.md.  make site: all pages as a site in build/site.
 # make pictures: the terminal pictures docs/images/*.svg.
 # make test-gpu: every command, method and dtype on a GPU, and its kernels.
@@ -25,7 +25,7 @@ BIN := $(VENV)/bin
 REQUIREMENTS := $(foreach requirement,$(TORCH) $(TRANSFORMERS),'$(requirement)')
 STAMP := $(VENV)/installed-$(shell printf '%s' '$(TORCH) $(TRANSFORMERS)' | cksum | cut -d ' ' -f 1)
 
-.PHONY: demo test test-all test-gpu fuzz bench-cpu install compile schemas wheel audit families lint format docs site pictures clean
+.PHONY: demo test test-all test-gpu test-browser fuzz bench-cpu install compile schemas wheel audit families lint format docs site pictures clean
 .DEFAULT_GOAL := demo
 
 demo: $(STAMP)
@@ -42,6 +42,13 @@ test-all: $(STAMP)
 test-gpu: $(STAMP)
 	@OMP_NUM_THREADS=1 PREFIXKV_GPU_RESULTS=$(GPU_RESULTS) \
 	  $(BIN)/python -m pytest -q -n $(GPU_PROCESSES) -m gpu --all tests/gpu tests/kernels $(ARGS)
+
+# Debian's Chromium is installed where it is missing and may be; else the tests say that it is, and are skipped.
+test-browser: $(STAMP)
+	@command -v chromium >/dev/null || test "$$(id -u)" != 0 || ! command -v apt-get >/dev/null || \
+	  { apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium; } >/dev/null 2>&1 || \
+	  echo "Chromium could not be installed"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m browser tests/browser $(ARGS)
 
 # No part of the tests: other cases with every FUZZ_SEED, and counts instead of a fixed list.
 fuzz: $(STAMP)

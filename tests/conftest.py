@@ -24,6 +24,7 @@ os.environ["PYTHONWARNINGS"] = ",".join(
 )
 
 ONLY_GPU = "need a CUDA device (make test-gpu)"
+ONLY_BROWSER = "need a browser (make test-browser)"
 ONLY_ALL = "are exhaustive (make test-all)"
 USUAL = "make test runs"
 _VERSIONS = ("torch", "triton", "transformers", "numpy", "pytest")
@@ -56,7 +57,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what needs a CUDA device where there is none, and what is exhaustive unless it is asked for."""
+    """Leave out what needs a CUDA device where there is none, and what is not asked for: browser, exhaustive."""
     out: dict[pytest.Item, str] = {}
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if marked:
@@ -64,6 +65,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
         if not torch.cuda.is_available():
             out |= dict.fromkeys(marked, ONLY_GPU)
+    if "browser" not in config.option.markexpr:
+        out |= {item: ONLY_BROWSER for item in items if item.get_closest_marker("browser")}
     exhaustive = set(_exhaustive([item for item in items if item not in out]))
     if config.option.rest:
         out |= dict.fromkeys((item for item in items if item not in exhaustive | out.keys()), USUAL)

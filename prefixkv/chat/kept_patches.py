@@ -22,10 +22,12 @@ class KeptPatches:
     Attributes:
         pixels: (height, width, 3), uint8: the picture as the model has seen it, cut and scaled.
         kept: (layers, rows, columns), float32 in 0 .. 1: share of the kv heads that keep the patch.
+        bits: of each layer, in how many an element of what it keeps is stored; None for the model's own precision.
     """
 
     pixels: np.ndarray
     kept: np.ndarray
+    bits: tuple[int | None, ...]
 
 
 def kept_patches(conversation: Conversation) -> list[KeptPatches]:
@@ -46,11 +48,11 @@ def kept_patches(conversation: Conversation) -> list[KeptPatches]:
     if len(runs) != reading.images:
         raise PrefixKVError(f"pictures of model {conversation.loaded.id!r} are several tiles: they cannot be painted")
     layers = [_kept_share(cache.kept_positions(layer)[0], len(reading.tokens)) for layer in range(len(cache.layers))]
-    shares = torch.stack(layers).numpy()
+    shares, bits = torch.stack(layers).numpy(), tuple(layer.bits for layer in cache.layers)
     result = []
     for image, (start, stop) in zip(images, runs, strict=False):
         pixels, rows, columns = _as_seen(conversation, image, stop - start)
-        result.append(KeptPatches(pixels, shares[:, start:stop].reshape(len(layers), rows, columns)))
+        result.append(KeptPatches(pixels, shares[:, start:stop].reshape(len(layers), rows, columns), bits))
     return result
 
 

@@ -21,6 +21,7 @@ from prefixkv_cli.dialogue.last_conversation import find_last_conversation
 from prefixkv_cli.dialogue.opening import Opening
 from prefixkv_cli.dialogue.picture_input import STDIN
 from prefixkv_cli.dialogue.prompt_input import read_prompts
+from prefixkv_cli.reports.kept_file import check_kept_file, write_kept_file
 
 if TYPE_CHECKING:
     from prefixkv.chat.conversation import Conversation
@@ -80,7 +81,12 @@ def chat(
     stats: Annotated[bool, typer.Option("--stats", help="Print the table of the cache after each answer.")] = False,
     show_kept: Annotated[
         Path | None,
-        typer.Option("--show-kept", metavar="FILE", help="Paint on the picture what each layer kept, to a .png file."),
+        typer.Option(
+            "--show-kept",
+            metavar="FILE",
+            help="Paint on the picture what each layer kept, to a .png file, or to a .html file with sliders over "
+            "layers and budgets.",
+        ),
     ] = None,
     plain: Annotated[
         bool, typer.Option("--plain", help="Show answers as they are: no Markdown, no live view.")
@@ -109,8 +115,7 @@ def chat(
         context = str(find_last_conversation())
     if json and len(asked) > 1:
         raise OptionError(f"--json prints one answer, and there are {len(asked)} prompts: give --json-lines")
-    if show_kept is not None and show_kept.suffix != ".png":
-        raise OptionError(f"picture {str(show_kept)!r} cannot be written: give a name that ends in .png")
+    check_kept_file(show_kept)
     sources = [*(images or ()), *(image or ())]
     sampling = Sampling(max_new_tokens, temperature, top_p, seed, stop=tuple(stop or ()))
     placement = options.placement(device, device_map, load_in_8bit, load_in_4bit, trust_remote_code)
@@ -149,10 +154,7 @@ def chat(
         converse(talk)
         conversation = talk.conversation
     if show_kept is not None:
-        from prefixkv_cli.plots.kept_plot import draw_kept
-
-        draw_kept(conversation, show_kept)
-        output.notice(f"drew {show_kept}")
+        write_kept_file(conversation, show_kept)
 
 
 def _ask(

@@ -22,6 +22,7 @@ from prefixkv_cli.dialogue.line_editor import PATHS, PICTURES, Choices
 from prefixkv_cli.dialogue.picture_input import SOURCES_HELP, dropped_pictures
 from prefixkv_cli.dialogue.talk import Talk
 from prefixkv_cli.dialogue.transcript import write_transcript
+from prefixkv_cli.reports.kept_file import write_kept_file
 
 
 @dataclass(frozen=True)
@@ -205,6 +206,10 @@ def _export(talk: Talk, argument: str) -> None:
     output.notice(f"wrote {argument}")
 
 
+def _show(talk: Talk, argument: str) -> None:
+    write_kept_file(talk.conversation, Path(argument).expanduser())
+
+
 def _short(text: str) -> str:
     line = " ".join(text.split())
     return line if len(line) <= 40 else line[:39] + "…"
@@ -230,6 +235,9 @@ COMMANDS: dict[str, SlashCommand] = {
     "/list": SlashCommand("", "saved contexts and configurations", _list),
     "/stats": SlashCommand("", "what the cache holds in all", lambda talk, _: talk.show_totals()),
     "/layers": SlashCommand("", "what it holds, layer by layer", lambda talk, _: talk.show_layers()),
+    "/show": SlashCommand(
+        "FILE", "what each layer keeps of the pictures, to FILE.html or FILE.png", _show, PATHS, needs=True
+    ),
     "/retry": SlashCommand("", "ask the last question again", _retry),
     "/undo": SlashCommand("", "take the last turn back", _undo),
     "/clear": SlashCommand("", "forget the turns, keep the pictures", _clear),

@@ -14,7 +14,9 @@ from prefixkv.errors import OptionError, PrefixKVError
 SUFFIX = ".html"
 TEMPLATE = "plotly_white"
 """Plotly's look of all figures."""
-POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
+POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; form-action 'none'"
+)
 """What a browser lets the page do: run what is written in it, and nothing else."""
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem; color: #1f2430; }
@@ -23,6 +25,7 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 caption { color: #5a6270; padding-bottom: .4rem; }
 th, td { border-bottom: 1px solid #d9dde5; padding: .25rem .75rem; vertical-align: top; }
 p.note { color: #5a6270; margin: .3rem 0; } .wide { overflow-x: auto; }
+.text td:not(:last-child) { white-space: nowrap; } .text :last-child:is(td, th) { text-align: left !important; }
 """
 
 
@@ -78,10 +81,11 @@ def figure(drawn: Any, name: str, script: str = "") -> str:
     return drawn.to_html(
         full_html=False,
         include_plotlyjs=False,
+        auto_play=False,
         div_id=name,
         default_height=height,
         post_script=script or None,
-        config={"displaylogo": False, "responsive": True},
+        config={"displaylogo": False, "responsive": True, "showSendToCloud": False},
     )
 
 
@@ -95,6 +99,11 @@ def notes(lines: Sequence[str]) -> str:
     return "\n".join(f'<p class="note">{escape(line)}</p>' for line in lines)
 
 
-def wide(table: str) -> str:
-    """A table that may be wider than the screen."""
-    return f'<div class="wide">{table}</div>'
+def wide(table: str, ends_in_text: bool = False) -> str:
+    """A table that may be wider than the screen.
+
+    Args:
+        table: HTML.
+        ends_in_text: whether the last column holds sentences, which are broken into lines and begin on the left.
+    """
+    return f'<div class="wide{" text" if ends_in_text else ""}">{table}</div>'

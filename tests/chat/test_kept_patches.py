@@ -12,11 +12,13 @@ from PIL import Image
 import prefixkv
 from prefixkv.chat.conversation import Conversation
 from prefixkv.chat.kept_patches import kept_patches
+from prefixkv.chat.other_budget import asked_again
 from prefixkv.demo.scenes import draw_scene
 from prefixkv.errors import PrefixKVError
 from prefixkv.generation.sampling import Sampling
 from prefixkv.models.loading import LoadedModel
 from prefixkv_cli.plots.kept_plot import draw_kept
+from prefixkv_cli.reports.kept_file import write_kept_file
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +86,40 @@ def test_nothing_of_the_painting_lies_outside_of_it(
     monkeypatch.setattr(Figure, "savefig", look)
     draw_kept(asked(demo, "30%", "prefixkv", 31), tmp_path / "kept.png")
     assert not outside
+
+
+def test_question_asked_again_under_another_budget_leaves_the_conversation_alone(demo: LoadedModel) -> None:
+    conversation = asked(demo, "20%", "guided", 31)
+    kept = [conversation.cache.kept_positions(layer).clone() for layer in range(8)]
+    usage = conversation.usage()
+    other = asked_again(conversation, "5%")
+    (picture,), (own,) = kept_patches(other), kept_patches(conversation)
+    assert (picture.bits, own.bits) == ((2,) * 8, (8,) * 8)
+    assert np.array_equal(picture.kept, kept_patches(asked(demo, "5%", "guided", 31))[0].kept)
+    assert conversation.usage() == usage
+    assert all(bool((conversation.cache.kept_positions(layer) == kept[layer]).all()) for layer in range(8))
+    # What was said before the last question stays as it was said.
+    for _ in conversation.ask("Describe the image."):
+        pass
+    third = asked_again(conversation, "50%")
+    assert [turn.prompt for turn, _ in third.history] == ["How many objects are there?", "Describe the image."]
+    assert third.history[0][1] is conversation.history[0][1]
+
+
+def test_nothing_asked_cannot_be_asked_again(demo: LoadedModel) -> None:
+    with pytest.raises(PrefixKVError, match="nothing was asked"):
+        asked_again(Conversation(demo), "5%")
+
+
+@pytest.mark.exhaustive
+def test_page_has_a_frame_for_each_layer_and_budget_and_every_answer(demo: LoadedModel, tmp_path: Path) -> None:
+    conversation = asked(demo, "20%", "guided", 31)
+    write_kept_file(conversation, tmp_path / "kept.html")
+    page = (tmp_path / "kept.html").read_text(encoding="utf-8")
+    assert page.count('"name":"') == 9 * 4
+    assert all(f"budget {budget}, layer 7: " in page for budget in ("50%", "20%", "10%", "5%"))
+    assert page.count(conversation.history[-1][1].text.strip()) >= 1
+    assert "20% (yours)" in page
 
 
 def test_no_picture_cannot_be_painted(demo: LoadedModel) -> None:
