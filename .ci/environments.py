@@ -76,7 +76,7 @@ class Outcome:
 def lower_bounds() -> str:
     """Every requirement of pyproject.toml at its lower bound; what these require in turn is pip's choice."""
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    listed = re.findall(r'^    "([A-Za-z0-9_-]+)>=([0-9.]+)[",]', text, re.MULTILINE)
+    listed = re.findall(r'^    "([A-Za-z0-9_-]+)>=([0-9.]+)[",;]', text, re.MULTILINE)
     return " ".join(f"{name}=={version}" for name, version in listed)
 
 
