@@ -36,7 +36,8 @@ def room_on_device(model: ModelIdentity, context_tokens: int, device_memory: str
 def fit_lines(room: Fit, config: PrefixConfig) -> str:
     """The memory's parts, and how many rows fit with the full and with the compressed cache."""
     geometry, tokens = config.model.geometry, config.budget["context_tokens"]
-    keep = config.budget["keep_fraction"] * get_codec(config.codec).entry_bytes(geometry) / geometry.entry_bytes
+    keep = config.budget["kept_tokens_fraction"] * get_codec(config.codec).entry_size(geometry).stored
+    keep /= geometry.entry_bytes
     full = largest_batch(room.cache_bytes, geometry, tokens, 1.0)
     compressed = largest_batch(room.cache_bytes, geometry, tokens, keep)
     return (

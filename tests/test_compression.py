@@ -38,7 +38,7 @@ def test_whole_budget_equals_stock_over_three_turns(method: str, seed: int) -> N
     stock = Turns(model, DynamicCache(config=model.config.text_config), do_sample=False)
     with prefixkv.compress(model, "100%", method) as cache:
         assert Turns(model, cache, do_sample=False).answers == stock.answers
-        assert cache.usage().keep_fraction == 1
+        assert cache.usage().bytes_fraction == 1
 
 
 def test_whole_budget_logits_are_bit_equal() -> None:

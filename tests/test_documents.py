@@ -94,7 +94,7 @@ def test_hostile_config_is_one_line(kind: str, tmp_path: Path) -> None:
     [
         ({"keep_fractions": [0.5, 1.5, 0.5]}, "keep_fractions.1 is 1.5: it should be less than or equal to 1"),
         ({"keep_fractions": [0.5, "x" * 9000, 0.5]}, "keep_fractions.1 is 'xxx"),
-        ({"budget": {"requested": "5%"}}, "budget.keep_fraction is missing"),
+        ({"budget": {"requested": "5%"}}, "budget.kept_tokens_fraction is missing"),
         (
             {"method": {"name": "h2o", "allocation": "odd"}},
             "method.allocation is 'odd': it should be 'prefix'",

@@ -48,9 +48,9 @@ def test_what_is_shown_is_text_and_no_markup() -> None:
 
 
 def test_usage_says_tokens_and_bytes() -> None:
-    usage = CacheUsage.of((LayerUsage(0, 1000, 250, 2048), LayerUsage(1, 0, 0, 0)), 16, 4096, "plain")
+    usage = CacheUsage.of((LayerUsage(0, 1000, 250, 2048), LayerUsage(1, 0, 0, 0)), 16000, 4096, 16.0, "plain")
     read = _Cells(usage._repr_html_())
-    assert read.caption == "2 KiB of 15.63 KiB kept (12.8%, plain)"
+    assert read.caption == "kept 25.0% of the tokens · plain, 16 bits · 2 KiB of 15.63 KiB (12.8%)"
     assert read.rows[1] == ["0", "250", "1,000", "25%", "2 KiB"]
     assert read.rows[2] == ["1", "0", "0", "100%", "0 B"]
 
@@ -67,10 +67,18 @@ def test_profile_says_how_concentrated_layers_are() -> None:
 
 def test_evaluation_says_each_cell_once() -> None:
     metrics = {"accuracy": {"value": 0.5, "low": 0.25, "high": 0.75}}
-    cell = {"method": "h2o", "budget": "20%", "shared_with_full": False, "kept_fraction": 0.2, "kept_bytes": 2048.0}
+    cell = {
+        "method": "h2o",
+        "budget": "20%",
+        "shared_with_full": False,
+        "kept_tokens_fraction": 0.4,
+        "bytes_fraction": 0.2,
+        "bits": 8.0,
+        "kept_bytes": 2048.0,
+    }
     figures = Figures(samples=4, cells=[{**cell, "metrics": metrics}, {**cell, "shared_with_full": True}])
     read = _Cells(figures._repr_html_())
     assert read.rows == [
-        ["method", "budget", "kept", "bytes", "exact"],
-        ["h2o", "20%", "20.0%", "2 KiB", "0.5 [0.25, 0.75]"],
+        ["method", "budget", "tokens kept", "bits", "of the bytes", "bytes", "exact"],
+        ["h2o", "20%", "40.0%", "8", "20.0%", "2 KiB", "0.5 [0.25, 0.75]"],
     ]

@@ -16,7 +16,7 @@ import torch
 
 from prefixkv.benchmark import hardware
 from prefixkv.benchmark.cell import Cell
-from prefixkv.benchmark.load import STATIC, STOCK, Load
+from prefixkv.benchmark.load import STATIC, STOCK, Load, stored_bytes
 from prefixkv.cache import attention
 from prefixkv.cache.installations import shared
 from prefixkv.cache.prefix_cache import PrefixKVCache
@@ -57,7 +57,7 @@ def measure_generate(load: Load, budget: str, cell: Cell) -> Cell:
         hardware.reset_peak(load.device)
         seconds = list(_steps(run))
     kept = (
-        caches[0].usage().kept_bytes
+        stored_bytes(caches[0].rows)
         if caches
         else load.batch * load.geometry.token_bytes * (load.context_tokens + MANY_TOKENS - 1)
     )

@@ -16,7 +16,7 @@ from prefixkv.benchmark import hardware
 from prefixkv.benchmark.batch_path import measure_batch
 from prefixkv.benchmark.cell import Cell
 from prefixkv.benchmark.generate_path import measure_generate
-from prefixkv.benchmark.load import STATIC, STOCK, Load
+from prefixkv.benchmark.load import STATIC, STOCK, Load, stored_bytes
 from prefixkv.cache import attention
 from prefixkv.cache.capacity import Capacity
 from prefixkv.cache.prefix_cache import PrefixKVCache
@@ -91,7 +91,7 @@ def _measure_own(load: Load, cell: Cell) -> Cell:
         refusals: list[str] = []
         steps = decode_rows(model, {"input_ids": rest}, cache, Sampling(load.new_tokens), notify=refusals.append)
         seconds = list(_durations(steps))
-        usage, size = cache.usage(), 1 << (load.batch - 1).bit_length()
+        kv_bytes, size = stored_bytes(cache.rows), 1 << (load.batch - 1).bit_length()
         plain = bool(refusals) or not CapturedStep.is_ready(model, size, formats_of(cache.rows))
     first, later = seconds[1], seconds[2:]
     return replace(
@@ -101,10 +101,10 @@ def _measure_own(load: Load, cell: Cell) -> Cell:
         step_ms=hardware.median_ms(later),
         first_step_ms=first * 1000,
         tokens_per_second=load.batch * len(later) / sum(later),
-        kv_bytes=usage.kept_bytes,
+        kv_bytes=kv_bytes,
         prefill_peak_bytes=prefill_peak,
         peak_bytes=hardware.peak_above(load.device, before),
-        roofline_ms=load.roofline_ms(usage.kept_bytes),
+        roofline_ms=load.roofline_ms(kv_bytes),
     )
 
 

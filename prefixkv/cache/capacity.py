@@ -11,7 +11,8 @@ from prefixkv.methods.method import Method
 from prefixkv.models.geometry import KVGeometry
 from prefixkv.policy.budget import Budget
 from prefixkv.policy.codec import CODECS, DEFAULT_CODEC, Codec
-from prefixkv.policy.precision import entry_bytes, packed_bits
+from prefixkv.policy.entry_size import EntrySize
+from prefixkv.policy.precision import packed_bits
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Capacity:
         """Check that codec and model go together, and that the floors fit."""
         self.codec.check(self.geometry)
         self.check_floor()
-        least = Fraction(self.codec.entry_bytes(self.geometry), self.geometry.entry_bytes)
+        least = Fraction(self.codec.entry_size(self.geometry).counted, self.geometry.counted_bytes)
         is_share = self.budget.kind == "fraction"
         if self.method.keeps_all and is_share and not self.codec.is_auto and self.budget.amount < least:
             hundredths = -(-10_000 * least.numerator // least.denominator)
@@ -60,17 +61,13 @@ class Capacity:
         Raises:
             BudgetTooSmallError: says the smallest budget that works.
         """
-        stored_bytes = self.codec.entry_bytes(self.geometry)
-        self.budget.check_floor(self.geometry, self.method.floor_tokens, batch, stored_bytes)
+        size = self.codec.entry_size(self.geometry)
+        self.budget.check_floor(self.geometry, self.method.floor_tokens, batch, size)
 
     @property
     def keeps_all(self) -> bool:
         """Whether nothing is ever evicted: method `full`, or a budget of 100 %."""
         return self.method.keeps_all or (self.budget.kind == "fraction" and self.budget.amount == 1)
-
-    def unpacked(self, seen_tokens: int) -> int:
-        """Entries of all layers, in the model's precision, that fit once `seen_tokens` are read."""
-        return self.budget.entries(self.geometry, seen_tokens)
 
     def holds_all(self, seen_tokens: int, bits: int | None = None) -> bool:
         """Whether every entry fits.
@@ -108,17 +105,17 @@ class Capacity:
             return self.codec.bits
         if not self.method.packs or self.keeps_all or (self.holds_all(seen_tokens) and not is_evicted):
             return None
-        fitting = self.unpacked(seen_tokens)
-        return packed_bits(self.geometry, fitting, self.geometry.layers * seen_tokens, before, self.losses)
+        room = self.budget.room_bytes(self.geometry, seen_tokens)
+        return packed_bits(self.geometry, room, self.geometry.layers * seen_tokens, before, self.losses)
 
     def stored(self, seen_tokens: int, bits: int | None) -> int:
-        """The same in the precision in which they are stored; there may be fewer to store.
+        """Entries of all layers, as they are stored, that fit once `seen_tokens` are read; there may be fewer.
 
         Args:
             seen_tokens: tokens read.
             bits: of a stored element; None for the model's precision.
         """
-        return self.unpacked(seen_tokens) * self.geometry.entry_bytes // entry_bytes(self.geometry, bits)
+        return self.budget.entries(self.geometry, seen_tokens, size=EntrySize.of(self.geometry, bits))
 
     def total(self, seen_tokens: int, bits: int | None) -> int:
         """Entries that all layers together may store: what fits, no more than there are, no fewer than the floors.

@@ -17,8 +17,8 @@ from prefixkv.cache.layer import CompressedLayer
 from prefixkv.cache.side_stream import SideStreams
 from prefixkv.kernels.dispatch import first_ranked, gather
 from prefixkv.kernels.gathering import Move
+from prefixkv.policy.entry_size import EntrySize
 from prefixkv.policy.method_calls import choose
-from prefixkv.policy.precision import entry_bytes
 from prefixkv.policy.ranking import rank
 from prefixkv.policy.shares import LayerShares
 
@@ -72,7 +72,7 @@ class Compaction:
         self._method = capacity.method
         self._is_hard_limit, self._waits = capacity.budget.is_hard_limit, capacity.method.waits
         self._whole_bytes = capacity.geometry.entry_bytes
-        self._stored_bytes = entry_bytes(capacity.geometry, bits)
+        self._stored_bytes = EntrySize.of(capacity.geometry, bits).stored
         self._total = capacity.total(seen_tokens, bits)
         most = self._total * self._stored_bytes
         slack = most // SLACK + ahead * seen_tokens * self._stored_bytes

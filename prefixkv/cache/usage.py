@@ -18,7 +18,7 @@ class LayerUsage:
         layer: its number.
         seen_tokens: tokens read.
         kept_tokens: entries stored.
-        bytes: bytes of the stored entries.
+        bytes: of the stored entries, as a 16-bit cache's are counted.
     """
 
     layer: int
@@ -32,10 +32,13 @@ class CacheUsage:
     """All layers.
 
     Attributes:
-        full_bytes: what the uncompressed cache of the same tokens would take.
-        kept_bytes: bytes of all stored entries.
+        full_bytes: what a 16-bit cache of the same tokens takes with nothing evicted or packed.
+        kept_bytes: of all stored entries; those that are not packed count two bytes an element, as in `full_bytes`,
+            whatever the model runs in.
         allocated_bytes: bytes of all buffers that exist.
-        keep_fraction: kept_bytes / full_bytes; 1 for an empty cache.
+        kept_tokens_fraction: entries stored of those read; 1 for an empty cache.
+        bytes_fraction: kept_bytes / full_bytes; 1 for an empty cache.
+        bits: of an element as it is counted, 16 where it is not packed; of rows that differ, the mean over the entries.
         codec: in which the entries are stored now: `plain`, `int8`, `int4` or `int2`; of rows that differ, all of these
             with commas between.
         layers: one per layer.
@@ -44,22 +47,29 @@ class CacheUsage:
     full_bytes: int
     kept_bytes: int
     allocated_bytes: int
-    keep_fraction: float
+    kept_tokens_fraction: float
+    bytes_fraction: float
+    bits: float
     codec: str
     layers: tuple[LayerUsage, ...]
 
     @classmethod
-    def of(cls, layers: tuple[LayerUsage, ...], entry_bytes: int, allocated_bytes: int, codec: str) -> CacheUsage:
+    def of(
+        cls, layers: tuple[LayerUsage, ...], full_bytes: int, allocated_bytes: int, bits: float, codec: str
+    ) -> CacheUsage:
         """Sum the layers up.
 
         Args:
             layers: in order.
-            entry_bytes: of an uncompressed entry.
+            full_bytes: of a 16-bit cache of the same tokens.
             allocated_bytes: of all buffers.
-            codec: in which the entries are stored.
+            bits: of an element of the entries.
+            codec: in which they are stored.
         """
-        full, kept = sum(layer.seen_tokens for layer in layers) * entry_bytes, sum(layer.bytes for layer in layers)
-        return cls(full, kept, allocated_bytes, kept / full if full else 1.0, codec, layers)
+        seen, kept = (sum(getattr(layer, name) for layer in layers) for name in ("seen_tokens", "kept_tokens"))
+        kept_bytes = sum(layer.bytes for layer in layers)
+        shares = kept / seen if seen else 1.0, kept_bytes / full_bytes if full_bytes else 1.0
+        return cls(full_bytes, kept_bytes, allocated_bytes, *shares, bits, codec, layers)
 
     @classmethod
     def together(cls, rows: Sequence[CacheUsage]) -> CacheUsage:
@@ -73,9 +83,16 @@ class CacheUsage:
             )
             for parts in zip(*(row.layers for row in rows), strict=True)
         )
-        full, kept = sum(row.full_bytes for row in rows), sum(row.kept_bytes for row in rows)
-        allocated, codecs = sum(row.allocated_bytes for row in rows), dict.fromkeys(row.codec for row in rows)
-        return cls(full, kept, allocated, kept / full if full else 1.0, ",".join(codecs), layers)
+        full, allocated = (sum(getattr(row, name) for row in rows) for name in ("full_bytes", "allocated_bytes"))
+        entries = [sum(layer.kept_tokens for layer in row.layers) for row in rows]
+        all_bits = sum(row.bits * count for row, count in zip(rows, entries, strict=True))
+        bits = all_bits / sum(entries) if any(entries) else rows[0].bits
+        return cls.of(layers, full, allocated, bits, ",".join(dict.fromkeys(row.codec for row in rows)))
+
+    def words(self) -> tuple[str, str, str]:
+        """The totals as all screens say them: tokens kept of tokens read, bits, and bytes of a 16-bit cache's."""
+        size = f"{format_bytes(self.kept_bytes)} of {format_bytes(self.full_bytes)} ({self.bytes_fraction:.1%})"
+        return f"kept {self.kept_tokens_fraction:.1%} of the tokens", f"{self.codec}, {self.bits:.3g} bits", size
 
     def _repr_html_(self) -> str:
         """A notebook's table: a row for each layer."""
@@ -89,9 +106,9 @@ class CacheUsage:
             ]
             for layer in self.layers
         ]
-        share = f"{self.keep_fraction:.1%}, {self.codec}"
-        kept = f"{format_bytes(self.kept_bytes)} of {format_bytes(self.full_bytes)} kept ({share})"
-        return html_table(kept, ("layer", "tokens kept", "tokens read", "kept of read", "bytes"), rows)
+        return html_table(
+            " · ".join(self.words()), ("layer", "tokens kept", "tokens read", "kept of read", "bytes"), rows
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """The fields as plain values, for JSON."""

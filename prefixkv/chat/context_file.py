@@ -15,7 +15,7 @@ import psutil
 from prefixkv.documents import parse_json, read_regular, require_regular, require_version
 from prefixkv.errors import PrefixKVError
 
-FORMAT, VERSION = "prefixkv-context", 2
+FORMAT, VERSION = "prefixkv-context", 3
 HEAD_KEY, DIGEST_KEY = "prefixkv", "prefixkv_sha256"
 UNSEALED = "0" * 64
 """Stands in the place of the digest while the digest is taken."""
@@ -121,7 +121,14 @@ def _head(header: bytes, path: Path) -> dict[str, Any]:
     from prefixkv.schemas.context import ContextSchema
     from prefixkv.schemas.field import parse
 
-    parse(ContextSchema, head, f"context {path} is not whole")
+    parsed = parse(ContextSchema, head, f"context {path} is not whole")
+    if head["version"] < VERSION and parsed.model.dtype == "float32":
+        # Older formats counted the bytes of the model's own dtype; what is packed takes what it takes.
+        sizes = {
+            "full_bytes": parsed.full_bytes // 2,
+            "kept_bytes": parsed.kept_bytes // (2 if parsed.bits is None else 1),
+        }
+        head |= sizes
     return head
 
 

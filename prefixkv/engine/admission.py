@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from prefixkv.cache.capacity import Capacity
 from prefixkv.errors import BudgetTooSmallError, PrefixKVError
 from prefixkv.policy.budget import format_bytes
-from prefixkv.policy.precision import entry_bytes
+from prefixkv.policy.entry_size import EntrySize
 
 NOTE_BYTES = 12
 """A position (int64) and an importance (float32), for every head that chooses by itself."""
@@ -62,7 +62,7 @@ class Footprint:
         bits = capacity.bits(prompt_tokens, None, is_evicted=False)
         heads = geometry.kv_heads if capacity.method.per_head else 1
         notes = NOTE_BYTES * heads + QUEUE_BYTES
-        stored = entry_bytes(geometry, bits) + notes
+        stored = EntrySize.of(geometry, bits).stored + notes
         whole = prompt_tokens * (geometry.entry_bytes + notes)
         compacted = layers * prompt_tokens if capacity.keeps_all else capacity.total(prompt_tokens, bits)
         if capacity.keeps_all:

@@ -27,13 +27,23 @@ class Figures(dict[str, Any]):
             [
                 cell["method"],
                 cell["budget"],
-                f"{cell['kept_fraction']:.1%}",
+                f"{cell['kept_tokens_fraction']:.1%}",
+                f"{cell['bits']:.3g}",
+                f"{cell['bytes_fraction']:.1%}",
                 format_bytes(cell["kept_bytes"]),
                 *(_with_interval(cell["metrics"].get(name)) for name in names),
             ]
             for cell in cells
         ]
-        headings = ["method", "budget", "kept", "bytes", *(_HEADINGS[name] for name in names)]
+        headings = [
+            "method",
+            "budget",
+            "tokens kept",
+            "bits",
+            "of the bytes",
+            "bytes",
+            *(_HEADINGS[name] for name in names),
+        ]
         return html_table(f"{self['samples']} samples, [95 % interval]", headings, rows)
 
 

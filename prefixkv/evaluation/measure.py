@@ -77,6 +77,8 @@ class Measuring:
         record: Record = {
             "kept_bytes": math.fsum(usage.kept_bytes for usage in usages) / len(usages),
             "full_bytes": math.fsum(usage.full_bytes for usage in usages) / len(usages),
+            "kept_tokens_fraction": math.fsum(usage.kept_tokens_fraction for usage in usages) / len(usages),
+            "bits": math.fsum(usage.bits for usage in usages) / len(usages),
             "seen_tokens": math.fsum(usage.layers[0].seen_tokens for usage in usages) / len(usages),
             "evicts": all(usage.kept_bytes < usage.full_bytes for usage in usages),
         }

@@ -10,7 +10,6 @@ from typing import Any
 
 from prefixkv.documents import (
     MOST_LINES_BYTES,
-    VERSION,
     parse_json,
     read_document,
     read_regular,
@@ -22,7 +21,7 @@ from prefixkv.evaluation.cells import Cell
 from prefixkv.schemas.evaluation import EvaluationSchema, RecordSchema
 from prefixkv.schemas.field import parse, shown_text
 
-KIND = "prefixkv-evaluation"
+KIND, VERSION = "prefixkv-evaluation", 2
 HEAD, RESULTS = "head.json", "results.json"
 MOST_CHANGES = 4
 """Settings that a message names."""
@@ -56,7 +55,12 @@ class RecordFolder:
         if not (path / HEAD).exists():
             _require_nothing_else(path)
             write_json(path / HEAD, {"format": KIND, "version": VERSION, "settings": dict(settings)})
-        head = parse(EvaluationSchema, read_document(path / HEAD, KIND), str(path / HEAD))
+        content = read_document(path / HEAD, KIND, VERSION)
+        if content["version"] < VERSION:
+            raise PrefixKVError(
+                f"{path} was measured when shares were of the model's own dtype: give --out another folder"
+            )
+        head = parse(EvaluationSchema, content, str(path / HEAD))
         changed = _changes(head.settings, settings)
         if changed:
             raise PrefixKVError(

@@ -7,11 +7,10 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from prefixkv.documents import VERSION
 from prefixkv.evaluation.bootstrap import Bootstrap, estimate
 from prefixkv.evaluation.cells import REFERENCE, Cell, is_full
 from prefixkv.evaluation.figures import Figures
-from prefixkv.evaluation.records import KIND, Key, Record
+from prefixkv.evaluation.records import KIND, VERSION, Key, Record
 from prefixkv.methods.table import get_method
 from prefixkv.models.geometry import KVGeometry
 from prefixkv.policy.budget import Budget
@@ -89,9 +88,8 @@ def results(
 
 def _weighed(cell: Cell, own: Sequence[Record], geometry: KVGeometry) -> dict[str, Any]:
     """What the cache held, as a mean over the decode and then over the samples, and what is odd about it."""
-    kept, whole, seen = (
-        math.fsum(record[name] for record in own) / len(own) for name in ("kept_bytes", "full_bytes", "seen_tokens")
-    )
+    names = ("kept_bytes", "full_bytes", "seen_tokens", "kept_tokens_fraction", "bits")
+    kept, whole, seen, tokens, bits = (math.fsum(record[name] for record in own) / len(own) for name in names)
     asked, measured = cell.asked_fraction(geometry, seen), kept / whole
     marks = []
     if not is_full(cell):
@@ -106,8 +104,10 @@ def _weighed(cell: Cell, own: Sequence[Record], geometry: KVGeometry) -> dict[st
     return {
         "kept_bytes": kept,
         "full_bytes": whole,
-        "kept_fraction": measured,
+        "kept_tokens_fraction": tokens,
+        "bytes_fraction": measured,
         "asked_fraction": asked,
+        "bits": bits,
         "marks": marks,
     }
 

@@ -50,6 +50,6 @@ def fit(device_bytes: int, weight_bytes: int, geometry: KVGeometry, context_toke
     return Fit(device_bytes, weight_bytes, workspace, left)
 
 
-def largest_batch(cache_bytes: int, geometry: KVGeometry, context_tokens: int, keep_fraction: float) -> int:
-    """Rows whose compressed caches fit into so many bytes."""
-    return int(cache_bytes / (geometry.token_bytes * context_tokens * keep_fraction))
+def largest_batch(cache_bytes: int, geometry: KVGeometry, context_tokens: int, stored_fraction: float) -> int:
+    """Rows whose caches, compressed to a share of what the model's own precision takes, fit into so many bytes."""
+    return int(cache_bytes / (geometry.token_bytes * context_tokens * stored_fraction))

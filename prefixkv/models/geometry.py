@@ -11,6 +11,8 @@ from prefixkv.transformers_compat import setting
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 """Bytes of one number for each dtype in which keys and values can be stored."""
+COUNTED_BYTES = 2
+"""Bytes of one number in the cache of which a share is: a 16-bit one."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,16 @@ class KVGeometry:
     def token_bytes(self) -> int:
         """Bytes that one token takes in the uncompressed cache, all layers that are compressed."""
         return self.layers * self.entry_bytes
+
+    @property
+    def counted_bytes(self) -> int:
+        """Bytes of one entry in a 16-bit cache, of which shares are, whatever the model runs in."""
+        return 2 * self.kv_heads * self.head_dim * COUNTED_BYTES
+
+    @property
+    def counted_token_bytes(self) -> int:
+        """Bytes that one token takes in a 16-bit cache, all layers that are compressed."""
+        return self.layers * self.counted_bytes
 
     @property
     def window_bytes(self) -> int:

@@ -12,6 +12,7 @@ from typing import Literal
 
 from prefixkv.errors import BudgetTooSmallError, OptionError
 from prefixkv.models.geometry import KVGeometry
+from prefixkv.policy.entry_size import EntrySize
 
 UNIT_BYTES = {
     "B": 1,
@@ -35,8 +36,8 @@ class Budget:
 
     Attributes:
         text: the budget as the user wrote it.
-        kind: `fraction` of prompt and generated tokens together (as in the paper), or a hard limit in `bytes` (all
-            layers, K and V) or in `tokens` (mean over the layers).
+        kind: `fraction` of what a 16-bit cache of prompt and generated tokens takes, or a hard limit in `bytes` (all
+            layers, K and V) or in `tokens` of a 16-bit cache (mean over the layers).
         amount: the share in (0, 1], the bytes or the tokens; exact.
     """
 
@@ -79,8 +80,8 @@ class Budget:
         """Whether the budget is an absolute size, which the cache never exceeds however long the text grows."""
         return self.kind != "fraction"
 
-    def entries(self, geometry: KVGeometry, seen_tokens: int, batch: int = 1) -> int:
-        """Entries that all layers together may hold for each batch row; rounded down, so never over.
+    def room_bytes(self, geometry: KVGeometry, seen_tokens: int, batch: int = 1) -> int:
+        """Bytes that the entries of all layers together may take for each batch row; rounded down, so never over.
 
         Args:
             geometry: the model's KV shape.
@@ -88,16 +89,29 @@ class Budget:
             batch: rows that share a budget in bytes.
 
         Returns:
-            At most `layers * seen_tokens` for a fraction; a hard limit does not depend on `seen_tokens`.
+            A part of the bytes of a 16-bit cache for a fraction; a hard limit does not depend on `seen_tokens`.
         """
         if self.kind == "fraction":
-            return int(self.amount * seen_tokens * geometry.layers)
-        if self.kind == "tokens":
-            return int(self.amount * geometry.layers)
-        return int(self.amount / (geometry.entry_bytes * batch))
+            return int(self.amount * seen_tokens * geometry.counted_token_bytes)
+        return int(self.amount * geometry.counted_token_bytes if self.kind == "tokens" else self.amount / batch)
+
+    def price(self, size: EntrySize) -> int:
+        """Bytes that an entry takes of the budget: a limit in bytes is of real ones, all else of a 16-bit cache's."""
+        return size.stored if self.kind == "bytes" else size.counted
+
+    def entries(self, geometry: KVGeometry, seen_tokens: int, batch: int = 1, size: EntrySize | None = None) -> int:
+        """Entries of one size that all layers together may hold for each batch row; there may be fewer to hold.
+
+        Args:
+            geometry: the model's KV shape.
+            seen_tokens: tokens read so far, prompt and generated.
+            batch: rows that share a budget in bytes.
+            size: of an entry; in the model's own precision where None.
+        """
+        return self.room_bytes(geometry, seen_tokens, batch) // self.price(size or EntrySize.of(geometry))
 
     def check_floor(
-        self, geometry: KVGeometry, floor_tokens: int, batch: int = 1, stored_bytes: int | None = None
+        self, geometry: KVGeometry, floor_tokens: int, batch: int = 1, size: EntrySize | None = None
     ) -> None:
         """Refuse a hard limit that cannot hold `floor_tokens` protected entries in every layer.
 
@@ -107,20 +121,19 @@ class Budget:
             geometry: the model's KV shape.
             floor_tokens: protected entries of a layer.
             batch: rows that share a budget in bytes.
-            stored_bytes: of an entry as it is stored; as the model computes where None.
+            size: of an entry; in the model's own precision where None.
 
         Raises:
             BudgetTooSmallError: says the smallest budget that works.
         """
         if not self.is_hard_limit:
             return
-        # In entries of the model's precision, which is how a budget counts.
-        needed = -(-floor_tokens * geometry.layers * (stored_bytes or geometry.entry_bytes) // geometry.entry_bytes)
-        if self.entries(geometry, 0, batch) < needed:
+        needed = floor_tokens * geometry.layers * self.price(size or EntrySize.of(geometry))
+        if self.room_bytes(geometry, 0, batch) < needed:
             smallest = (
-                f"{-(-needed // geometry.layers)}tok"
+                f"{-(-needed // geometry.counted_token_bytes)}tok"
                 if self.kind == "tokens"
-                else format_bytes(needed * geometry.entry_bytes * batch)
+                else format_bytes(needed * batch)
             )
             raise BudgetTooSmallError(
                 f"budget {self.text!r} cannot hold the {floor_tokens} protected entries of each of {geometry.layers} "

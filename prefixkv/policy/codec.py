@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from prefixkv.errors import OptionError
 from prefixkv.kernels.packed_row import PRECISIONS
 from prefixkv.models.geometry import KVGeometry
-from prefixkv.policy.precision import entry_bytes
+from prefixkv.policy.entry_size import EntrySize
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ class Codec:
     bits: int | None = None
     is_auto: bool = False
 
-    def entry_bytes(self, geometry: KVGeometry) -> int:
-        """Bytes of one token's key and value in one layer; for `auto` those of the model's own precision."""
-        return entry_bytes(geometry, self.bits)
+    def entry_size(self, geometry: KVGeometry) -> EntrySize:
+        """What one token's key and value take in one layer; for `auto` in the model's own precision."""
+        return EntrySize.of(geometry, self.bits)
 
     def check(self, geometry: KVGeometry) -> None:
         """Refuse a model whose vectors do not make whole bytes.

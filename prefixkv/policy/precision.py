@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from prefixkv.kernels.packed_row import PRECISIONS, packed_size
+from prefixkv.kernels.packed_row import PRECISIONS
 from prefixkv.models.geometry import KVGeometry
+from prefixkv.policy.entry_size import EntrySize
 
 FINE_BITS, COARSE_BITS, FEWEST_BITS = PRECISIONS
 SLIGHT_LOSS, BEARABLE_LOSS = 0.002, 0.05
@@ -18,38 +19,26 @@ SCARCE = 0.3
 """The same where fewer bits lose more than slightly: a model misses what is evicted beyond this more than precision."""
 
 
-def entry_bytes(geometry: KVGeometry, bits: int | None) -> int:
-    """Bytes of one token's key and value in one layer.
-
-    Args:
-        geometry: the model's KV shape.
-        bits: in which an element is stored; None for the model's own precision.
-    """
-    if bits is None:
-        return geometry.entry_bytes
-    return 2 * geometry.kv_heads * packed_size(geometry.head_dim, bits)
-
-
 def packed_bits(
-    geometry: KVGeometry, fitting: int, entries: int, before: int | None, losses: Mapping[int, float]
+    geometry: KVGeometry, room_bytes: int, entries: int, before: int | None, losses: Mapping[int, float]
 ) -> int:
     """The bits for a budget that does not hold all entries as they are.
 
     Args:
         geometry: the model's KV shape.
-        fitting: entries that the budget holds in the model's own precision.
+        room_bytes: bytes that entries may take.
         entries: entries that there are.
         before: bits in which earlier entries are stored; precision never rises, since what is lost does not come back.
         losses: by bits, 4 and 2, what the model was measured to lose, in nats a token; what was not measured is not
             used.
     """
-    room, bits = fitting * entry_bytes(geometry, None), FINE_BITS
+    bits = FINE_BITS
     for narrower in (COARSE_BITS, FEWEST_BITS):
         loss = losses.get(narrower, math.inf)
         share = ENOUGH[bits] if loss <= SLIGHT_LOSS else SCARCE
         # A row is whole bytes.
         is_possible = loss <= BEARABLE_LOSS and geometry.head_dim * narrower % 8 == 0
-        if not is_possible or room >= share * entries * entry_bytes(geometry, bits):
+        if not is_possible or room_bytes >= share * entries * EntrySize.of(geometry, bits).stored:
             break
         bits = narrower
     return min(bits, before or FINE_BITS)

@@ -21,7 +21,7 @@ from prefixkv.policy.budget import Budget
 from prefixkv.policy.codec import DEFAULT_CODEC, Codec, get_codec
 from prefixkv.profiles.profile import LayerProfile
 
-FORMAT, VERSION = "prefixkv-config", 2
+FORMAT, VERSION = "prefixkv-config", 3
 CREATED_BY = f"prefixkv {__version__}"
 ALLOCATIONS = ("prefix", "mixed", "uniform")
 
@@ -35,7 +35,8 @@ class PrefixConfig:
         model: which model it is for.
         method: name of the method that chooses the entries.
         allocation: how the layers' shares were found: `prefix`, `uniform` or `release` (imported).
-        budget: what was asked for: `requested`, the `keep_fraction` it came to, `context_tokens`, `batch`, `bytes`.
+        budget: what was asked for, `requested`, for `batch` rows of `context_tokens`; and what it came to:
+            `kept_tokens_fraction`, and in `bytes` of a 16-bit cache what the entries take, of which a share counts.
         keep_fractions: for each layer the share of its tokens that is kept, in (0, 1].
         profile: `sha256`, `samples` and `source` of the profile; None where there was none.
         created_by: program and version.
@@ -95,10 +96,9 @@ class PrefixConfig:
         floor = min(recipe.floor_tokens, context_tokens)
         chosen = get_codec(codec)
         chosen.check(geometry)
-        stored_bytes = chosen.entry_bytes(geometry)
-        parsed.check_floor(geometry, floor, batch, stored_bytes)
-        stored = parsed.entries(geometry, context_tokens, batch) * geometry.entry_bytes // stored_bytes
-        total = min(stored, geometry.layers * context_tokens)
+        size = chosen.entry_size(geometry)
+        parsed.check_floor(geometry, floor, batch, size)
+        total = min(parsed.entries(geometry, context_tokens, batch, size), geometry.layers * context_tokens)
         total = max(total, floor * geometry.layers)
         if allocation_name == "uniform":
             kept = allocation.uniform(total, geometry.layers)
@@ -112,10 +112,10 @@ class PrefixConfig:
                 kept = allocation.mean(allocation.uniform(total, geometry.layers), kept)
         facts = {
             "requested": parsed.text,
-            "keep_fraction": total / (geometry.layers * context_tokens),
+            "kept_tokens_fraction": total / (geometry.layers * context_tokens),
             "context_tokens": context_tokens,
             "batch": batch,
-            "bytes": total * stored_bytes * batch,
+            "bytes": total * size.counted * batch,
         }
         source = None
         if profile is not None and allocation_name != "uniform":
@@ -128,11 +128,10 @@ class PrefixConfig:
         geometry, entries = self.model.geometry, len(self.keep_fractions) * self.budget["context_tokens"]
         if self.release_forgotten is not None:
             return Budget.parse(self.budget["requested"])
-        kept = sum(self.kept_tokens())
-        if kept < entries:
-            # A budget counts entries of the model's precision.
-            kept = -(-kept * get_codec(self.codec).entry_bytes(geometry) // geometry.entry_bytes)
-        return Budget(f"config {self.name}", "fraction", Fraction(kept, entries))
+        share = Fraction(sum(self.kept_tokens()), entries)
+        if share < 1:
+            share *= Fraction(get_codec(self.codec).entry_size(geometry).counted, geometry.counted_bytes)
+        return Budget(f"config {self.name}", "fraction", share)
 
     def kept_tokens(self) -> list[int]:
         """Entries of each layer at the context that the configuration was searched for."""
@@ -198,13 +197,21 @@ class PrefixConfig:
             Budget.parse(content.budget.requested)
         except OptionError as error:
             raise PrefixKVError(f"{path}: {error}") from None
-        forgotten = content.release_forgotten
+        forgotten, model, facts = (
+            content.release_forgotten,
+            ModelIdentity.read(content.model),
+            content.budget.model_dump(),
+        )
+        if content.version < VERSION:
+            # Older formats counted the bytes of the model's own dtype.
+            entries = facts["kept_tokens_fraction"] * model.geometry.layers * facts["context_tokens"] * facts["batch"]
+            facts["bytes"] = max(1, round(entries) * get_codec(content.codec).entry_size(model.geometry).counted)
         return cls(
             content.name,
-            ModelIdentity.read(content.model),
+            model,
             content.method.name,
             content.method.allocation,
-            content.budget.model_dump(),
+            facts,
             tuple(content.keep_fractions),
             None if content.profile is None else content.profile.model_dump(exclude_unset=True),
             content.created_by,
@@ -232,10 +239,10 @@ class PrefixConfig:
         keep = sum(fractions) / len(fractions)
         facts = {
             "requested": f"{100 * keep:.6g}%",
-            "keep_fraction": keep,
+            "kept_tokens_fraction": keep,
             "context_tokens": context_tokens,
             "batch": 1,
-            "bytes": max(1, round(keep * context_tokens * model.geometry.token_bytes)),
+            "bytes": max(1, round(keep * context_tokens * model.geometry.counted_token_bytes)),
         }
         return cls(name, model, "prefixkv", "release", facts, fractions, release_forgotten=forgotten)
 

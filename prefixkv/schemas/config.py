@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import AliasChoices, Field, model_validator
 
 from prefixkv.schemas.field import MOST_BYTES, Forgotten, Name, Schema, Share, Shares, SomeTokens, Tokens
 from prefixkv.schemas.model import ModelSchema
@@ -21,7 +21,7 @@ class BudgetSchema(Schema):
     """What was asked for, and what it came to."""
 
     requested: Name
-    keep_fraction: Share
+    kept_tokens_fraction: Share = Field(validation_alias=AliasChoices("kept_tokens_fraction", "keep_fraction"))
     context_tokens: SomeTokens
     batch: SomeTokens
     bytes: int = Field(ge=1, le=MOST_BYTES)
@@ -39,7 +39,7 @@ class ConfigSchema(Schema):
     """The whole file."""
 
     format: Literal["prefixkv-config"]
-    version: Literal[1, 2]
+    version: Literal[1, 2, 3]
     name: Name
     model: ModelSchema
     method: MethodSchema

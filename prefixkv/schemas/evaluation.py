@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from prefixkv.schemas.field import MOST_BYTES, Name, Schema, SomeTokens, Text, Tokens
+from prefixkv.schemas.field import MOST_BYTES, Name, Schema, Share, SomeTokens, Text, Tokens
 
 Mean = Annotated[float, Field(gt=0, le=MOST_BYTES)]
 Nats = Annotated[float, Field(ge=-1e15, le=1e15)]
@@ -17,7 +17,7 @@ class EvaluationSchema(Schema):
     """The head: what was measured, and how."""
 
     format: Literal["prefixkv-evaluation"]
-    version: Literal[1]
+    version: Literal[2]
     settings: dict[Name, Any]
 
 
@@ -31,6 +31,8 @@ class RecordSchema(Schema):
     recipe: Name
     kept_bytes: Mean
     full_bytes: Mean
+    kept_tokens_fraction: Share
+    bits: Annotated[float, Field(ge=1, le=16)]
     seen_tokens: Mean
     evicts: bool
     tokens: Tokens | None = None

@@ -210,7 +210,7 @@ def _say_what_is_odd(figures: Mapping[str, Any]) -> None:
     for cell in figures["cells"]:
         for mark in cell["marks"]:
             output.notice(
-                f"{label(cell)} at {cell['budget']}: {mark} (kept {cell['kept_fraction']:.2%}, "
+                f"{label(cell)} at {cell['budget']}: {mark} (kept {cell['bytes_fraction']:.2%}, "
                 f"asked {cell['asked_fraction']:.2%})"
             )
 

@@ -107,6 +107,9 @@ def save(
                 "file_bytes": size,
                 "answer": answer.text if answer else None,
                 "codec": usage.codec,
+                "kept_tokens_fraction": usage.kept_tokens_fraction,
+                "bytes_fraction": usage.bytes_fraction,
+                "bits": usage.bits,
                 "kept_bytes": usage.kept_bytes,
                 "full_bytes": usage.full_bytes,
                 **({"warnings": warnings} if warnings else {}),
@@ -115,5 +118,4 @@ def save(
         return
     if answer is not None:
         output.write_text(answer.text + "\n")
-    kept = f"{format_bytes(usage.kept_bytes)} of {format_bytes(usage.full_bytes)} kept, {usage.codec}"
-    output.notice(f"saved {path} ({format_bytes(size)}; {kept})")
+    output.notice(f"saved {path} ({format_bytes(size)}) · {' · '.join(usage.words())}")

@@ -126,8 +126,8 @@ def search(
         digest,
         codec,
     )
-    full = identity.geometry.token_bytes * tokens * batch
-    if found.budget["keep_fraction"] == 1:
+    full = identity.geometry.counted_token_bytes * tokens * batch
+    if found.budget["kept_tokens_fraction"] == 1:
         said = "" if found.codec == DEFAULT_CODEC else f" in codec {found.codec}"
         output.notice(f"the full cache is {format_bytes(full)} and fits the budget{said}: everything is kept")
     if room is not None:

@@ -60,8 +60,8 @@ def _markdown(content: dict[str, Any]) -> str:
     kv = content["kv"]
     parts = [
         f"# Conversation with {content['model']}",
-        f"Method {content['method']}, budget {content['budget']}: {kv['kept_bytes']:,} of {kv['full_bytes']:,} bytes "
-        f"of the KV cache kept, {kv['codec']}.",
+        f"Method {content['method']}, budget {content['budget']}: kept {kv['kept_tokens_fraction']:.1%} of the tokens "
+        f"in {kv['codec']}, {kv['bits']:.3g} bits: {kv['kept_bytes']:,} of {kv['full_bytes']:,} bytes.",
     ]
     if content["system"]:
         parts.append(f"System: {content['system']}")

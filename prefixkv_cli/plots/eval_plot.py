@@ -92,7 +92,7 @@ def _draw_lines(
         )
         figures, intervals = values(points, name)
         panel.errorbar(
-            [100 * cell["kept_fraction"] * shift[method] for cell in points],
+            [100 * cell["bytes_fraction"] * shift[method] for cell in points],
             figures,
             intervals,
             color=colours(number % 10),

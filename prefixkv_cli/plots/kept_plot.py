@@ -63,7 +63,7 @@ def _title(conversation: Conversation) -> str:
         lines += textwrap.wrap(turn.prompt, _TITLE_WIDTH) + textwrap.wrap(
             textwrap.shorten(f"→ {answer.text}", 3 * _TITLE_WIDTH, placeholder=" …"), _TITLE_WIDTH
         )
-    stored = f"budget {cache.budget.text}, {conversation.usage().codec}"
+    stored = ", ".join((f"budget {cache.budget.text}", *conversation.usage().words()))
     lines.append(f"{conversation.loaded.id}, method {cache.method.name}, {stored}")
     # A dollar sign would begin a formula.
     return "\n".join(lines).replace("$", r"\$")

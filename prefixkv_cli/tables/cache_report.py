@@ -57,24 +57,15 @@ class CacheReport:
         allowed = None
         if not cache.keeps_all:
             seen = max(layer.seen_tokens for layer in usage.layers)
-            allowed = cache.budget.entries(cache.geometry, seen) * cache.geometry.entry_bytes
+            allowed = cache.budget.room_bytes(cache.geometry, seen)
         kinds = kept_kinds(cache, conversation.reading)
         return cls(usage, kinds, cache.budget.text, allowed, first_token_seconds, tokens_per_second)
 
     def lines(self) -> list[str]:
         """The totals, each line short enough for a narrow terminal."""
-        usage = self.usage
-        saved = max(0, usage.full_bytes - usage.kept_bytes)
-        lines = [
-            f"now {format_bytes(usage.kept_bytes)} ({usage.keep_fraction:.1%}) · full cache "
-            f"{format_bytes(usage.full_bytes)} · saved {format_bytes(saved)}",
-            f"{usage.codec} · budget {self.budget}"
-            + (
-                " · nothing is evicted"
-                if self.allowed_bytes is None
-                else f": {format_bytes(self.allowed_bytes)} allowed"
-            ),
-        ]
+        kept, bits, size = self.usage.words()
+        allowed = "all" if self.allowed_bytes is None else format_bytes(self.allowed_bytes)
+        lines = [f"{kept} · {bits}", f"{size} · budget {self.budget}: {allowed} allowed"]
         speed = []
         if self.first_token_seconds is not None:
             speed.append(f"first token {self.first_token_seconds:.2f} s")

@@ -19,19 +19,19 @@ def config_table(config: PrefixConfig) -> Group:
         config: what to show.
     """
     geometry, budget = config.model.geometry, config.budget
-    rows, stored_bytes = budget["batch"], get_codec(config.codec).entry_bytes(geometry)
+    rows, entry = budget["batch"], get_codec(config.codec).entry_size(geometry)
     table = Table(box=None, pad_edge=False)
     for heading in ("layer", "keep", "tokens", "bytes"):
         table.add_column(heading, justify="right")
     kept = enumerate(zip(config.keep_fractions, config.kept_tokens(), strict=True))
     for _, same in groupby(kept, key=lambda layer: layer[1]):
         (first, (fraction, tokens)), *others = same
-        size = format_bytes(tokens * stored_bytes * rows)
+        size = format_bytes(tokens * entry.counted * rows)
         layers = f"{first} to {others[-1][0]}" if others else str(first)
         each = " each" if others else ""
         table.add_row(layers, f"{fraction:.1%}", f"{tokens} / {budget['context_tokens']}{each}", f"{size}{each}")
-    full = geometry.token_bytes * budget["context_tokens"] * rows
-    uncompressed = budget["bytes"] // (geometry.token_bytes * rows)
+    full = geometry.counted_token_bytes * budget["context_tokens"] * rows
+    uncompressed = budget["bytes"] // (geometry.counted_token_bytes * rows)
     return Group(
         f"{config.name}: {config.model.id}, method {config.method}, codec {config.codec}, "
         f"allocation {config.allocation}",

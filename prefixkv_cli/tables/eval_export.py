@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from prefixkv.policy.budget import format_bytes
-from prefixkv_cli.tables.eval_table import LABELS, eval_title, formatted, remarks, shown_metrics
+from prefixkv_cli.tables.eval_table import LABELS, eval_title, formatted, label, remarks, shown_metrics
 
 
 def markdown(figures: Mapping[str, Any]) -> str:
@@ -20,13 +20,14 @@ def markdown(figures: Mapping[str, Any]) -> str:
     cells = [cell for cell in figures["cells"] if not cell["shared_with_full"]]
     names = shown_metrics(cells)
     rows = [
-        ["budget", "method", "kept", "bytes", *(LABELS[name] for name in names)],
-        ["---:", "---", *["---:"] * (2 + len(names))],
+        ["budget", "method", "bytes kept", "tokens kept", "bits", "size", *(LABELS[name] for name in names)],
+        ["---:", "---", *["---:"] * (4 + len(names))],
     ]
     for cell in cells:
-        kept = f"{cell['kept_fraction']:.1%}{' (' + ', '.join(cell['marks']) + ')' if cell['marks'] else ''}"
+        kept = f"{cell['bytes_fraction']:.1%}{' (' + ', '.join(cell['marks']) + ')' if cell['marks'] else ''}"
         measured = (_with_interval(cell["metrics"].get(name), name) for name in names)
-        rows.append([cell["budget"], f"`{cell['method']}`", kept, format_bytes(cell["kept_bytes"]), *measured])
+        weights = f"{cell['kept_tokens_fraction']:.1%}", f"{cell['bits']:.3g}", format_bytes(cell["kept_bytes"])
+        rows.append([cell["budget"], f"`{label(cell)}`", kept, *weights, *measured])
     table = "".join(f"| {' | '.join(row)} |\n" for row in rows)
     below = "".join(f"\n{remark[0].upper()}{remark[1:]}.\n" for remark in remarks(figures))
     return f"{eval_title(figures)}:\n\n{table}{below}"
@@ -39,13 +40,19 @@ def comma_separated(figures: Mapping[str, Any]) -> str:
         figures: as `Evaluation.run` gives them.
     """
     names = [name for name in LABELS if any(name in cell["metrics"] for cell in figures["cells"])]
-    weights = ("kept_bytes", "full_bytes", "kept_fraction", "asked_fraction")
+    weights = ("kept_bytes", "full_bytes", "bytes_fraction", "asked_fraction", "kept_tokens_fraction", "bits")
     measured = [f"{name}{end}" for name in names for end in ("", "_low", "_high")]
     written = io.StringIO()
     writer = csv.writer(written, lineterminator="\n")
-    writer.writerow(["method", "budget", "samples", *weights, "marks", *measured])
+    writer.writerow(["method", "codec", "budget", "samples", *weights, "marks", *measured])
     for cell in figures["cells"]:
-        told = [cell["method"], cell["budget"], figures["samples"], *(cell[weight] for weight in weights)]
+        told = [
+            cell["method"],
+            cell["codec"],
+            cell["budget"],
+            figures["samples"],
+            *(cell[weight] for weight in weights),
+        ]
         values = [cell["metrics"].get(name, {}).get(end, "") for name in names for end in ("value", "low", "high")]
         writer.writerow([*told, "; ".join(cell["marks"]), *values])
     return written.getvalue()

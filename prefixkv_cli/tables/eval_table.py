@@ -24,7 +24,7 @@ LABELS = {
 }
 LOWER_IS_BETTER = ("perplexity", "kl_nats")
 SHARES = ("accuracy", "relaxed_accuracy")
-WEIGHTS = ("bytes", "kept")
+WEIGHTS = ("size", "bits", "tokens", "bytes")
 """Columns that are left out, the first one first, where the screen is too narrow for all."""
 FEW_SAMPLES = 30
 """Below this number of samples the table says that intervals are wide."""
@@ -59,7 +59,12 @@ def _table(figures: Mapping[str, Any], weights: Sequence[str], intervals: bool) 
         group = list(block)
         best = {name: best_value(group, name) for name in names}
         for number, cell in enumerate(group):
-            weighed = {"kept": f"{cell['kept_fraction']:.1%}", "bytes": format_bytes(cell["kept_bytes"])}
+            weighed = {
+                "bytes": f"{cell['bytes_fraction']:.1%}",
+                "tokens": f"{cell['kept_tokens_fraction']:.1%}",
+                "bits": f"{cell['bits']:.3g}",
+                "size": format_bytes(cell["kept_bytes"]),
+            }
             measured = [_figure(cell["metrics"].get(name), name, best[name], intervals) for name in names]
             table.add_row(
                 budget if number == 0 else "",
@@ -171,11 +176,14 @@ def _footnotes(figures: Mapping[str, Any], intervals: bool) -> list[str]:
     cells = figures["cells"]
     shared = shared_line(cells)
     spread = "[both ends]" if intervals else "± half the width"
-    notes = [f"{spread} of the 95 % interval over the samples; KL in nats a token"]
+    notes = [
+        f"{spread} of the 95 % interval over the samples; KL in nats a token",
+        "kept: bytes of a 16-bit cache's, tokens of those read, bits of an element",
+    ]
     notes += [shared] if shared else []
     notes += remarks(figures)
     notes += [
-        f"! {label(cell)} at {cell['budget']}: {', '.join(cell['marks'])}; kept {cell['kept_fraction']:.2%}, "
+        f"! {label(cell)} at {cell['budget']}: {', '.join(cell['marks'])}; kept {cell['bytes_fraction']:.2%}, "
         f"asked {cell['asked_fraction']:.2%}"
         for cell in cells
         if cell["marks"]

@@ -43,12 +43,7 @@ def usage_table(
 
 def usage_line(usage: CacheUsage, tokens_per_second: float | None = None) -> str:
     """The totals in one line."""
-    saved = max(0, usage.full_bytes - usage.kept_bytes)
-    parts = [
-        f"kept {format_bytes(usage.kept_bytes)} of {format_bytes(usage.full_bytes)} ({usage.keep_fraction:.1%}, "
-        f"{usage.codec})",
-        f"saved {format_bytes(saved)}",
-    ]
+    parts = [*usage.words(), f"allocated {format_bytes(usage.allocated_bytes)}"]
     if tokens_per_second is not None:
         parts.append(f"{tokens_per_second:.1f} tokens/s")
     return " · ".join(parts)

@@ -44,7 +44,7 @@ def held(conversation: Conversation) -> list[torch.Tensor]:
 
 def is_refused(demo: LoadedModel, method: str, codec: str, budget: str) -> bool:
     """A method that keeps everything needs all the bytes that its codec takes; `auto` never applies its budget."""
-    share = CODECS[codec].entry_bytes(demo.geometry) / demo.geometry.entry_bytes
+    share = CODECS[codec].entry_size(demo.geometry).counted / demo.geometry.counted_bytes
     return METHODS[method].keeps_all and codec != "auto" and share > float(budget.rstrip("%")) / 100
 
 
@@ -70,7 +70,7 @@ def test_every_method_in_every_codec_is_saved_opened_undone_and_asked_again(
         assert all(layer.bits == CODECS[codec].bits for layer in conversation.cache.layers)
     if not METHODS[method].keeps_all:
         # The release may exceed its share by an entry of each layer.
-        spare = len(usage.layers) * 2 * demo.geometry.entry_bytes
+        spare = len(usage.layers) * 2 * demo.geometry.counted_bytes
         assert usage.kept_bytes <= float(budget.rstrip("%")) / 100 * usage.full_bytes + spare
     path = tmp_path / "a.safetensors"
     save_context(conversation, path, "a")

@@ -47,7 +47,16 @@ def test_json_has_exactly_the_documented_fields(record: dict) -> None:
         "tokens_per_second",
         "peak_device_bytes",
     ]
-    assert list(record["kv"]) == ["full_bytes", "kept_bytes", "allocated_bytes", "keep_fraction", "codec", "layers"]
+    assert list(record["kv"]) == [
+        "full_bytes",
+        "kept_bytes",
+        "allocated_bytes",
+        "kept_tokens_fraction",
+        "bytes_fraction",
+        "bits",
+        "codec",
+        "layers",
+    ]
     assert list(record["kv"]["layers"][0]) == ["layer", "seen_tokens", "kept_tokens", "bytes"]
     assert list(record["seconds"]) == ["load", "prefill", "decode"]
 
@@ -57,7 +66,7 @@ def test_json_numbers_agree_with_each_other(record: dict) -> None:
     assert (record["method"], record["budget"], record["new_tokens"]) == ("local", "50%", 30)
     assert len(kv["layers"]) == 4
     assert kv["kept_bytes"] == sum(layer["bytes"] for layer in kv["layers"]) <= kv["allocated_bytes"]
-    assert kv["keep_fraction"] == pytest.approx(kv["kept_bytes"] / kv["full_bytes"])
+    assert kv["bytes_fraction"] == pytest.approx(kv["kept_bytes"] / kv["full_bytes"])
     assert {layer["seen_tokens"] for layer in kv["layers"]} == {record["prompt_tokens"] + 29}
     assert record["tokens_per_second"] > 0
     assert record["peak_device_bytes"] > 0

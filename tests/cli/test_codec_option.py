@@ -32,8 +32,8 @@ def test_chat_says_what_was_asked_for_and_what_is_stored(
     done = run("chat", str(picture), "--model", str(model_folder), "-p", "ba be bi", *asked)
     record = json.loads(done.stdout)
     assert (done.returncode, record["codec"], record["kv"]["codec"]) == (0, codec, codec)
-    share = CODECS[codec].entry_bytes(GEOMETRY) / GEOMETRY.entry_bytes
-    assert record["kv"]["keep_fraction"] == pytest.approx(share)
+    share = CODECS[codec].entry_size(GEOMETRY).counted / GEOMETRY.counted_bytes
+    assert record["kv"]["bytes_fraction"] == pytest.approx(share)
 
 
 @pytest.mark.parametrize("command", ["chat", "save", "batch", "search", "bench"])
@@ -98,12 +98,12 @@ def test_eval_measures_methods_in_codecs_at_one_budget(run: Run, model_folder: P
     assert done.returncode == 0, done.stderr
     cells = {(cell["method"], cell["codec"]): cell for cell in json.loads(done.stdout)["cells"]}
     assert cells["full", "plain"]["shared_with_full"]
-    share = CODECS["int4"].entry_bytes(GEOMETRY) / GEOMETRY.entry_bytes
-    assert cells["full", "int4"]["kept_fraction"] == pytest.approx(share)
+    share = CODECS["int4"].entry_size(GEOMETRY).counted / GEOMETRY.counted_bytes
+    assert cells["full", "int4"]["bytes_fraction"] == pytest.approx(share)
     assert cells["full", "int4"]["marks"] == []
     assert cells["full", "int4"]["metrics"]["kl_nats"]["value"] > 0
-    assert cells["h2o", "int4"]["kept_fraction"] == pytest.approx(share)
-    assert cells["h2o", "plain"]["kept_fraction"] == pytest.approx(0.2, rel=0.1)
+    assert cells["h2o", "int4"]["bytes_fraction"] == pytest.approx(share)
+    assert cells["h2o", "plain"]["bytes_fraction"] == pytest.approx(0.2, rel=0.1)
 
 
 def test_bench_says_the_codec(run: Run) -> None:

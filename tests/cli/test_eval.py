@@ -47,7 +47,7 @@ def test_scenes_are_judged_and_weighed(run: Run, tmp_path: Path) -> None:
         (m, b) for b in ("100%", "20%") for m in ("full", "local", "h2o") if (m, b) != ("full", "20%")
     ]
     full = cells["full", "100%"]
-    assert full["kept_fraction"] == 1
+    assert full["bytes_fraction"] == 1
     assert full["metrics"]["rouge_l"]["value"] == 1
     assert full["metrics"]["kl_nats"]["value"] == 0
     assert sum(kind["samples"] for kind in full["kinds"].values()) == 13
@@ -56,7 +56,7 @@ def test_scenes_are_judged_and_weighed(run: Run, tmp_path: Path) -> None:
         assert cells[method, "100%"]["metrics"] == full["metrics"]
         cell = cells[method, "20%"]
         assert cell["marks"] == []
-        assert 0.195 < cell["kept_fraction"] <= 0.2
+        assert 0.195 < cell["bytes_fraction"] <= 0.2
         assert cell["metrics"]["perplexity"]["value"] > full["metrics"]["perplexity"]["value"]
         assert cell["metrics"]["kl_nats"]["value"] > 0
         metric = cell["metrics"]["accuracy"]
@@ -190,7 +190,7 @@ def test_second_questions(run: Run) -> None:
     # The newest entries alone know nothing of the picture any more when the second question comes.
     assert local["metrics"]["accuracy"]["value"] < full["metrics"]["accuracy"]["value"] - 0.3
     for cell in (local, h2o):
-        assert 0.195 < cell["kept_fraction"] <= 0.2
+        assert 0.195 < cell["bytes_fraction"] <= 0.2
 
 
 def test_text_on_a_model_without_template_or_images(run: Run, tmp_path: Path, text_model_folder: Path) -> None:

@@ -23,10 +23,13 @@ def _cell(method: str, budget: str, number: int, relaxed: bool) -> dict[str, Any
     return {
         "method": method,
         "budget": budget,
+        "codec": "auto",
         "shared_with_full": False,
         "kept_bytes": 970788.98 * 10**number,
         "full_bytes": 4863317.3 * 10**number,
-        "kept_fraction": 0.1996,
+        "kept_tokens_fraction": 0.389,
+        "bytes_fraction": 0.1996,
+        "bits": 8.0,
         "asked_fraction": 0.2,
         "marks": ["off the budget"] if method == "prefixkv-release" else [],
         "kinds": {},
@@ -74,7 +77,7 @@ def test_each_row_is_one_line_at_80_columns() -> None:
 def test_a_wide_screen_has_bytes_and_both_ends() -> None:
     lines = shown(240, intervals=True)
     heads = next(line for line in lines if "perplexity" in line).split()
-    assert heads[:4] == ["budget", "method", "kept", "bytes"]
+    assert heads[:6] == ["budget", "method", "bytes", "tokens", "bits", "size"]
     assert "32.741 [2.862, 364.6]" in "\n".join(lines)
 
 

@@ -32,7 +32,14 @@ termios = pytest.importorskip("termios", reason="there is no pseudo-terminal on 
 
 def report(layers: int, budget: str = "20%") -> CacheReport:
     usage = CacheUsage(
-        4 * 2**20, 2**20, 2**20, 0.25, "int2", tuple(LayerUsage(layer, 2000, 500, 2**15) for layer in range(layers))
+        4 * 2**20,
+        2**20,
+        2**20,
+        0.25,
+        0.25,
+        2.0,
+        "int2",
+        tuple(LayerUsage(layer, 2000, 500, 2**15) for layer in range(layers)),
     )
     return CacheReport(usage, [EntryKinds(300, 100, 100)] * layers, budget, 2**20, 0.4, 12.5)
 
@@ -43,8 +50,8 @@ def report(layers: int, budget: str = "20%") -> CacheReport:
 def test_view_never_leaves_its_room(layers: int, rows: int, width: int) -> None:
     lines = cache_view(report(layers), width, rows).plain.splitlines()
     assert len(lines) <= max(1, rows)
-    assert all(len(line.rstrip()) <= width for line in lines if "now" not in line)
-    assert lines[len(lines) - min(3, rows) :][0].startswith("now 1 MiB (25.0%)") or rows < 3
+    assert all(len(line.rstrip()) <= width for line in lines if "allowed" not in line)
+    assert lines[len(lines) - min(3, rows) :][0] == "kept 25.0% of the tokens · int2, 2 bits" or rows < 3
 
 
 def test_all_layers_are_shown_side_by_side_where_there_is_room() -> None:

@@ -41,7 +41,7 @@ def cell(method: str, budget: str, fraction: float, value: float) -> dict[str, A
         "budget": budget,
         "shared_with_full": False,
         "kept_bytes": fraction * 1e6,
-        "kept_fraction": fraction,
+        "bytes_fraction": fraction,
         "asked_fraction": fraction,
         "metrics": metrics,
         "marks": [],

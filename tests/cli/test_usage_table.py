@@ -15,7 +15,9 @@ USAGE = CacheUsage(
     full_bytes=4 * 2**20,
     kept_bytes=2**20,
     allocated_bytes=2**20,
-    keep_fraction=0.25,
+    kept_tokens_fraction=0.5,
+    bytes_fraction=0.25,
+    bits=8.0,
     codec="int8",
     layers=tuple(LayerUsage(layer, 2000, 300 + layer, 2**20 - 11 if layer == 8 else 2**15) for layer in range(33)),
 )
@@ -40,12 +42,15 @@ def test_kinds_are_left_out_where_they_are_not_known() -> None:
     assert "picture" not in console.export_text()
 
 
-def test_totals_say_what_is_kept_and_saved() -> None:
-    assert usage_line(USAGE, 12.5) == "kept 1 MiB of 4 MiB (25.0%, int8) · saved 3 MiB · 12.5 tokens/s"
+def test_totals_say_what_is_kept_and_allocated() -> None:
+    assert usage_line(USAGE, 12.5) == (
+        "kept 50.0% of the tokens · int8, 8 bits · 1 MiB of 4 MiB (25.0%) · allocated 1 MiB · 12.5 tokens/s"
+    )
     assert "tokens/s" not in usage_line(USAGE)
 
 
 def test_empty_cache_has_totals_only() -> None:
     console = Console(width=80, record=True, file=io.StringIO())
-    console.print(usage_table(CacheUsage(0, 0, 0, 1.0, "plain", ())))
-    assert console.export_text().splitlines()[-1].strip() == "kept 0 B of 0 B (100.0%, plain) · saved 0 B"
+    console.print(usage_table(CacheUsage(0, 0, 0, 1.0, 1.0, 16.0, "plain", ())))
+    last = console.export_text().splitlines()[-1].strip()
+    assert last == "kept 100.0% of the tokens · plain, 16 bits · 0 B of 0 B (100.0%) · allocated 0 B"

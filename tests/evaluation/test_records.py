@@ -20,7 +20,8 @@ CELL = Cell("h2o", "20%")
 
 
 def figures(loss: float, **others: Any) -> dict[str, Any]:
-    return {"kept_bytes": 2.0, "full_bytes": 10.0, "seen_tokens": 5.0, "evicts": True, "loss": loss, **others}
+    stored = {"kept_bytes": 2.0, "full_bytes": 10.0, "kept_tokens_fraction": 0.4, "bits": 8.0, "seen_tokens": 5.0}
+    return {**stored, "evicts": True, "loss": loss, **others}
 
 
 def test_what_is_written_is_read_and_the_first_stays(tmp_path: Path) -> None:
@@ -49,6 +50,13 @@ def test_other_settings_are_refused_by_name(tmp_path: Path) -> None:
     RecordFolder(tmp_path / "e", SETTINGS)
     with pytest.raises(PrefixKVError, match=r"other settings \(metrics; threads\): give --out another"):
         RecordFolder(tmp_path / "e", {**SETTINGS, "threads": 2, "metrics": []})
+
+
+def test_a_folder_measured_under_the_older_measure_is_refused_in_one_line(tmp_path: Path) -> None:
+    head = {"format": "prefixkv-evaluation", "version": 1, "settings": SETTINGS}
+    (tmp_path / "head.json").write_text(json.dumps(head), encoding="utf-8")
+    with pytest.raises(PrefixKVError, match="when shares were of the model's own dtype: give --out another folder"):
+        RecordFolder(tmp_path, SETTINGS)
 
 
 def test_folders_with_something_else_are_refused(tmp_path: Path) -> None:

@@ -13,12 +13,13 @@ from prefixkv.evaluation.results import NOT_EVICTING, OFF_BUDGET, results
 from prefixkv.methods.table import METHODS
 from prefixkv.models.geometry import KVGeometry
 
-GEOMETRY = KVGeometry(layers=2, kv_heads=1, head_dim=8, dtype="float32")
+GEOMETRY = KVGeometry(layers=2, kv_heads=1, head_dim=16, dtype="float16")
 CELL = Cell("h2o", "20%")
 
 
 def _record(kept: float, evicts: bool = True, **more: Any) -> dict[str, Any]:
-    return {"kept_bytes": kept, "full_bytes": 128_000.0, "seen_tokens": 1000.0, "evicts": evicts, **more}
+    whole = {"full_bytes": 128_000.0, "seen_tokens": 1000.0, "kept_tokens_fraction": kept / 64_000, "bits": 8.0}
+    return {"kept_bytes": kept, **whole, "evicts": evicts, **more}
 
 
 def _reported(cell: Cell, own: list[dict[str, Any]], full: list[dict[str, Any]], kinds: list[str]) -> dict[str, Any]:
@@ -38,7 +39,8 @@ def test_figures_by_hand() -> None:
     ]
     cell = _reported(CELL, own, full, ["describe", "count"])
     metrics = cell["metrics"]
-    assert cell["kept_fraction"] == pytest.approx(0.2)
+    assert cell["bytes_fraction"] == pytest.approx(0.2)
+    assert (cell["kept_tokens_fraction"], cell["bits"]) == (pytest.approx(0.4), 8.0)
     assert cell["marks"] == []
     assert metrics["perplexity"]["value"] == pytest.approx(math.exp(3.0 / 5))
     assert metrics["perplexity"]["change"]["value"] == pytest.approx(math.exp(0.6 - 0.2) - 1)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from prefixkv.errors import BudgetTooSmallError, OptionError
 from prefixkv.models.geometry import KVGeometry
 from prefixkv.policy.budget import Budget, format_bytes
+from prefixkv.policy.entry_size import EntrySize
 
 LLAVA_7B = KVGeometry(layers=32, kv_heads=32, head_dim=128, dtype="bfloat16")
 
@@ -50,6 +51,25 @@ def test_llava_bytes() -> None:
     assert LLAVA_7B.token_bytes == 524_288
     assert Budget.parse("4GiB").entries(LLAVA_7B, 0) == 8192 * 32
     assert Budget.parse("4GiB").entries(LLAVA_7B, 0, batch=32) == 256 * 32
+
+
+def test_shares_are_of_a_16_bit_cache_and_bytes_are_real() -> None:
+    """A model in float32 holds as much under a share; under a limit in bytes half as much of what is not packed."""
+    single = KVGeometry(layers=32, kv_heads=32, head_dim=128, dtype="float32")
+    for budget, bits, halves in [
+        ("20%", None, 1),
+        ("300tok", None, 1),
+        ("4GiB", None, 2),
+        ("20%", 8, 1),
+        ("4GiB", 8, 1),
+    ]:
+        held = [
+            Budget.parse(budget).entries(geometry, 1000, size=EntrySize.of(geometry, bits))
+            for geometry in (LLAVA_7B, single)
+        ]
+        assert held[0] == halves * held[1] > 0
+    assert EntrySize.of(single, 4) == EntrySize(32 * 2 * (64 + 2), 32 * 2 * (64 + 2))
+    assert Budget.parse("20%").entries(single, 1000, size=EntrySize.of(single, 4)) == 6400 * 256 // 66
 
 
 @given(st.integers(1, 100), st.integers(0, 5000))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import random
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -47,7 +48,7 @@ def test_searched_shares_are_the_budget_exactly(budget: str, context: int) -> No
 def test_llava_numbers() -> None:
     config = PrefixConfig.search("4GB", LLAVA, 4096, batch=32, allocation_name="uniform")
     assert LLAVA.geometry.token_bytes * 4096 * 32 == 64 * 2**30
-    assert round(100 * config.budget["keep_fraction"], 1) == 5.8
+    assert round(100 * config.budget["kept_tokens_fraction"], 1) == 5.8
     assert config.budget["bytes"] <= 4 * 10**9
 
 
@@ -105,6 +106,9 @@ def test_what_is_no_release_list_is_refused(content: str, tmp_path: Path) -> Non
 def test_a_configuration_of_the_format_before_codecs_is_read(tmp_path: Path) -> None:
     old = PrefixConfig.load(Path(__file__).parent / "samples" / "config-1.json")
     assert (old.codec, old.method, sum(old.kept_tokens())) == ("auto", "guided", 1600)
+    # It counts the bytes of its model's float32.
+    assert old.budget["bytes"] == 1600 * old.model.geometry.counted_bytes
+    assert old.as_budget().amount == Fraction(1, 5)
     packed = dataclasses.replace(old, codec="int4")
     packed.save(tmp_path / "new.json")
     assert PrefixConfig.load(tmp_path / "new.json") == packed
