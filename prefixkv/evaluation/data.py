@@ -19,6 +19,9 @@ from prefixkv.profiles.calibration import TEXT_SUFFIXES
 
 DATA_HELP = "scenes[:N[:SEED]], followups[:N[:SEED]], text:FILE, or a JSON file shaped as LLaVA-Description or MM-Vet"
 DEFAULT_COUNT, DEFAULT_SEED = 200, 1
+FIRST_TOKENS = ("cache", "prompt")
+"""Where an answer's first token comes from: a decoding step on the compressed cache, which reads the last token of the
+prompt; or the prompt's own pass, before anything is evicted, as in the paper."""
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from prefixkv.errors import PrefixKVError
-from prefixkv.evaluation.data import DataSource, Question
+from prefixkv.evaluation.data import FIRST_TOKENS, DataSource, Question
 from prefixkv.inputs.prompts import Prompt, Turn
 from prefixkv.inputs.token_ids import stop_tokens
 from prefixkv.models.loading import LoadedModel
@@ -25,6 +25,8 @@ class Exercise:
         further: tokens that are then read as a chunk: a second question. May be empty.
         reference: token ids that are to be predicted, without the end token; None where the model's own answer is.
         is_text: whether the reference is simply how the text goes on, so that it stands for the model's answer too.
+        last: the last token before the answer, where it is decoded by itself, so that the answer's first token comes
+            from the compressed cache; else empty.
     """
 
     inputs: dict[str, torch.Tensor]
@@ -32,12 +34,40 @@ class Exercise:
     further: tuple[int, ...] = ()
     reference: tuple[int, ...] | None = None
     is_text: bool = False
+    last: tuple[int, ...] = ()
+
+    def from_cache(self) -> Exercise:
+        """The same sample with the last token before the answer left to a decoding step."""
+        if self.further:
+            return replace(self, further=self.further[:-1], last=self.further[-1:])
+        inputs, last = without_last(self.inputs)
+        return self if self.bridge else replace(self, inputs=inputs, last=last)
+
+
+def without_last(inputs: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], tuple[int, ...]]:
+    """A prompt's inputs without its last token, and that token; a prompt of one token stays, and there is no other.
+
+    Args:
+        inputs: `input_ids` (1, seen_len), what else is told of each token in the same shape, and pictures.
+    """
+    ids = inputs["input_ids"]
+    if ids.shape[1] < 2:
+        return dict(inputs), ()
+    first = {name: value[:, :-1] if value.shape == ids.shape else value for name, value in inputs.items()}
+    return first, (int(ids[0, -1]),)
 
 
 class Exercises:
     """The samples of a source for one model, made when they are asked for."""
 
-    def __init__(self, loaded: LoadedModel, source: DataSource, context_tokens: int, continuation_tokens: int) -> None:
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        source: DataSource,
+        context_tokens: int,
+        continuation_tokens: int,
+        first_token: str = FIRST_TOKENS[0],
+    ) -> None:
         """Read the source.
 
         Args:
@@ -45,11 +75,12 @@ class Exercises:
             source: where the samples come from.
             context_tokens: tokens of a text that are compressed.
             continuation_tokens: tokens behind them that are to be predicted.
+            first_token: one of `FIRST_TOKENS`.
 
         Raises:
             PrefixKVError: the source cannot be read, the model reads no images, or the text is too short.
         """
-        self._loaded, self._follow_up = loaded, source.follow_up
+        self._loaded, self._follow_up, self._is_stepped = loaded, source.follow_up, first_token == "cache"
         self.questions: list[Question] = []
         self._windows: list[list[int]] = []
         self._start: list[int] = []
@@ -71,6 +102,10 @@ class Exercises:
 
     def __getitem__(self, index: int) -> Exercise:
         """The sample of that number, on the model's device."""
+        exercise = self._read(index)
+        return exercise.from_cache() if self._is_stepped else exercise
+
+    def _read(self, index: int) -> Exercise:
         if self._windows:
             window, split = self._windows[index], self._context_tokens - len(self._start)
             ids = torch.tensor([[*self._start, *window[:split]]], device=self._loaded.device)

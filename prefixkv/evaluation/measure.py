@@ -183,7 +183,9 @@ class _Run:
         """An answer as the model gives it elsewhere: by its own settings, to its own ends."""
         exercise, most = self._exercise, self._measuring.most_tokens
         read = exercise.inputs["input_ids"]
-        more = torch.tensor([[*exercise.bridge, *exercise.further]], dtype=torch.int64, device=read.device)
+        more = torch.tensor(
+            [[*exercise.bridge, *exercise.further, *exercise.last]], dtype=torch.int64, device=read.device
+        )
         shaping = shaping_of(self._model, torch.cat([read, more], dim=1), most)
         texts = stop_texts(Sampling(), self._model.generation_config)
         watch = stop_watch(self._loaded.tokenizer, texts)
@@ -214,4 +216,6 @@ class _Run:
             state.read([token])
         if self._exercise.further:
             state.read(self._exercise.further)
+        for token in self._exercise.last:
+            state.read([token])
         return state

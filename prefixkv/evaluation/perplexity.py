@@ -12,6 +12,7 @@ from transformers import DynamicCache
 
 from prefixkv.cache import attention
 from prefixkv.cache.prefix_cache import PrefixKVCache
+from prefixkv.evaluation.exercise import without_last
 from prefixkv.inputs.prompts import Prompt, Turn
 from prefixkv.models.loading import LoadedModel
 from prefixkv.profiles.calibration import Sample
@@ -55,8 +56,8 @@ def own_answers(loaded: LoadedModel, samples: Sequence[Sample], answer_tokens: i
 def perplexity(loaded: LoadedModel, references: Sequence[Reference], new_cache: Callable[[], PrefixKVCache]) -> float:
     """Perplexity: exp of the mean negative log-likelihood of all answer tokens, in float32.
 
-    Every token is predicted through the cache as it is when the token is generated: the first from the prompt's own
-    pass, each further one after a decode step.
+    Every token is predicted through the cache as it is when the token is generated: the prompt without its last token
+    is read and compressed, then every token is a decode step.
 
     Args:
         loaded: the model.
@@ -67,7 +68,11 @@ def perplexity(loaded: LoadedModel, references: Sequence[Reference], new_cache: 
     total, count = 0.0, 0
     with attention.installed(model):
         for reference in references:
-            cache, inputs = new_cache(), reference.inputs
+            cache = new_cache()
+            inputs, last = without_last(reference.inputs)
+            if last:
+                model(**inputs, **cache_argument(cache), use_cache=True, logits_to_keep=1)
+                inputs = {"input_ids": torch.tensor([last], device=loaded.device)}
             for token in reference.tokens:
                 logits = model(**inputs, **cache_argument(cache), use_cache=True, logits_to_keep=1).logits[0, -1]
                 total -= float(logits.float().log_softmax(dim=-1)[token])

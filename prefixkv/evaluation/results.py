@@ -81,7 +81,7 @@ def results(
         version=VERSION,
         settings=dict(settings),
         samples=samples,
-        one_token_references=sum(record.get("tokens") == 1 for record in full),
+        single_token_share=sum(record.get("tokens") == 1 for record in full) / samples,
         cells=reported,
     )
 

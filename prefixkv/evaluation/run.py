@@ -13,7 +13,7 @@ import transformers
 
 from prefixkv.errors import OptionError, PrefixKVError
 from prefixkv.evaluation.cells import REFERENCE, Cell, measured_cells, new_cache
-from prefixkv.evaluation.data import DataSource
+from prefixkv.evaluation.data import FIRST_TOKENS, DataSource
 from prefixkv.evaluation.engine import engine_digest
 from prefixkv.evaluation.exercise import Exercises
 from prefixkv.evaluation.measure import Measuring
@@ -50,6 +50,7 @@ class Evaluation:
         processes: on this machine; as many as it is good for where None.
         side_by_side: see `Measuring`.
         placement: as for `load_model`.
+        first_token: one of `FIRST_TOKENS`.
     """
 
     model: str
@@ -65,6 +66,12 @@ class Evaluation:
     processes: int | None = 1
     side_by_side: bool = False
     placement: Placement = field(default_factory=Placement)
+    first_token: str = FIRST_TOKENS[0]
+
+    @property
+    def _cut(self) -> tuple[DataSource, int, int, str]:
+        """What samples are made of, for `Exercises`."""
+        return self.source, self.context_tokens, self.continuation_tokens, self.first_token
 
     def run(
         self, progress: Progress = lambda done, total: None, notify: Notify = lambda text: None
@@ -93,7 +100,7 @@ class Evaluation:
             notify = _silent
         device = launch.device if self.placement.device_map is None else self.device
         loaded = load_model(self.model, device, self.dtype, notify, self.placement)
-        exercises = Exercises(loaded, self.source, self.context_tokens, self.continuation_tokens)
+        exercises = Exercises(loaded, *self._cut)
         metrics = self._metrics(exercises)
         most_processes, threads = division_of(loaded.model)
         settings = self._settings(loaded, metrics, threads)
@@ -159,6 +166,7 @@ class Evaluation:
             "data": self.source.digest(),
             **(windows if self.source.kind == "text" else {}),
             "max_new_tokens": self.most_tokens,
+            "first_token": self.first_token,
             "metrics": sorted(metrics),
             "side_by_side": self.side_by_side or self.source.kind == "text",
             "device": loaded.device.type,
@@ -220,7 +228,7 @@ def _help(
             raise SystemExit(1)
 
     loaded = load_model(evaluation.model, evaluation.device, evaluation.dtype, placement=evaluation.placement)
-    exercises = Exercises(loaded, evaluation.source, evaluation.context_tokens, evaluation.continuation_tokens)
+    exercises = Exercises(loaded, *evaluation._cut)
     shard.measure(loaded, exercises, RecordFolder(path, settings, look_ahead), number, step)
 
 

@@ -48,6 +48,7 @@ def evaluate(
     codecs: Annotated[
         str,
         typer.Option(
+            "--codecs",
             "--codec",
             metavar="NAMES",
             help=f"In which precision entries are stored, with commas between: {', '.join(CODECS)}.",
@@ -86,6 +87,14 @@ def evaluate(
         bool, typer.Option("--intervals", help="Show both ends of each interval instead of half its width.")
     ] = False,
     by_kind: Annotated[bool, typer.Option("--by-kind", help="Show accuracy by kind of question too.")] = False,
+    first_token: Annotated[
+        str,
+        typer.Option(
+            "--first-token",
+            help="Where an answer's first token comes from: cache, a step on the compressed cache that reads the "
+            "prompt's last token; or prompt, the prompt's own pass, before anything is evicted, as in the paper.",
+        ),
+    ] = "cache",
     processes: Annotated[
         int | None,
         typer.Option("--processes", help="Processes on this machine.", show_default="what it is good for"),
@@ -110,7 +119,7 @@ def evaluate(
     Example: prefixkv eval --model demo --data scenes:200 --budgets 50%,20% --plot quality.png
     """
     from prefixkv.evaluation.cells import cells_of
-    from prefixkv.evaluation.data import DataSource
+    from prefixkv.evaluation.data import FIRST_TOKENS, DataSource
 
     options.check_plot(plot)
     if plot is not None and not plot.parent.is_dir():
@@ -124,6 +133,8 @@ def evaluate(
         raise OptionError(f"processes {processes} is too small: give 1 or more")
     if json + markdown + csv > 1:
         raise OptionError("give one of --json, --markdown and --csv: each takes all of stdout")
+    if first_token not in FIRST_TOKENS:
+        raise OptionError(f"first-token {first_token!r} is not known: choose one of {', '.join(FIRST_TOKENS)}")
     Sampling(max_new_tokens)
     cells = cells_of(methods, budgets, codecs)
     wanted = _metrics(metrics)
@@ -156,6 +167,7 @@ def evaluate(
             processes,
             side_by_side,
             placement,
+            first_token,
         )
     )
     if figures is None:

@@ -160,13 +160,12 @@ def formatted(value: float, name: str) -> str:
 
 def remarks(figures: Mapping[str, Any]) -> list[str]:
     """What a reader should know of these samples."""
-    samples, short = figures["samples"], figures.get("one_token_references", 0)
+    samples, short = figures["samples"], figures.get("single_token_share", 0)
     notes = []
     if short:
-        notes.append(
-            f"{short} of {samples} reference answers are one token long, which is computed before anything is evicted: "
-            "they say nothing about a cache"
-        )
+        is_exact = figures["settings"].get("first_token") == "prompt"
+        why = ", which is computed before anything is evicted: they say nothing about a cache" if is_exact else ""
+        notes.append(f"{short:.1%} of the reference answers are one token long{why}")
     if samples < FEW_SAMPLES:
         notes.append(f"{samples} samples are few: a difference that is smaller than the intervals means nothing")
     return notes

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from prefixkv.methods.table import METHODS
 from prefixkv_cli.tables.eval_export import comma_separated, markdown
-from prefixkv_cli.tables.eval_table import eval_table
+from prefixkv_cli.tables.eval_table import eval_table, remarks
 from tests.cli.program import Run
 
 
@@ -43,11 +43,11 @@ def _cell(method: str, budget: str, number: int, relaxed: bool) -> dict[str, Any
     }
 
 
-def figures(relaxed: bool = False, samples: int = 12, short: int = 7) -> dict[str, Any]:
+def figures(relaxed: bool = False, samples: int = 12, short: float = 7 / 12) -> dict[str, Any]:
     cells = [_cell(name, budget, number, relaxed) for budget in ("100%", "20%") for number, name in enumerate(METHODS)]
     model = {"id": "demo", "dtype": "float32"}
     settings = {"model": model, "device": "cpu", "data": "scenes:1"}
-    return {"settings": settings, "samples": samples, "one_token_references": short, "cells": cells}
+    return {"settings": settings, "samples": samples, "single_token_share": short, "cells": cells}
 
 
 def shown(width: int, intervals: bool = False, **options: Any) -> list[str]:
@@ -84,10 +84,17 @@ def test_a_wide_screen_has_bytes_and_both_ends() -> None:
 def test_what_the_samples_say_nothing_about_is_said() -> None:
     few, many = " ".join(shown(240)), " ".join(shown(240, samples=200, short=0))
     assert "12 samples of scenes with seed 1" in few
-    assert "7 of 12 reference answers are one token long" in few
+    assert "58.3% of the reference answers are one token long" in few
+    assert "before anything is evicted" not in few
     assert "12 samples are few" in few
     assert "one token" not in many
     assert "are few" not in many
+
+
+def test_of_the_papers_way_it_is_said_what_one_token_answers_are_worth() -> None:
+    told = figures()
+    told["settings"]["first_token"] = "prompt"
+    assert "computed before anything is evicted: they say nothing about a cache" in remarks(told)[0]
 
 
 def test_markdown_is_one_table_with_intervals() -> None:

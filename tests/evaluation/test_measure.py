@@ -37,6 +37,20 @@ def test_side_by_side_is_one_after_the_other(demo: LoadedModel, data: str) -> No
     assert any(alone[cell]["kl"] > 0.01 for cell in cells)
 
 
+def test_the_first_token_of_an_answer_comes_from_the_compressed_cache(demo: LoadedModel) -> None:
+    """Of an answer of one token nothing is lost where it comes from the prompt's own pass, whatever is evicted."""
+    source, cell = DataSource.parse("scenes:9:6"), cells_of("local", "1%")[0]
+    changes = {}
+    for first_token in ("cache", "prompt"):
+        exercises = Exercises(demo, source, 0, 0, first_token)
+        index = next(index for index in range(9) if len(exercises[index].reference or ()) == 1)
+        records = Measuring(demo, ("ppl", "kl"), 4).sample(exercises[index], exercises.questions[index].answer, [cell])
+        assert records[cell]["tokens"] == 1
+        changes[first_token] = records[cell]["loss"] - records[REFERENCE]["loss"]
+    assert changes["prompt"] == 0
+    assert abs(changes["cache"]) > 1e-3
+
+
 def test_without_a_right_answer_the_full_caches_own_is_predicted(demo: LoadedModel) -> None:
     from dataclasses import replace
 
