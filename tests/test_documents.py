@@ -54,7 +54,7 @@ def changed(content: dict[str, Any], key: str, value: Any) -> str:
 
 HOSTILE_CONFIGS = {
     "truncated": lambda good: json.dumps(good)[:-20],
-    "another version": lambda good: changed(good, "version", 3),
+    "another version": lambda good: changed(good, "version", 4),
     "another format": lambda good: changed(good, "format", "prefixkv-profile"),
     "NaN": lambda good: changed(good, "keep_fractions", [0.5, float("nan"), 0.5]),
     "Infinity": lambda good: changed(good, "keep_fractions", [0.5, float("inf"), 0.5]),
@@ -100,7 +100,7 @@ def test_hostile_config_is_one_line(kind: str, tmp_path: Path) -> None:
             "method.allocation is 'odd': it should be 'prefix'",
         ),
         ({"method": {"name": "magic", "allocation": "prefix"}}, "method 'magic' is not known"),
-        ({"version": 3}, "from a later version"),
+        ({"version": 4}, "from a later version"),
         ({"version": 10**300}, "from a later version"),
         ({"version": "x" * 900}, "names no version"),
     ],

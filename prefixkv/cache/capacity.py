@@ -52,17 +52,21 @@ class Capacity:
                 f"{self.codec.name!r}, and the budget is {self.budget.text!r}: give at least {hundredths / 100:g}%"
             )
 
-    def check_floor(self, batch: int = 1) -> None:
+    def check_floor(self, batch: int = 1, seen_tokens: int = 0) -> None:
         """Refuse a hard limit that cannot hold what the method keeps of every layer at least.
 
         Args:
             batch: rows that share a budget in bytes.
+            seen_tokens: tokens read, or about to be.
 
         Raises:
             BudgetTooSmallError: says the smallest budget that works.
         """
-        size = self.codec.entry_size(self.geometry)
-        self.budget.check_floor(self.geometry, self.method.floor_tokens, batch, size)
+        size = self._size(self.codec.bits)
+        self.budget.check_floor(self.geometry, self.method.floor_tokens, batch, size, seen_tokens)
+
+    def _size(self, bits: int | None) -> EntrySize:
+        return EntrySize.of(self.geometry, bits, self.method.choosing_heads(self.geometry.kv_heads))
 
     @property
     def keeps_all(self) -> bool:
@@ -87,7 +91,11 @@ class Capacity:
         Raises:
             BudgetTooSmallError: they are too many.
         """
-        if self.keeps_all and self.budget.is_hard_limit and entries > self.stored(0, self.codec.bits):
+        if (
+            self.keeps_all
+            and self.budget.is_hard_limit
+            and entries > self.stored(entries // self.geometry.layers, self.codec.bits)
+        ):
             raise BudgetTooSmallError(
                 f"method {self.method.name!r} keeps everything, and that is more than budget {self.budget.text!r} "
                 "allows: choose another method or a larger budget"
@@ -115,7 +123,7 @@ class Capacity:
             seen_tokens: tokens read.
             bits: of a stored element; None for the model's precision.
         """
-        return self.budget.entries(self.geometry, seen_tokens, size=EntrySize.of(self.geometry, bits))
+        return self.budget.entries(self.geometry, seen_tokens, size=self._size(bits))
 
     def total(self, seen_tokens: int, bits: int | None) -> int:
         """Entries that all layers together may store: what fits, no more than there are, no fewer than the floors.

@@ -39,7 +39,7 @@ class Chunk:
         """
         self._row, self._marks, self._len = row, marks, keys.shape[2]
         self._seen = row.seen_tokens + self._len
-        row.capacity.check_floor()
+        row.capacity.check_floor(seen_tokens=self._seen)
         self._shares = LayerShares(row.method, row.geometry.layers, row.keep_fractions, row.budget.is_hard_limit)
         row.is_text = marks.behind(row.is_text, 1, row.seen_tokens, self._len)
         is_evicted = any(layer.kept_tokens < layer.seen_tokens for layer in row.layers)

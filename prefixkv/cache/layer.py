@@ -58,6 +58,12 @@ class CompressedLayer(StoredEntries):
         self.seen_tokens = self.anchor_seen = self.anchor_kept = 0
         self.is_initialized = False
 
+    @property
+    def tensors(self) -> list[torch.Tensor]:
+        """All that the layer holds, with the queue and a chunk that waits."""
+        held = (self.order, self._order, *(self.arriving or ()))
+        return [*super().tensors, *(tensor for tensor in held if tensor is not None)]
+
     def follow(self, device: torch.device) -> None:
         """Bring entries and queue to where the layer computes."""
         super().follow(device)

@@ -54,7 +54,7 @@ class PrefixRow(CacheRow):
             },
             self.is_text,
             self.next_positions,
-            sum(layer.buffer_bytes for layer in self.layers)
+            sum(part.untyped_storage().nbytes() for pair in layers for part in pair if part is not None)
             + sum(queries.nbytes for queries in self.queries)
             + sum(map(window_bytes, self.windows.values())),
         )

@@ -17,15 +17,15 @@ from prefixkv.cache.chunk import Chunk
 from prefixkv.cache.decode_limit import DecodeLimit
 from prefixkv.cache.hand_off import HandOff
 from prefixkv.cache.layer import CompressedLayer
-from prefixkv.cache.usage import CacheUsage, LayerUsage
+from prefixkv.cache.row_usage import usage_of
+from prefixkv.cache.usage import CacheUsage
 from prefixkv.cache.windows import new_windows, update_window
 from prefixkv.methods import allocation
 from prefixkv.methods.method import Method
 from prefixkv.methods.table import DEFAULT_METHOD, get_method
-from prefixkv.models.geometry import COUNTED_BYTES, KVGeometry
+from prefixkv.models.geometry import KVGeometry
 from prefixkv.policy.budget import Budget
-from prefixkv.policy.codec import DEFAULT_CODEC, Codec, get_codec, stored_name
-from prefixkv.policy.entry_size import EntrySize
+from prefixkv.policy.codec import DEFAULT_CODEC, Codec, get_codec
 from prefixkv.policy.look_ahead import LookAhead
 from prefixkv.policy.text_marks import TextMarks
 
@@ -168,18 +168,8 @@ class CacheRow:
         return self.layers[layer].kept_positions
 
     def usage(self) -> CacheUsage:
-        """What is stored now, against a 16-bit cache of the same tokens; allocated bytes are read off the tensors."""
-
-        def counted(layer: CompressedLayer) -> int:
-            return EntrySize.of(self.geometry, layer.bits).counted
-
-        layers = tuple(
-            LayerUsage(index, layer.seen_tokens, layer.kept_tokens, layer.kept_tokens * counted(layer))
-            for index, layer in enumerate(self.layers)
-        )
-        full = sum(layer.seen_tokens for layer in layers) * self.geometry.counted_bytes
-        allocated = sum(layer.buffer_bytes for layer in self.layers)
-        return CacheUsage.of(layers, full, allocated, self.bits or 8 * COUNTED_BYTES, stored_name(self.bits))
+        """What is stored now, against a 16-bit cache of the same tokens."""
+        return usage_of(self)
 
     @property
     def kept_bytes(self) -> int:

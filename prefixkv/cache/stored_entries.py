@@ -64,9 +64,10 @@ class StoredEntries(RefusingLayer):
         return self.positions[..., : self.kept_tokens]
 
     @property
-    def buffer_bytes(self) -> int:
-        """Bytes of the buffers that exist, read off their storage."""
-        return sum(tensor.untyped_storage().nbytes() for tensor in (self.keys, self.values) if tensor is not None)
+    def tensors(self) -> list[torch.Tensor]:
+        """All that the layer holds: buffers, and what is noted of their entries."""
+        held = (self.keys, self.values, self.positions, self.importance, self.ranks)
+        return [tensor for tensor in held if tensor is not None]
 
     @property
     def kept_bytes(self) -> int:

@@ -35,7 +35,8 @@ class CacheUsage:
         full_bytes: what a 16-bit cache of the same tokens takes with nothing evicted or packed.
         kept_bytes: of all stored entries; those that are not packed count two bytes an element, as in `full_bytes`,
             whatever the model runs in.
-        allocated_bytes: bytes of all buffers that exist.
+        allocated_bytes: of all tensors that exist: buffers, positions, importance, queues, and layers that attend to a
+            window.
         kept_tokens_fraction: entries stored of those read; 1 for an empty cache.
         bytes_fraction: kept_bytes / full_bytes; 1 for an empty cache.
         bits: of an element as it is counted, 16 where it is not packed; of rows that differ, the mean over the entries.
@@ -62,7 +63,7 @@ class CacheUsage:
         Args:
             layers: in order.
             full_bytes: of a 16-bit cache of the same tokens.
-            allocated_bytes: of all buffers.
+            allocated_bytes: of all tensors that exist.
             bits: of an element of the entries.
             codec: in which they are stored.
         """

@@ -11,12 +11,8 @@ from dataclasses import dataclass
 from prefixkv.cache.capacity import Capacity
 from prefixkv.errors import BudgetTooSmallError, PrefixKVError
 from prefixkv.policy.budget import format_bytes
-from prefixkv.policy.entry_size import EntrySize
+from prefixkv.policy.entry_size import MARK_BYTES, PLACE_BYTES, EntrySize
 
-NOTE_BYTES = 12
-"""A position (int64) and an importance (float32), for every head that chooses by itself."""
-QUEUE_BYTES = 4
-"""A slot of the eviction queue (int32)."""
 SPARE = 32
 """A buffer may be made larger than it must by one part in so many, and one entry a layer."""
 HELD_SHARE = 2
@@ -60,10 +56,9 @@ class Footprint:
         layers, tokens = geometry.layers, prompt_tokens + new_tokens
         capacity.check_full(layers * tokens)
         bits = capacity.bits(prompt_tokens, None, is_evicted=False)
-        heads = geometry.kv_heads if capacity.method.per_head else 1
-        notes = NOTE_BYTES * heads + QUEUE_BYTES
-        stored = EntrySize.of(geometry, bits).stored + notes
-        whole = prompt_tokens * (geometry.entry_bytes + notes)
+        heads = capacity.method.choosing_heads(geometry.kv_heads)
+        stored, plain = (EntrySize.of(geometry, each, heads).allocated for each in (bits, None))
+        whole = prompt_tokens * plain
         compacted = layers * prompt_tokens if capacity.keeps_all else capacity.total(prompt_tokens, bits)
         if capacity.keeps_all:
             kept = layers * tokens
@@ -78,7 +73,8 @@ class Footprint:
             reading = (layers + HELD_LAYERS) * whole
         reading = max(reading, min(layers * whole, small_bytes))
         spare = kept // SPARE + layers
-        return cls(reading + geometry.window_bytes, (kept + spare) * stored + geometry.window_bytes)
+        beside = geometry.window_bytes + MARK_BYTES * prompt_tokens + PLACE_BYTES
+        return cls(reading + beside, (kept + spare) * stored + beside)
 
 
 class Ledger:

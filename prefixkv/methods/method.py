@@ -125,6 +125,10 @@ class Method:
         """Entries that every layer keeps at least (all it has read, where that is fewer)."""
         return max(1, self.sink_tokens + self.recent_tokens)
 
+    def choosing_heads(self, kv_heads: int) -> int:
+        """How many of a layer's kv heads choose by themselves; 1 where they share a choice."""
+        return kv_heads if self.per_head else 1
+
     @property
     def keeps_all(self) -> bool:
         """Whether the method never evicts, whatever the budget."""

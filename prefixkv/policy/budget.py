@@ -12,7 +12,7 @@ from typing import Literal
 
 from prefixkv.errors import BudgetTooSmallError, OptionError
 from prefixkv.models.geometry import KVGeometry
-from prefixkv.policy.entry_size import EntrySize
+from prefixkv.policy.entry_size import MARK_BYTES, PLACE_BYTES, EntrySize
 
 UNIT_BYTES = {
     "B": 1,
@@ -36,8 +36,8 @@ class Budget:
 
     Attributes:
         text: the budget as the user wrote it.
-        kind: `fraction` of what a 16-bit cache of prompt and generated tokens takes, or a hard limit in `bytes` (all
-            layers, K and V) or in `tokens` of a 16-bit cache (mean over the layers).
+        kind: `fraction` of what a 16-bit cache of prompt and generated tokens takes, or a hard limit in `bytes`, of all
+            that is allocated, or in `tokens` of a 16-bit cache (mean over the layers).
         amount: the share in (0, 1], the bytes or the tokens; exact.
     """
 
@@ -89,15 +89,18 @@ class Budget:
             batch: rows that share a budget in bytes.
 
         Returns:
-            A part of the bytes of a 16-bit cache for a fraction; a hard limit does not depend on `seen_tokens`.
+            A part of the bytes of a 16-bit cache for a fraction; a limit in tokens does not depend on `seen_tokens`,
+            and one in bytes has to hold the windows and what is noted of each token read, too.
         """
         if self.kind == "fraction":
             return int(self.amount * seen_tokens * geometry.counted_token_bytes)
-        return int(self.amount * geometry.counted_token_bytes if self.kind == "tokens" else self.amount / batch)
+        if self.kind == "tokens":
+            return int(self.amount * geometry.counted_token_bytes)
+        return max(0, int(self.amount / batch) - _beside_bytes(geometry, seen_tokens))
 
     def price(self, size: EntrySize) -> int:
-        """Bytes that an entry takes of the budget: a limit in bytes is of real ones, all else of a 16-bit cache's."""
-        return size.stored if self.kind == "bytes" else size.counted
+        """Bytes that an entry takes of the budget: of a limit in bytes all that is allocated for it."""
+        return size.allocated if self.kind == "bytes" else size.counted
 
     def entries(self, geometry: KVGeometry, seen_tokens: int, batch: int = 1, size: EntrySize | None = None) -> int:
         """Entries of one size that all layers together may hold for each batch row; there may be fewer to hold.
@@ -111,7 +114,12 @@ class Budget:
         return self.room_bytes(geometry, seen_tokens, batch) // self.price(size or EntrySize.of(geometry))
 
     def check_floor(
-        self, geometry: KVGeometry, floor_tokens: int, batch: int = 1, size: EntrySize | None = None
+        self,
+        geometry: KVGeometry,
+        floor_tokens: int,
+        batch: int = 1,
+        size: EntrySize | None = None,
+        seen_tokens: int = 0,
     ) -> None:
         """Refuse a hard limit that cannot hold `floor_tokens` protected entries in every layer.
 
@@ -122,6 +130,7 @@ class Budget:
             floor_tokens: protected entries of a layer.
             batch: rows that share a budget in bytes.
             size: of an entry; in the model's own precision where None.
+            seen_tokens: tokens read, or about to be.
 
         Raises:
             BudgetTooSmallError: says the smallest budget that works.
@@ -129,16 +138,21 @@ class Budget:
         if not self.is_hard_limit:
             return
         needed = floor_tokens * geometry.layers * self.price(size or EntrySize.of(geometry))
-        if self.room_bytes(geometry, 0, batch) < needed:
+        if self.room_bytes(geometry, seen_tokens, batch) < needed:
             smallest = (
                 f"{-(-needed // geometry.counted_token_bytes)}tok"
                 if self.kind == "tokens"
-                else format_bytes(needed * batch)
+                else format_bytes((needed + _beside_bytes(geometry, seen_tokens)) * batch)
             )
             raise BudgetTooSmallError(
                 f"budget {self.text!r} cannot hold the {floor_tokens} protected entries of each of {geometry.layers} "
                 f"layers: give at least {smallest}"
             )
+
+
+def _beside_bytes(geometry: KVGeometry, seen_tokens: int) -> int:
+    """Most bytes of a row that are no entries."""
+    return geometry.window_bytes + MARK_BYTES * seen_tokens + PLACE_BYTES
 
 
 def format_bytes(count: float) -> str:

@@ -30,9 +30,9 @@ class Codec:
     bits: int | None = None
     is_auto: bool = False
 
-    def entry_size(self, geometry: KVGeometry) -> EntrySize:
+    def entry_size(self, geometry: KVGeometry, choosing_heads: int = 1) -> EntrySize:
         """What one token's key and value take in one layer; for `auto` in the model's own precision."""
-        return EntrySize.of(geometry, self.bits)
+        return EntrySize.of(geometry, self.bits, choosing_heads)
 
     def check(self, geometry: KVGeometry) -> None:
         """Refuse a model whose vectors do not make whole bytes.

@@ -7,6 +7,13 @@ from dataclasses import dataclass
 from prefixkv.kernels.packed_row import packed_size
 from prefixkv.models.geometry import KVGeometry
 
+NOTE_BYTES = 12
+"""A position (int64) and an importance (float32), for every head that chooses by itself."""
+QUEUE_BYTES = 4
+"""A slot of the eviction queue (int32)."""
+MARK_BYTES, PLACE_BYTES = 1, 8
+"""Of a row beside its entries: whether a token that was read is text (bool), and the next position (int64)."""
+
 
 @dataclass(frozen=True)
 class EntrySize:
@@ -16,21 +23,25 @@ class EntrySize:
         counted: of an entry as a share of the cache counts it: what is not packed counts two bytes an element, and so
             half of what it takes where the model runs in float32.
         stored: of an entry in a buffer.
+        allocated: of an entry with what is noted of it: all that a limit in bytes has to hold.
     """
 
     counted: int
     stored: int
+    allocated: int
 
     @classmethod
-    def of(cls, geometry: KVGeometry, bits: int | None = None) -> EntrySize:
+    def of(cls, geometry: KVGeometry, bits: int | None = None, choosing_heads: int = 1) -> EntrySize:
         """The size of an entry.
 
         Args:
             geometry: the model's KV shape.
             bits: in which an element is stored; None for the model's own precision.
+            choosing_heads: kv heads that choose their entries by themselves; 1 where all share a choice.
         """
+        notes = NOTE_BYTES * choosing_heads + QUEUE_BYTES
         if bits is None:
-            return cls(geometry.counted_bytes, geometry.entry_bytes)
+            return cls(geometry.counted_bytes, geometry.entry_bytes, geometry.entry_bytes + notes)
         # Codes and the step of every vector; there is nothing else.
         packed = 2 * geometry.kv_heads * packed_size(geometry.head_dim, bits)
-        return cls(packed, packed)
+        return cls(packed, packed, packed + notes)

@@ -96,7 +96,7 @@ class PrefixConfig:
         floor = min(recipe.floor_tokens, context_tokens)
         chosen = get_codec(codec)
         chosen.check(geometry)
-        size = chosen.entry_size(geometry)
+        size = chosen.entry_size(geometry, recipe.choosing_heads(geometry.kv_heads))
         parsed.check_floor(geometry, floor, batch, size)
         total = min(parsed.entries(geometry, context_tokens, batch, size), geometry.layers * context_tokens)
         total = max(total, floor * geometry.layers)

@@ -63,7 +63,7 @@ def _table(facts: ModelFacts) -> Table:
     heads = f" for {facts.query_heads} query heads" if facts.query_heads else ""
     table.add_row("compressed layers", f"{geometry.layers}")
     if geometry.window_layers:
-        held = f"at most {format_bytes(geometry.window_bytes)} in all, beside the budget"
+        held = f"at most {format_bytes(geometry.window_bytes)} in all, beside a share and within a limit in bytes"
         table.add_row("window layers", f"{len(geometry.window_layers)} of {geometry.window_tokens} tokens: {held}")
     table.add_row("kv heads", f"{geometry.kv_heads}{heads}, {geometry.head_dim} numbers each, {geometry.dtype}")
     table.add_row("bytes per token", f"{geometry.token_bytes:,} ({format_bytes(geometry.token_bytes)})")

@@ -9,7 +9,7 @@ from prefixkv_cli.tables.eval_table import LABELS, SHARES, data_title, label, re
 
 OFFSET = 0.012
 """Methods of one budget lie so many decades beside each other, so that their intervals can be told apart."""
-KEPT_LABEL = "kept, mean over the decode (% of the full cache's bytes)"
+KEPT_LABEL = "kept, mean over the decode (% of a 16-bit cache's bytes)"
 
 
 def caption(figures: Mapping[str, Any]) -> list[str]:

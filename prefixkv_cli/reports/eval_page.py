@@ -108,7 +108,7 @@ def _draw_lines(
         points.sort(key=lambda cell: cell["kept_bytes"])
         heights, (below, above) = values(points, name)
         page.add_scatter(
-            x=[100 * cell["kept_fraction"] * shift[method] for cell in points],
+            x=[100 * cell["bytes_fraction"] * shift[method] for cell in points],
             y=heights,
             error_y={"array": above, "arrayminus": below, "thickness": 1, "width": 3},
             name=method,
@@ -166,7 +166,7 @@ def _said(cell: Mapping[str, Any], name: str) -> str:
     """What appears under the pointer."""
     metric = cell["metrics"][name]
     low, high = (formatted(metric[end], name) for end in ("low", "high"))
-    kept = f"{format_bytes(cell['kept_bytes'])}, {cell['kept_fraction']:.1%} of the full cache"
+    kept = f"{format_bytes(cell['kept_bytes'])}, {cell['bytes_fraction']:.1%} of a 16-bit cache"
     return f"{label(cell)} at {cell['budget']}: {formatted(metric['value'], name)} [{low}, {high}]<br>{kept}"
 
 
@@ -186,7 +186,7 @@ def _table(figures: Mapping[str, Any]) -> str:
         bests = {name: best_value(group, name) for name in names}
         for cell in group:
             row = [f"{label(cell)}{'!' if cell['marks'] else ''}", budget]
-            row += [f"{cell['kept_fraction']:.1%}", format_bytes(cell["kept_bytes"])]
+            row += [f"{cell['bytes_fraction']:.1%}", format_bytes(cell["kept_bytes"])]
             for name in names:
                 metric = cell["metrics"].get(name)
                 if metric is not None and metric["value"] == bests[name]:

@@ -57,7 +57,8 @@ class CacheReport:
         allowed = None
         if not cache.keeps_all:
             seen = max(layer.seen_tokens for layer in usage.layers)
-            allowed = cache.budget.room_bytes(cache.geometry, seen)
+            is_size = cache.budget.kind == "bytes"
+            allowed = int(cache.budget.amount) if is_size else cache.budget.room_bytes(cache.geometry, seen)
         kinds = kept_kinds(cache, conversation.reading)
         return cls(usage, kinds, cache.budget.text, allowed, first_token_seconds, tokens_per_second)
 

@@ -15,7 +15,9 @@ from prefixkv.cache.row import CacheRow
 from prefixkv.errors import BudgetTooSmallError, PrefixKVError
 from prefixkv.generation.forward import read_tokens
 from prefixkv.methods.allocation import prefix
+from prefixkv.methods.table import METHODS
 from prefixkv.models.geometry import KVGeometry
+from prefixkv.policy.entry_size import EntrySize
 from prefixkv.policy.selection import cumulative_importance
 from prefixkv.transformers_compat import cache_argument, cache_in
 from tests import reference, tiny
@@ -84,7 +86,7 @@ def test_layer_by_layer_search_equals_global_search() -> None:
 @pytest.mark.parametrize("method", ["local", "h2o", "prefixkv"])
 @pytest.mark.parametrize("share", [1.5, 0.4, 0.1])
 def test_hard_limit_holds_at_every_layer_and_step(method: str, share: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Prompt, 200 new tokens and a second turn: the layers' buffers together never exceed the bytes given."""
+    """Prompt, 200 new tokens and a second turn: all that layers store, notes too, never exceeds the bytes given."""
     model, inputs = tiny.llava(), tiny.prompt(120)
     limit = int(share * 120 * 4 * 2 * 2 * 16 * 4)
     measured: list[int] = []
@@ -98,7 +100,8 @@ def test_hard_limit_holds_at_every_layer_and_step(method: str, share: float, mon
                     sum(
                         tensor.untyped_storage().nbytes()
                         for each in cache.layers
-                        for tensor in (each.keys, each.values)
+                        if each.arriving is None
+                        for tensor in (each.keys, each.values, each.positions, each.importance, each.order)
                         if tensor is not None
                     )
                 )
@@ -111,8 +114,38 @@ def test_hard_limit_holds_at_every_layer_and_step(method: str, share: float, mon
             prefill(model, {"input_ids": tiny.text(1)}, cache)
         assert len(measured) > 4 * 230
         assert max(measured) <= limit
-        assert cache.usage().allocated_bytes == measured[-1]
-        assert limit - measured[-1] < 256 * 4
+        size = EntrySize.of(cache.geometry, None, METHODS[method].choosing_heads(2)).allocated
+        assert measured[-1] < cache.usage().allocated_bytes == bytes_of(cache.row) <= limit
+        assert limit - measured[-1] < size * 4 + 190 + 8
+
+
+def bytes_of(row: CacheRow) -> int:
+    """Bytes of all tensors that can be reached from a row, by their storages; a profile's queries are not the row's."""
+    storages, seen, left = {}, set(), [value for name, value in vars(row).items() if name != "look_ahead"]
+    while left:
+        thing = left.pop()
+        if id(thing) in seen:
+            continue
+        seen.add(id(thing))
+        if isinstance(thing, torch.Tensor):
+            storages[thing.untyped_storage().data_ptr()] = thing.untyped_storage().nbytes()
+        elif isinstance(thing, dict):
+            left += thing.values()
+        elif isinstance(thing, (list, tuple)):
+            left += thing
+        elif hasattr(thing, "__dict__") and not isinstance(thing, type):
+            left += vars(thing).values()
+    return sum(storages.values())
+
+
+@pytest.mark.parametrize("codec", ["plain", "int4"])
+@pytest.mark.parametrize("method", ["full", "tgv", "guided", "prefixkv-release"])
+def test_allocated_bytes_are_those_of_all_tensors(method: str, codec: str) -> None:
+    model, budget = tiny.llava(), "100%" if method == "full" else "30%"
+    with prefixkv.compress(model, budget, method, codec) as cache:
+        for inputs in (tiny.prompt(120), {"input_ids": tiny.text(1)}, {"input_ids": tiny.text(9)}):
+            prefill(model, inputs, cache)
+            assert cache.usage().allocated_bytes == bytes_of(cache.row) > cache.usage().kept_bytes
 
 
 @pytest.mark.parametrize("method", ["local", "h2o", "prefixkv"])
@@ -126,9 +159,10 @@ def test_fraction_is_of_prompt_and_generated_tokens(method: str) -> None:
             kept = sum(layer.kept_tokens for layer in cache.layers)
             assert 0.2 * 4 * (300 + step) - 4 <= kept <= 0.2 * 4 * (300 + step)
         usage = cache.usage()
-        assert usage.full_bytes == 400 * cache.geometry.token_bytes
-        assert usage.kept_bytes == kept * cache.geometry.entry_bytes
-        assert usage.allocated_bytes <= 0.21 * usage.full_bytes + cache.geometry.token_bytes
+        assert usage.full_bytes == 400 * cache.geometry.counted_token_bytes
+        assert usage.kept_bytes == kept * cache.geometry.counted_bytes
+        size = EntrySize.of(cache.geometry, None, METHODS[method].choosing_heads(2)).allocated
+        assert usage.allocated_bytes <= 1.05 * kept * size + cache.geometry.token_bytes
 
 
 def test_prefixkv_evicts_the_releases_entries_while_decoding() -> None:

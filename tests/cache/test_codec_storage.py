@@ -16,6 +16,7 @@ from prefixkv.models.geometry import KVGeometry
 from prefixkv.models.identity import ModelIdentity
 from prefixkv.policy.budget import Budget
 from prefixkv.policy.codec import CODECS, get_codec, stored_name
+from prefixkv.policy.entry_size import EntrySize
 from prefixkv.profiles.config import PrefixConfig
 from tests import tiny
 
@@ -38,7 +39,8 @@ def test_what_is_stored_never_takes_more_than_the_budget_and_its_floors(
     assert stored_name(bits) == codec
     total, floor = capacity.total(tokens, bits), GEOMETRY.layers * min(tokens, METHODS[method].floor_tokens)
     allowed = capacity.budget.room_bytes(GEOMETRY, tokens)
-    stored_bytes = CODECS[codec].entry_size(GEOMETRY).stored
+    heads = METHODS[method].choosing_heads(GEOMETRY.kv_heads)
+    stored_bytes = capacity.budget.price(EntrySize.of(GEOMETRY, bits, heads))
     assert total <= max(floor, GEOMETRY.layers * tokens)
     assert total * stored_bytes <= allowed or total == floor
     assert total == GEOMETRY.layers * tokens or (total + 1) * stored_bytes > allowed
@@ -81,9 +83,15 @@ def test_a_hard_limit_below_the_floors_is_refused_with_the_least_one(codec: str)
     least = str(caught.value).rsplit("at least ", 1)[1]
     capacity = Capacity(GEOMETRY, Budget.parse(least), get_method("local"), codec=CODECS[codec])
     floor = GEOMETRY.layers * METHODS["local"].floor_tokens
-    assert capacity.total(1000, CODECS[codec].bits) >= floor
+    assert capacity.stored(0, CODECS[codec].bits) >= floor
     if codec in PACKED:
         assert capacity.budget.amount < floor * GEOMETRY.entry_bytes
+    # Of each token that was read something is noted, for which there must be room, too.
+    with pytest.raises(BudgetTooSmallError) as caught:
+        capacity.check_floor(seen_tokens=100_000)
+    enough = Budget.parse(str(caught.value).rsplit("at least ", 1)[1])
+    later = Capacity(GEOMETRY, enough, get_method("local"), codec=CODECS[codec])
+    assert later.total(100_000, CODECS[codec].bits) >= floor
 
 
 @pytest.mark.parametrize(("codec", "head_dim"), [("int2", 66), ("int4", 65)])

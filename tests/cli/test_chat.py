@@ -90,7 +90,7 @@ def test_answer_is_alone_on_stdout_and_the_table_on_stderr(chat: Run) -> None:
     assert done.stdout.count("\n") == 1
     assert "\x1b" not in done.stdout + done.stderr
     assert re.search(r"^ +3 +\d+ / \d+ ", done.stderr, re.MULTILINE)
-    assert "saved" in done.stderr
+    assert "allocated" in done.stderr
     assert "tokens/s" in done.stderr
 
 

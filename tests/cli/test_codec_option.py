@@ -55,8 +55,8 @@ def test_a_budget_below_what_full_takes_is_refused_in_one_line(run: Run, model_f
     asked = ("--codec", "int4", "--method", "full", "--budget", "3%")
     done = run("chat", str(picture), "--model", str(model_folder), "-p", "ba", *asked)
     assert done.returncode == 3
-    assert "method 'full' keeps everything, which takes 15.62% of the cache in codec 'int4'" in done.stderr
-    assert "give at least 15.63%" in done.stderr
+    assert "method 'full' keeps everything, which takes 31.25% of the cache in codec 'int4'" in done.stderr
+    assert "give at least 31.25%" in done.stderr
 
 
 def test_a_configuration_brings_its_codec(
@@ -92,7 +92,7 @@ def test_eval_measures_methods_in_codecs_at_one_budget(run: Run, model_folder: P
     text.write_text("ba be bi bo bu " * 200)
     done = run(
         *("eval", "--model", str(model_folder), "--data", f"text:{text}", "--limit", "1", "--budgets", "20%"),
-        *("--methods", "full,h2o", "--codec", "plain,int4", "--context-tokens", "64", "--continuation-tokens", "8"),
+        *("--methods", "full,h2o", "--codecs", "plain,int4", "--context-tokens", "64", "--continuation-tokens", "8"),
         *("--processes", "1", "--out", str(tmp_path / "out"), "--json"),
     )
     assert done.returncode == 0, done.stderr
@@ -102,7 +102,9 @@ def test_eval_measures_methods_in_codecs_at_one_budget(run: Run, model_folder: P
     assert cells["full", "int4"]["bytes_fraction"] == pytest.approx(share)
     assert cells["full", "int4"]["marks"] == []
     assert cells["full", "int4"]["metrics"]["kl_nats"]["value"] > 0
-    assert cells["h2o", "int4"]["bytes_fraction"] == pytest.approx(share)
+    assert cells["h2o", "int4"]["bytes_fraction"] == pytest.approx(0.2, rel=0.1)
+    assert cells["h2o", "int4"]["bits"] == 4
+    assert cells["h2o", "int4"]["kept_tokens_fraction"] == pytest.approx(0.2 / share, rel=0.1)
     assert cells["h2o", "plain"]["bytes_fraction"] == pytest.approx(0.2, rel=0.1)
 
 

@@ -1,0 +1,34 @@
+"""What one row holds at a moment, counted as budgets count it and read off the tensors that exist."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from prefixkv.cache.usage import CacheUsage, LayerUsage
+from prefixkv.models.geometry import COUNTED_BYTES
+from prefixkv.policy.codec import stored_name
+from prefixkv.policy.entry_size import EntrySize
+
+if TYPE_CHECKING:
+    from prefixkv.cache.row import CacheRow
+
+
+def usage_of(row: CacheRow) -> CacheUsage:
+    """What is stored now, against a 16-bit cache of the same tokens."""
+    geometry, layers = row.geometry, []
+    for index, layer in enumerate(row.layers):
+        stored = layer.kept_tokens * EntrySize.of(geometry, layer.bits).counted
+        layers.append(LayerUsage(index, layer.seen_tokens, layer.kept_tokens, stored))
+    full = sum(layer.seen_tokens for layer in layers) * geometry.counted_bytes
+    bits = row.bits or 8 * COUNTED_BYTES
+    return CacheUsage.of(tuple(layers), full, allocated_bytes(row), bits, stored_name(row.bits))
+
+
+def allocated_bytes(row: CacheRow) -> int:
+    """Bytes of all tensors that a row holds: entries, what is noted of them, queues, windows and marks."""
+    held = [tensor for layer in row.layers for tensor in layer.tensors]
+    windows = [layer for layer in row.windows.values() if layer.is_initialized]
+    held += [part for layer in windows for part in (layer.keys, layer.values) if part is not None]
+    held += [tensor for tensor in (row.is_text, row.next_positions) if tensor is not None]
+    storages = [tensor.untyped_storage() for tensor in held]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
