@@ -72,6 +72,9 @@ MethodOption = Annotated[
         autocompletion=starting_with(method_names),
     ),
 ]
+NoProfileOption = Annotated[
+    bool, typer.Option("--no-profile", help="Do without the model's profile, the bundled one of the demo too.")
+]
 CodecOption = Annotated[
     str,
     typer.Option(

@@ -15,6 +15,8 @@ _HEADINGS = {
     "relaxed_accuracy": "relaxed",
 }
 
+LOWER_IS_BETTER = ("perplexity", "kl_nats")
+
 
 class Figures(dict[str, Any]):
     """All cells with their metrics; an ordinary dictionary otherwise, see `prefixkv.evaluation.results.results`."""

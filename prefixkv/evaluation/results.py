@@ -11,6 +11,7 @@ from prefixkv.evaluation.bootstrap import Bootstrap, estimate
 from prefixkv.evaluation.cells import REFERENCE, Cell, is_full
 from prefixkv.evaluation.figures import Figures
 from prefixkv.evaluation.records import KIND, VERSION, Key, Record
+from prefixkv.evaluation.standing import standings
 from prefixkv.methods.table import get_method
 from prefixkv.models.geometry import KVGeometry
 from prefixkv.policy.budget import Budget
@@ -62,9 +63,11 @@ def results(
     """
     bootstrap = Bootstrap(samples)
     full = [records[index, REFERENCE] for index in range(samples)]
-    reported = []
+    reported: list[dict[str, Any]] = []
+    drawn: list[dict[str, Any]] = []
     for cell in cells if REFERENCE in cells else [REFERENCE, *cells]:
         own = full if is_full(cell) else [records[index, cell] for index in range(samples)]
+        drawn.append(_drawn(bootstrap, own))
         reported.append(
             {
                 "method": cell.method,
@@ -72,10 +75,11 @@ def results(
                 "codec": cell.codec,
                 "shared_with_full": is_full(cell) and cell != REFERENCE,
                 **_weighed(cell, own, geometry),
-                "metrics": _figures(bootstrap, own, full),
+                "metrics": _figures(drawn[-1], _drawn(bootstrap, full)),
                 "kinds": _by_kind(own, kinds),
             }
         )
+    _stand(reported, drawn)
     return Figures(
         format=KIND,
         version=VERSION,
@@ -112,13 +116,34 @@ def _weighed(cell: Cell, own: Sequence[Record], geometry: KVGeometry) -> dict[st
     }
 
 
-def _figures(bootstrap: Bootstrap, own: Sequence[Record], full: Sequence[Record]) -> dict[str, Any]:
+def _stand(reported: Sequence[dict[str, Any]], drawn: Sequence[Mapping[str, Any]]) -> None:
+    """Say of each figure how it stands among those at its budget, where there are several that were measured."""
+    blocks: dict[str, list[int]] = defaultdict(list)
+    for index, cell in enumerate(reported):
+        if not cell["shared_with_full"]:
+            blocks[cell["budget"]].append(index)
+    for block in blocks.values():
+        for name in _METRICS:
+            indices = [index for index in block if name in drawn[index]]
+            if len(indices) > 1:
+                found = standings(name, [drawn[index][name] for index in indices])
+                for index, standing in zip(indices, found, strict=True):
+                    reported[index]["metrics"][name]["standing"] = standing
+
+
+def _drawn(bootstrap: Bootstrap, records: Sequence[Record]) -> dict[str, Any]:
+    """Each metric that there is: its value, and that of every resample."""
+    found = {name: _ratio(bootstrap, records, *sums) for name, sums in _METRICS.items()}
+    return {name: measured for name, measured in found.items() if measured is not None}
+
+
+def _figures(own: Mapping[str, Any], full: Mapping[str, Any]) -> dict[str, Any]:
     """Each metric's value, interval and change against the full cache in pairs."""
     figures: dict[str, Any] = {}
-    for name, (part, whole, finish) in _METRICS.items():
-        measured, reference = (_ratio(bootstrap, of, part, whole, finish) for of in (own, full))
-        if measured is None or reference is None:
+    for name, measured in own.items():
+        if name not in full:
             continue
+        reference = full[name]
         # Perplexities are compared as a ratio, all else as a difference.
         change = (
             (measured[0] / reference[0] - 1, measured[1] / reference[1] - 1)

@@ -23,6 +23,7 @@ from prefixkv.home import home
 from prefixkv.models.loading import LoadedModel, Notify, load_model, profile_name
 from prefixkv.models.placement import Placement
 from prefixkv.models.weight_digest import tensor_digest, weight_digest
+from prefixkv.profiles.guidance import leave_out_profile
 from prefixkv.workers import Helpers, Launch, division_of, parent_is_gone
 
 SAMPLES_PER_HELPER = 8
@@ -51,6 +52,7 @@ class Evaluation:
         side_by_side: see `Measuring`.
         placement: as for `load_model`.
         first_token: one of `FIRST_TOKENS`.
+        uses_profile: whether the model's profile is used, where there is one.
     """
 
     model: str
@@ -67,6 +69,13 @@ class Evaluation:
     side_by_side: bool = False
     placement: Placement = field(default_factory=Placement)
     first_token: str = FIRST_TOKENS[0]
+    uses_profile: bool = True
+
+    def _load(self, device: str, notify: Notify) -> LoadedModel:
+        loaded = load_model(self.model, device, self.dtype, notify, self.placement)
+        if not self.uses_profile:
+            leave_out_profile(loaded.model)
+        return loaded
 
     @property
     def _cut(self) -> tuple[DataSource, int, int, str]:
@@ -99,7 +108,7 @@ class Evaluation:
         if not launch.is_main:
             notify = _silent
         device = launch.device if self.placement.device_map is None else self.device
-        loaded = load_model(self.model, device, self.dtype, notify, self.placement)
+        loaded = self._load(device, notify)
         exercises = Exercises(loaded, *self._cut)
         metrics = self._metrics(exercises)
         most_processes, threads = division_of(loaded.model)
@@ -167,6 +176,7 @@ class Evaluation:
             **(windows if self.source.kind == "text" else {}),
             "max_new_tokens": self.most_tokens,
             "first_token": self.first_token,
+            "profile": self.uses_profile,
             "metrics": sorted(metrics),
             "side_by_side": self.side_by_side or self.source.kind == "text",
             "device": loaded.device.type,
@@ -227,7 +237,7 @@ def _help(
         if parent_is_gone(parent):
             raise SystemExit(1)
 
-    loaded = load_model(evaluation.model, evaluation.device, evaluation.dtype, placement=evaluation.placement)
+    loaded = evaluation._load(evaluation.device, _silent)
     exercises = Exercises(loaded, *evaluation._cut)
     shard.measure(loaded, exercises, RecordFolder(path, settings, look_ahead), number, step)
 

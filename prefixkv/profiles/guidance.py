@@ -58,6 +58,15 @@ def make_cache(
     return PrefixKVCache(identity.geometry, budget, recipe, fractions, look_ahead, codec)
 
 
+def leave_out_profile(model: Any) -> None:
+    """Have all caches that are made for a model from now on do without its profile, the bundled one too.
+
+    Args:
+        model: of transformers.
+    """
+    _found[model] = None
+
+
 def find_look_ahead(model: Any, identity: ModelIdentity, method: str | Method, notify: Notify) -> LookAhead | None:
     """The look-ahead queries of a model's profile, read once for each model.
 

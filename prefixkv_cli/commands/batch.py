@@ -66,6 +66,7 @@ def batch(
     budget: options.BudgetOption = options.DEFAULT_BUDGET,
     method: options.MethodOption = DEFAULT_METHOD,
     codec: options.CodecOption = DEFAULT_CODEC,
+    no_profile: options.NoProfileOption = False,
     config: options.ConfigOption = None,
     system: options.SystemOption = "",
     max_new_tokens: options.MaxNewTokensOption = 512,
@@ -173,6 +174,10 @@ def batch(
             placed = device if device_map is not None else launch.device
             chosen = model_for_pictures(model, placed, _pictures(questions))
             loaded = load_model(chosen, device=placed, dtype=dtype, notify=asked.notify, placement=placement)
+            if no_profile:
+                from prefixkv.profiles.guidance import leave_out_profile
+
+                leave_out_profile(loaded.model)
             speed = standing.answer(asked, loaded, launch)
     if launch.is_main:
         _report(standing, speed, json)

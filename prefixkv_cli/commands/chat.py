@@ -39,6 +39,7 @@ def chat(
     budget: options.BudgetOption = options.DEFAULT_BUDGET,
     method: options.MethodOption = DEFAULT_METHOD,
     codec: options.CodecOption = DEFAULT_CODEC,
+    no_profile: options.NoProfileOption = False,
     config: options.ConfigOption = None,
     search: Annotated[
         str, typer.Option("--search", help="config: the configuration's shares; online: search for every prompt.")
@@ -137,6 +138,7 @@ def chat(
         max_pixels,
         keep_marks,
         codec,
+        no_profile,
     )
     opening.check()
     needed_for = "--json" if json else "--json-lines" if json_lines else ""

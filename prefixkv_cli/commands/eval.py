@@ -54,6 +54,7 @@ def evaluate(
             help=f"In which precision entries are stored, with commas between: {', '.join(CODECS)}.",
         ),
     ] = DEFAULT_CODEC,
+    no_profile: options.NoProfileOption = False,
     metrics: Annotated[
         str | None,
         typer.Option(
@@ -168,6 +169,7 @@ def evaluate(
             side_by_side,
             placement,
             first_token,
+            not no_profile,
         )
     )
     if figures is None:

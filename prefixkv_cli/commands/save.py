@@ -31,6 +31,7 @@ def save(
     budget: options.BudgetOption = options.DEFAULT_BUDGET,
     method: options.MethodOption = DEFAULT_METHOD,
     codec: options.CodecOption = DEFAULT_CODEC,
+    no_profile: options.NoProfileOption = False,
     config: options.ConfigOption = None,
     system: options.SystemOption = "",
     template_arg: options.TemplateArgOption = None,
@@ -86,6 +87,7 @@ def save(
         max_pixels=max_pixels,
         keep_marks=keep_marks,
         codec=codec,
+        no_profile=no_profile,
     )
     opening.check()
     conversation = opening.conversation()

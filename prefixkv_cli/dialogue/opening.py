@@ -51,6 +51,7 @@ class Opening:
         max_pixels: most of a picture; None for no limit.
         keep_marks: whether special tokens are part of the answers.
         codec: name of a codec.
+        no_profile: whether the model's profile is left out.
     """
 
     given: set[str]
@@ -70,6 +71,7 @@ class Opening:
     max_pixels: int | None = None
     keep_marks: bool = False
     codec: str = DEFAULT_CODEC
+    no_profile: bool = False
 
     def check(self) -> None:
         """Check all that needs no model, and read the pictures.
@@ -123,7 +125,10 @@ class Opening:
         self.model = model_for_pictures(self.model, self.device, self._pictures)
         loaded = load_model(self.model, self.device, self.dtype, output.notice, self.placement)
         from prefixkv.chat.conversation import Conversation
+        from prefixkv.profiles.guidance import leave_out_profile
 
+        if self.no_profile:
+            leave_out_profile(loaded.model)
         if self._context_file is not None:
             from prefixkv.chat.context import load_context
 

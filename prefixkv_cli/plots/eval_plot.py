@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from prefixkv.errors import PrefixKVError
+from prefixkv.evaluation.figures import LOWER_IS_BETTER
 from prefixkv_cli.plots.eval_series import (
     KEPT_LABEL,
     axis_label,
@@ -17,7 +18,7 @@ from prefixkv_cli.plots.eval_series import (
     shifts,
     values,
 )
-from prefixkv_cli.tables.eval_table import LOWER_IS_BETTER, label, shown_metrics
+from prefixkv_cli.tables.eval_table import label, shown_metrics
 
 PANELS_A_ROW, PANEL_INCHES = 3, (4.6, 3.9)
 

@@ -7,6 +7,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from prefixkv.evaluation.figures import LOWER_IS_BETTER
 from prefixkv.html_table import html_table
 from prefixkv.policy.budget import format_bytes
 from prefixkv_cli.plots.eval_series import (
@@ -21,7 +22,6 @@ from prefixkv_cli.plots.eval_series import (
 )
 from prefixkv_cli.reports.page import TEMPLATE, figure, heading, notes, wide, write_page
 from prefixkv_cli.tables.eval_table import (
-    LOWER_IS_BETTER,
     best_value,
     eval_title,
     formatted,
@@ -186,7 +186,8 @@ def _table(figures: Mapping[str, Any]) -> str:
         bests = {name: best_value(group, name) for name in names}
         for cell in group:
             row = [f"{label(cell)}{'!' if cell['marks'] else ''}", budget]
-            row += [f"{cell['bytes_fraction']:.1%}", format_bytes(cell["kept_bytes"])]
+            row += [f"{cell['bytes_fraction']:.1%}", f"{cell['kept_tokens_fraction']:.1%}", f"{cell['bits']:.3g}"]
+            row.append(format_bytes(cell["kept_bytes"]))
             for name in names:
                 metric = cell["metrics"].get(name)
                 if metric is not None and metric["value"] == bests[name]:
@@ -194,7 +195,8 @@ def _table(figures: Mapping[str, Any]) -> str:
                 row.append("" if metric is None else _with_interval(metric, name))
             rows.append(row)
     title = f"{eval_title(figures)}; [95 % interval over the samples]; the best of a budget is bold"
-    return html_table(title, ["method", "budget", "kept", "bytes", *(axis_label(name) for name in names)], rows, bold)
+    headings = ["method", "budget", "bytes kept", "tokens kept", "bits", "size", *(axis_label(name) for name in names)]
+    return html_table(title, headings, rows, bold)
 
 
 def _with_interval(metric: Mapping[str, float], name: str) -> str:

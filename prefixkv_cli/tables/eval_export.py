@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from prefixkv.policy.budget import format_bytes
-from prefixkv_cli.tables.eval_table import LABELS, eval_title, formatted, label, remarks, shown_metrics
+from prefixkv_cli.tables.eval_table import LABELS, STANDINGS, eval_title, formatted, label, remarks, shown_metrics
 
 
 def markdown(figures: Mapping[str, Any]) -> str:
@@ -58,7 +58,9 @@ def comma_separated(figures: Mapping[str, Any]) -> str:
     return written.getvalue()
 
 
-def _with_interval(metric: Mapping[str, float] | None, name: str) -> str:
+def _with_interval(metric: Mapping[str, Any] | None, name: str) -> str:
     if metric is None:
         return ""
-    return f"{formatted(metric['value'], name)} [{formatted(metric['low'], name)}, {formatted(metric['high'], name)}]"
+    mark = STANDINGS.get(metric.get("standing", ""), "").strip()
+    interval = f"[{formatted(metric['low'], name)}, {formatted(metric['high'], name)}]"
+    return f"{formatted(metric['value'], name)}{mark} {interval}"

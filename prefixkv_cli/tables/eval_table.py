@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from prefixkv.evaluation.cells import labelled
+from prefixkv.evaluation.figures import LOWER_IS_BETTER
 from prefixkv.policy.budget import format_bytes
 from prefixkv.policy.codec import DEFAULT_CODEC
 from prefixkv_cli import output
@@ -22,10 +23,11 @@ LABELS = {
     "accuracy": "exact %",
     "relaxed_accuracy": "relaxed %",
 }
-LOWER_IS_BETTER = ("perplexity", "kl_nats")
 SHARES = ("accuracy", "relaxed_accuracy")
 WEIGHTS = ("size", "bits", "tokens", "bytes")
 """Columns that are left out, the first one first, where the screen is too narrow for all."""
+STANDINGS = {"best": "*", "level": "~", "behind": " "}
+"""Behind a figure: the best of its budget, and those whose paired difference from it has 0 in its interval."""
 FEW_SAMPLES = 30
 """Below this number of samples the table says that intervals are wide."""
 
@@ -134,14 +136,15 @@ def best_value(group: Sequence[Mapping[str, Any]], name: str) -> float | None:
     return min(values) if name in LOWER_IS_BETTER else max(values)
 
 
-def _figure(metric: Mapping[str, float] | None, name: str, best: float | None, intervals: bool) -> Text:
+def _figure(metric: Mapping[str, Any] | None, name: str, best: float | None, intervals: bool) -> Text:
     if metric is None:
         return Text("")
     if intervals:
         spread = f"[{formatted(metric['low'], name)}, {formatted(metric['high'], name)}]"
     else:
         spread = f"±{formatted((metric['high'] - metric['low']) / 2, name)}"
-    return Text(f"{formatted(metric['value'], name)} {spread}", style="bold" if metric["value"] == best else "")
+    mark = STANDINGS.get(metric.get("standing", ""), "")
+    return Text(f"{formatted(metric['value'], name)} {spread}{mark}", style="bold" if metric["value"] == best else "")
 
 
 def formatted(value: float, name: str) -> str:
@@ -177,6 +180,7 @@ def _footnotes(figures: Mapping[str, Any], intervals: bool) -> list[str]:
     spread = "[both ends]" if intervals else "± half the width"
     notes = [
         f"{spread} of the 95 % interval over the samples; KL in nats a token",
+        "* best of a budget; ~ not told from it: the paired difference has 0 in its interval of 95 %",
         "kept: bytes of a 16-bit cache's, tokens of those read, bits of an element",
     ]
     notes += [shared] if shared else []
