@@ -152,7 +152,7 @@ def chat(
         from prefixkv_cli.dialogue.conversation import converse
         from prefixkv_cli.dialogue.talk import Talk
 
-        talk = Talk(conversation, stats, plain, Journal(log))
+        talk = Talk(conversation, stats, plain, Journal(log), opening.load)
         converse(talk)
         conversation = talk.conversation
     if show_kept is not None:

@@ -17,6 +17,13 @@ SETTINGS: dict[str, Callable[[str], float]] = {
     "seed": int,
 }
 """Names as the command line's options have them, and what reads a value."""
+SETTING_HELP = {
+    "temperature": "0 takes the likeliest token; higher varies more",
+    "top-p": "draw from the likeliest tokens that reach this probability together",
+    "top-k": "draw from so many of the likeliest tokens; 0: from all",
+    "max-new-tokens": "longest answer, in tokens",
+    "seed": "makes drawing repeatable",
+}
 
 
 def changed(sampling: Sampling, text: str) -> Sampling:

@@ -27,18 +27,21 @@ def converse(talk: Talk) -> None:
     """
     completions = {name: CommandCompletion(command.summary, command.choices) for name, command in COMMANDS.items()}
     editor = LineEditor(completions, home() / "history")
+    talk.compose = editor.compose
     talk.show_header()
     try:
         _take_lines(talk, editor)
     finally:
-        keep_last_conversation(talk.conversation)
+        # Who has only looked replaces nothing.
+        if talk.has_new_turns():
+            keep_last_conversation(talk.conversation)
 
 
 def _take_lines(talk: Talk, editor: LineEditor) -> None:
     is_warned = False
     while True:
         try:
-            line = editor.read()
+            line = editor.read(talk.status())
         except EOFError:
             return
         except KeyboardInterrupt:

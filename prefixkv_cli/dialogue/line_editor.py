@@ -11,6 +11,7 @@ from prompt_toolkit import PromptSession
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion, PathCompleter
 from prompt_toolkit.document import Document
 from prompt_toolkit.filters import Condition
+from prompt_toolkit.formatted_text import FormattedText
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.input.defaults import create_input
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
@@ -21,8 +22,9 @@ from prefixkv_cli import output
 BLOCK = '"""'
 """Between two of these, Enter begins a new line."""
 PATHS, PICTURES = "paths", "pictures"
-Choices = str | Callable[[], Iterable[str]]
-"""What a command's argument may be: `PATHS`, `PICTURES`, or a function that lists words."""
+Choices = str | Callable[[], Iterable[str] | Mapping[str, str]]
+"""What a command's argument may be: `PATHS`, `PICTURES`, or a function that lists words, which may have meanings."""
+PLACEHOLDER = "Ask (/? for help)"
 
 
 @dataclass(frozen=True)
@@ -54,14 +56,18 @@ class LineEditor:
             input=create_input(always_prefer_tty=True),
             history=_history(history),
             completer=_LineCompleter(commands),
-            complete_while_typing=False,
+            complete_while_typing=Condition(self._begins_a_command),
             reserve_space_for_menu=4,
             key_bindings=self._keys(),
             prompt_continuation="... ",
+            placeholder=FormattedText([("ansibrightblack", PLACEHOLDER)]),
         )
 
-    def read(self) -> str:
+    def read(self, status: str = "") -> str:
         """The next line, or several; without the marks of a block.
+
+        Args:
+            status: a line that stands below the prompt meanwhile; none where empty.
 
         Raises:
             EOFError: Ctrl-D.
@@ -69,12 +75,32 @@ class LineEditor:
         """
         while True:
             try:
-                line = self._session.prompt(">>> ")
+                line = self._session.prompt(">>> ", bottom_toolbar=status or None)
             except KeyboardInterrupt:
                 if not self._session.default_buffer.text:
                     raise
                 continue
             return line.replace("\\\n", "\n").replace(BLOCK, "").strip()
+
+    def compose(self, text: str) -> str:
+        """A text that the user writes in the editor of VISUAL or EDITOR, else in one that the machine has.
+
+        Args:
+            text: what it begins with. Where the editor ends with an error, it is on the line to be asked from there.
+
+        Raises:
+            EOFError: Ctrl-D on that line.
+            KeyboardInterrupt: Ctrl-C on it.
+        """
+
+        def edit() -> None:
+            self._session.default_buffer.open_in_editor(validate_and_handle=True)
+
+        return self._session.prompt(">>> ", default=text, pre_run=edit, bottom_toolbar=None).strip()
+
+    def _begins_a_command(self) -> bool:
+        text = self._session.default_buffer.text
+        return text.startswith("/") and "/" not in text[1:]
 
     def _keys(self) -> KeyBindings:
         keys = KeyBindings()
@@ -87,6 +113,10 @@ class LineEditor:
         @keys.add("enter", filter=Condition(is_unfinished))
         def _(event: KeyPressEvent) -> None:
             event.current_buffer.insert_text("\n")
+
+        @keys.add("c-g")
+        def _(event: KeyPressEvent) -> None:
+            event.current_buffer.open_in_editor()
 
         return keys
 
@@ -119,9 +149,11 @@ class _LineCompleter(Completer):
             paths = self._paths if choices == PATHS else self._pictures
             yield from paths.get_completions(Document(argument), event)
         elif callable(choices):
-            for choice in choices():
+            listed = choices()
+            for choice in listed:
                 if choice.startswith(argument):
-                    yield Completion(choice, start_position=-len(argument))
+                    meaning = listed[choice] if isinstance(listed, Mapping) else None
+                    yield Completion(choice, start_position=-len(argument), display_meta=meaning)
 
 
 def _is_picture_or_folder(name: str) -> bool:

@@ -12,7 +12,13 @@ from prefixkv.generation.sampling import Sampling
 from prefixkv.home import find_file
 from prefixkv.inputs.template_args import parse_template_args
 from prefixkv.methods.table import get_method
-from prefixkv.models.loading import check_device_name, check_dtype_name, check_model_name, load_model
+from prefixkv.models.loading import (
+    LoadedModel,
+    check_device_name,
+    check_dtype_name,
+    check_model_name,
+    load_model,
+)
 from prefixkv.models.placement import Placement
 from prefixkv.policy.budget import Budget
 from prefixkv.policy.codec import DEFAULT_CODEC, get_codec
@@ -113,6 +119,17 @@ class Opening:
                 "one), or choose another --model"
             )
 
+    def load(self, model: str) -> LoadedModel:
+        """Load a model onto the device, and in the dtype, that were asked for.
+
+        Args:
+            model: its name.
+
+        Raises:
+            PrefixKVError: it cannot be had.
+        """
+        return load_model(model, self.device, self.dtype, output.notice, self.placement)
+
     def conversation(self, needs_pictures: bool = True) -> Conversation:
         """Load the model and begin, or go on with what was saved.
 
@@ -123,7 +140,7 @@ class Opening:
             PrefixKVError: the model cannot be loaded, or the context is of another one.
         """
         self.model = model_for_pictures(self.model, self.device, self._pictures)
-        loaded = load_model(self.model, self.device, self.dtype, output.notice, self.placement)
+        loaded = self.load(self.model)
         from prefixkv.chat.conversation import Conversation
         from prefixkv.profiles.guidance import leave_out_profile
 

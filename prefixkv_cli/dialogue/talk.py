@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from rich.text import Text
 
 from prefixkv.errors import PrefixKVError
 from prefixkv_cli import output
@@ -11,6 +14,7 @@ from prefixkv_cli.answer_log.journal import Journal
 from prefixkv_cli.dialogue.answer_view import show_answer
 from prefixkv_cli.dialogue.interrupts import stoppable
 from prefixkv_cli.dialogue.picture_input import open_picture
+from prefixkv_cli.dialogue.status_bar import status_bar
 from prefixkv_cli.tables.cache_report import CacheReport
 from prefixkv_cli.tables.usage_table import usage_line, usage_table
 
@@ -18,8 +22,13 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from prefixkv.chat.conversation import Conversation
+    from prefixkv.models.loading import LoadedModel
 
 
+_TURNS_SHOWN = 3
+"""Of a conversation that goes on."""
+_LINE = 70
+"""Characters of a question or an answer there."""
 EXAMPLE_HELP = "drop one here, or press Enter on an empty line for an example"
 
 
@@ -32,12 +41,33 @@ class Talk:
         stats: whether the table of the cache follows each answer, not only its totals.
         plain: whether answers are shown as they are, without Markdown and live view.
         journal: logs the turns.
+        load: loads another model by its name; None where there is to be no other.
+        compose: has the user write a text in an editor, beginning with the one given; None where there is no terminal.
     """
 
     conversation: Conversation
     stats: bool = False
     plain: bool = False
     journal: Journal = field(default_factory=lambda: Journal(is_on=False))
+    load: Callable[[str], LoadedModel] | None = None
+    compose: Callable[[str], str] | None = None
+
+    def __post_init__(self) -> None:
+        """Note which turns are not new."""
+        self.take(self.conversation)
+
+    def take(self, conversation: Conversation) -> None:
+        """Go on with a conversation that a file has."""
+        self.conversation = conversation
+        self._in_file = [turn for turn, _ in conversation.history]
+
+    def has_new_turns(self) -> bool:
+        """Whether the turns are others than those of the file that the conversation came from."""
+        return [turn for turn, _ in self.conversation.history] != self._in_file
+
+    def status(self) -> str:
+        """The line below the prompt; none with `--quiet`."""
+        return "" if output.is_quiet() else status_bar(self.conversation)
 
     def ask(self, question: str) -> None:
         """Ask, and show the answer. Ctrl-C stops it, and what was said so far is kept, in the cache as on the screen.
@@ -99,8 +129,11 @@ class Talk:
         rule = f"{cache.method.name}{codec} · budget {cache.budget.text}"
         output.notice(f"{conversation.loaded.id} · {rule} · {pictures}")
         if conversation.history:
-            turn, answer = conversation.history[-1]
-            output.notice(f"turns so far {len(conversation.history)}, the last: {turn.prompt} -> {answer.text.strip()}")
+            shown = conversation.history[-_TURNS_SHOWN:]
+            last = "" if len(shown) == len(conversation.history) else f", the last {len(shown)}"
+            output.notice(f"turns so far {len(conversation.history)}{last}:")
+            for turn, answer in shown:
+                output.show(Text(f"  > {_one_line(turn.prompt)}\n    {_one_line(answer.text)}", style="dim"))
         if self.lacks_picture():
             output.notice(f"there is no picture yet: {EXAMPLE_HELP}; /help lists what else there is")
         else:
@@ -120,3 +153,8 @@ class Talk:
             f"model {self.conversation.loaded.id} · method {method} · turns {turns} · pictures {len(self.pictures())}"
         ]
         output.show("\n".join(lines + CacheReport.of(self.conversation).lines()))
+
+
+def _one_line(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= _LINE else f"{line[: _LINE - 1]}…"

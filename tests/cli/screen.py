@@ -19,7 +19,26 @@ READY = ">>> "
 class Terminal:
     """A program that runs in a terminal of its own, and what the terminal shows."""
 
-    def __init__(self, arguments: list[str], columns: int = 100, rows: int = 30, **environment: str) -> None:
+    def __init__(
+        self,
+        arguments: list[str],
+        columns: int = 100,
+        rows: int = 30,
+        cursor_reports: bool = False,
+        **environment: str,
+    ) -> None:
+        """Start the program.
+
+        Args:
+            arguments: of the command line.
+            columns: of the terminal.
+            rows: likewise.
+            cursor_reports: whether the terminal says where its cursor is when it is asked, as most do; what stands at
+                the bottom is drawn only by such a one.
+            environment: variables beside those of all tests.
+        """
+        if cursor_reports:
+            environment = {"PROMPT_TOOLKIT_NO_CPR": "0", **environment}
         self._screen = pyte.HistoryScreen(columns, rows, history=2000, ratio=0.5)
         self._stream = pyte.Stream(self._screen)
         self.raw = ""
@@ -32,6 +51,8 @@ class Terminal:
             env={**ENVIRONMENT, **environment},
         )
         self.child.logfile_read = self
+        if cursor_reports:
+            self._screen.write_process_input = self.child.send
 
     def write(self, text: str) -> None:
         """Called by pexpect with all that the program prints."""

@@ -169,6 +169,9 @@ def test_commands_answer_in_the_terminal(start: Start, tmp_path: Path) -> None:
         "/set top-k": "top-k takes one value: write it as in `/set top-k 0`",
         "/set top-p 2": "top-p 2.0 is outside (0, 1]",
         "/clear all": "/clear takes nothing after it",
+        "/show 3": "the cache has read no picture: ask about one first",
+        "/show kept.jpg": "give a name that ends in .png or .html",
+        "/model ./nowhere": "model './nowhere' is not there",
     }
     for line, says in bad.items():
         terminal.enter(line)
@@ -184,6 +187,7 @@ def test_commands_answer_in_the_terminal(start: Start, tmp_path: Path) -> None:
         "/set": "temperature 0.0 · top-p 1.0 · top-k 0 · max-new-tokens 512 · seed random",
         "/set max-new-tokens 3": "max-new-tokens 3 ·",
         "/set max-new-tokens 512": "max-new-tokens 512 ·",
+        "/model": "* demo bundled, knows drawn shapes only",
     }.items():
         terminal.enter(line)
         assert says in words(terminal.text.rsplit(f">>> {line}\n", 1)[-1]), line
@@ -214,7 +218,7 @@ def test_whatever_goes_wrong_in_a_line_the_conversation_goes_on(
     lines = iter(["first", "second"])
     asked: list[str] = []
 
-    def read(self: object) -> str:
+    def read(self: object, status: str) -> str:
         try:
             return next(lines)
         except StopIteration:
@@ -228,6 +232,13 @@ def test_whatever_goes_wrong_in_a_line_the_conversation_goes_on(
     monkeypatch.setattr(conversation_loop.LineEditor, "read", read)
     monkeypatch.setattr(conversation_loop, "take_line", take)
     monkeypatch.setattr(conversation_loop, "keep_last_conversation", lambda conversation: asked.append(conversation))
-    conversation_loop.converse(SimpleNamespace(conversation="kept", show_header=lambda: None))  # type: ignore[arg-type]
+    talk: Any = SimpleNamespace(
+        conversation="kept", show_header=lambda: None, status=lambda: "", has_new_turns=lambda: True
+    )
+    conversation_loop.converse(talk)
     assert asked == ["first", "second", "kept"]
     assert capsys.readouterr().err.count("error: internal error: UnicodeEncodeError") == 2
+    # Who has asked nothing replaces no conversation that was kept before.
+    talk.has_new_turns = lambda: False
+    conversation_loop.converse(talk)
+    assert asked == ["first", "second", "kept"]
