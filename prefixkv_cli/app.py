@@ -14,6 +14,7 @@ from prefixkv_cli import output
 from prefixkv_cli.allocator import prepare_allocator
 from prefixkv_cli.command_table import COMPLETE_VARIABLE, ProgramGroup
 from prefixkv_cli.failures import Failure
+from prefixkv_cli.waiting_sign import end_sign, show_start
 
 app = typer.Typer(
     name="prefixkv",
@@ -67,10 +68,12 @@ def main(arguments: list[str] | None = None) -> None:
     Args:
         arguments: instead of the command line's.
     """
+    words = sys.argv[1:] if arguments is None else arguments
+    show_start(words)
     prepare_allocator()
     # What transformers logs is about its own defaults; what concerns the user is said by us, in one line.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    sys.exit(_run(sys.argv[1:] if arguments is None else arguments))
+    sys.exit(_run(words))
 
 
 def _run(arguments: list[str]) -> int:
@@ -86,11 +89,13 @@ def _run(arguments: list[str]) -> int:
         # None where a command came to its end; the number of a typer.Exit otherwise.
         code = typer.main.get_command(app).main(arguments, "prefixkv", standalone_mode=False, obj=invocation) or 0
         output.flush()
+        end_sign()
     except (output.ReaderLeftError, BrokenPipeError):
         # Whoever read us has all it wants. Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (Exception, KeyboardInterrupt) as error:
+        end_sign()
         failure = Failure.of(error)
         if invocation.debug:
             traceback.print_exc()

@@ -16,6 +16,7 @@ from rich.segment import Segment
 
 from prefixkv.errors import PrefixKVError
 from prefixkv_cli.escaping import visible, visible_json
+from prefixkv_cli.waiting_sign import end_sign
 
 _quiet = False
 _MOST_NOTICES = 100
@@ -37,6 +38,7 @@ class _SafeConsole(Console):
 
 def stderr_console() -> Console:
     """A console on stderr; without colour where that is no terminal, or where NO_COLOR is set."""
+    end_sign()
     return _SafeConsole(stderr=True, highlight=False)
 
 
@@ -46,6 +48,7 @@ def stdout_console() -> Console:
     Raises:
         PrefixKVError: there is no stdout.
     """
+    end_sign()
     _require_stdout()
     return _SafeConsole(highlight=False)
 
@@ -130,6 +133,7 @@ def flush() -> None:
 
 
 def _write(text: str) -> None:
+    end_sign()
     _require_stdout()
     encoding = sys.stdout.encoding
     try:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from prefixkv.errors import PrefixKVError
 from prefixkv.models.choice import real_model
 from prefixkv.models.config_file import check_config_file
-from prefixkv.models.download import download, missing, wanted_files
+from prefixkv.models.download import Progress, download, missing, wanted_files
 from prefixkv.models.files import read_identity, weight_bytes, weights_are_here
 from prefixkv.models.generation_settings import settings_notice
 from prefixkv.models.geometry import KVGeometry
@@ -104,6 +104,7 @@ def load_model(
     dtype: str = "auto",
     notify: Notify = lambda text: None,
     placement: Placement | None = None,
+    progress: Progress = lambda done, total: None,
 ) -> LoadedModel:
     """Load a model with its processor.
 
@@ -115,6 +116,7 @@ def load_model(
         notify: called with one line for each thing that the user should know.
         placement: weights on several devices, in fewer bits, or with code of their own; where None, all on `device`, in
             `dtype`, and no code of the model's runs.
+        progress: called with the bytes that are here and the bytes in all while the model is downloaded.
 
     Raises:
         OptionError: device or dtype has a value that is not allowed.
@@ -143,7 +145,7 @@ def load_model(
     if offered is not None:
         size = sum(wanted_files(offered, with_code=trusted).values())
         notify(f"downloading {offered.id} ({size / 1e9:.1f} GB), once")
-        download(offered, with_code=trusted)
+        download(offered, with_code=trusted, progress=progress)
     if trusted:
         notify(f"Python code that comes with {chosen!r} may run on this machine")
     with reading(f"model {chosen!r}"):

@@ -14,7 +14,7 @@ from prefixkv.generation.sampling import Sampling
 from prefixkv.home import find_file
 from prefixkv.inputs.template_args import parse_template_args
 from prefixkv.methods.table import DEFAULT_METHOD, get_method
-from prefixkv.models.loading import check_device_name, check_dtype_name, check_model_name, load_model
+from prefixkv.models.loading import check_device_name, check_dtype_name, check_model_name
 from prefixkv.policy.budget import Budget
 from prefixkv.policy.codec import DEFAULT_CODEC, get_codec
 from prefixkv.profiles.config import PrefixConfig
@@ -23,6 +23,7 @@ from prefixkv_cli.batch_questions import STREAM, Questions, read_questions
 from prefixkv_cli.batch_report import report
 from prefixkv_cli.batch_standing import Standing
 from prefixkv_cli.model_choice import model_for_pictures
+from prefixkv_cli.model_loading import load_shown
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -173,7 +174,7 @@ def batch(
             )
             placed = device if device_map is not None else launch.device
             chosen = model_for_pictures(model, placed, _pictures(questions))
-            loaded = load_model(chosen, device=placed, dtype=dtype, notify=asked.notify, placement=placement)
+            loaded = load_shown(chosen, placed, dtype, asked.notify, placement, launch.is_main)
             if no_profile:
                 from prefixkv.profiles.guidance import leave_out_profile
 

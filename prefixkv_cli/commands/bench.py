@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import sys
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +16,7 @@ from prefixkv.models.loading import check_device_name, check_dtype_name, check_m
 from prefixkv.policy.budget import Budget
 from prefixkv.policy.codec import DEFAULT_CODEC, get_codec
 from prefixkv_cli import options, output
+from prefixkv_cli.progress_bar import progress_bar
 from prefixkv_cli.tables.bench_table import bench_table, progress_line
 
 if TYPE_CHECKING:
@@ -154,18 +157,28 @@ def bench(
 def _measure(plan: Plan, model: str | None, shape: str | None, device: str, dtype: str) -> dict[str, Any]:
     from prefixkv.benchmark.plan import run_benchmark
 
-    def done(cell: Cell) -> None:
-        output.notice(progress_line(cell.as_dict()))
-
     if shape is None:
-        from prefixkv.models.loading import load_model
+        from prefixkv_cli.model_loading import load_shown
 
-        loaded = load_model(model or "demo", device, dtype, output.notice)
-        return run_benchmark(plan, loaded.model, loaded.geometry, loaded.id, done)
-    from prefixkv.benchmark.random_model import build_shape
+        loaded = load_shown(model or "demo", device, dtype)
+        built, geometry, name = loaded.model, loaded.geometry, loaded.id
+    else:
+        from prefixkv.benchmark.random_model import build_shape
 
-    built, geometry = build_shape(shape, device, dtype)
-    return run_benchmark(plan, built, geometry, shape, done)
+        built, geometry = build_shape(shape, device, dtype)
+        name = shape
+    numbers = count(1)
+    with progress_bar(
+        "measuring", total=len(plan.contexts) * len(plan.batches) * (len(plan.budgets) + plan.baseline)
+    ) as update:
+
+        def done(cell: Cell) -> None:
+            line = progress_line(cell.as_dict())
+            update(completed=next(numbers), note=line)
+            if not output.is_terminal(sys.stderr):
+                output.notice(line)
+
+        return run_benchmark(plan, built, geometry, name, done)
 
 
 def _numbers(name: str, text: str) -> tuple[int, ...]:

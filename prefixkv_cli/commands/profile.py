@@ -15,7 +15,6 @@ from prefixkv.models.loading import (
     check_device_name,
     check_dtype_name,
     check_model_name,
-    load_model,
     profile_name,
 )
 from prefixkv.profiles.profile import LayerProfile
@@ -23,6 +22,7 @@ from prefixkv.profiles.profile_path import profile_path
 from prefixkv_cli import options, output
 from prefixkv_cli.help_panels import PanelledTyper
 from prefixkv_cli.model_choice import model_for_data
+from prefixkv_cli.model_loading import load_shown
 from prefixkv_cli.progress_bar import progress_bar
 from prefixkv_cli.reports.page import check_report
 from prefixkv_cli.saved_files import remove_saved
@@ -246,7 +246,7 @@ def measure_to(
     is_main = launch is None or launch.is_main
     notify = output.notice if is_main else _silent
     placed = launch.device if launch and (placement is None or placement.device_map is None) else device
-    loaded = load_model(model, device=placed, dtype=dtype, notify=notify, placement=placement)
+    loaded = load_shown(model, placed, dtype, notify, placement, is_main)
     with progress_bar("measuring", total=len(samples), shown=is_main) as update:
         measured = LayerProfile.measure(
             loaded,

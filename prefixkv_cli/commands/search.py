@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from fractions import Fraction
+from itertools import count
 from pathlib import Path
 from typing import Annotated
 
@@ -23,6 +25,7 @@ from prefixkv.profiles.profile import LayerProfile
 from prefixkv.profiles.profile_path import profile_path
 from prefixkv_cli import options, output
 from prefixkv_cli.device_fit import fit_lines, room_on_device
+from prefixkv_cli.progress_bar import progress_bar
 from prefixkv_cli.tables.config_table import config_table
 
 DEFAULT_CONTEXT = 1024
@@ -180,12 +183,21 @@ def find_budget(
 ) -> Budget:
     """The smallest budget whose held-out perplexity rises by no more than the tolerance."""
     from prefixkv.evaluation.tuning import smallest_budget
-    from prefixkv.models.loading import load_model
     from prefixkv.profiles.calibration import drawn_samples
+    from prefixkv_cli.model_loading import load_shown
 
     output.notice("the held-out samples are drawn scenes of coloured shapes, with the model's own answers")
     if model == "auto":
         model = profile.model.id if profile is not None else "demo"
-    loaded = load_model(model, notify=output.notice)
+    loaded = load_shown(model)
     held_out = drawn_samples(HELD_OUT_SAMPLES, first_seed=HELD_OUT_SEED)
-    return smallest_budget(loaded, held_out, tolerance, profile, method, output.notice, codec)
+    done = count(1)
+    # The full cache, then bisection over 100 percentages.
+    with progress_bar("searching", total=1 + (100).bit_length()) as update:
+
+        def measured(text: str) -> None:
+            update(completed=next(done), note=text)
+            if not output.is_terminal(sys.stderr):
+                output.notice(text)
+
+        return smallest_budget(loaded, held_out, tolerance, profile, method, measured, codec)

@@ -12,13 +12,7 @@ from prefixkv.generation.sampling import Sampling
 from prefixkv.home import find_file
 from prefixkv.inputs.template_args import parse_template_args
 from prefixkv.methods.table import get_method
-from prefixkv.models.loading import (
-    LoadedModel,
-    check_device_name,
-    check_dtype_name,
-    check_model_name,
-    load_model,
-)
+from prefixkv.models.loading import LoadedModel, check_device_name, check_dtype_name, check_model_name
 from prefixkv.models.placement import Placement
 from prefixkv.policy.budget import Budget
 from prefixkv.policy.codec import DEFAULT_CODEC, get_codec
@@ -26,6 +20,7 @@ from prefixkv.profiles.config import PrefixConfig
 from prefixkv_cli import output
 from prefixkv_cli.dialogue.picture_input import open_picture
 from prefixkv_cli.model_choice import model_for_pictures
+from prefixkv_cli.model_loading import load_shown
 
 if TYPE_CHECKING:
     from prefixkv.chat.conversation import Conversation
@@ -128,7 +123,7 @@ class Opening:
         Raises:
             PrefixKVError: it cannot be had.
         """
-        return load_model(model, self.device, self.dtype, output.notice, self.placement)
+        return load_shown(model, self.device, self.dtype, output.notice, self.placement)
 
     def conversation(self, needs_pictures: bool = True) -> Conversation:
         """Load the model and begin, or go on with what was saved.

@@ -1,0 +1,49 @@
+"""Loading a model where people watch: a sign while it is loaded, a bar while it is downloaded."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from prefixkv.models.loading import Notify, load_model
+from prefixkv.models.placement import Placement
+from prefixkv_cli import output
+from prefixkv_cli.escaping import visible
+from prefixkv_cli.progress_bar import Update, progress_bar
+from prefixkv_cli.waiting_sign import end_sign, show_sign
+
+if TYPE_CHECKING:
+    from prefixkv.models.loading import LoadedModel
+
+
+def load_shown(
+    name: str,
+    device: str = "auto",
+    dtype: str = "auto",
+    notify: Notify = output.notice,
+    placement: Placement | None = None,
+    shown: bool = True,
+) -> LoadedModel:
+    """Load a model as `load_model` does, and show in a terminal that it is being loaded.
+
+    Args:
+        name: as for `load_model`.
+        device: as for `load_model`.
+        dtype: as for `load_model`.
+        notify: as for `load_model`.
+        placement: as for `load_model`.
+        shown: whether this process is the one that shows.
+    """
+    with ExitStack() as shows:
+        shows.callback(end_sign)
+        bar: list[Update] = []
+
+        def show_download(done: int, total: int) -> None:
+            if not bar:
+                end_sign()
+                bar.append(shows.enter_context(progress_bar("downloading", total=total, shown=shown, in_bytes=True)))
+            bar[0](completed=done)
+
+        if shown and not output.is_quiet():
+            show_sign(f"loading {visible(name)}")
+        return load_model(name, device, dtype, notify, placement, show_download)

@@ -1,0 +1,48 @@
+"""The one line that a terminal shows while nothing else is there yet: what is being waited for; gone with the next."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+_WAITED_FOR = frozenset({"chat", "save", "batch", "eval", "bench", "profile", "search"})
+"""Commands that load a model, which takes seconds."""
+_ANSWERED_AT_ONCE = frozenset({"--help", "-h", "--quiet", "-q", "list", "show", "compare", "remove", "path"})
+_ERASE = "\r\x1b[K"
+_is_shown = False
+
+
+def show_start(words: Sequence[str]) -> None:
+    """Show at once that a command has been taken, before its own modules are imported.
+
+    Args:
+        words: the command line.
+    """
+    command = next((word for word in words if not word.startswith("-")), None)
+    if command in _WAITED_FOR and not _ANSWERED_AT_ONCE & set(words):
+        show_sign("starting")
+
+
+def show_sign(doing: str) -> None:
+    """Show what is being done, in place of what was shown; nothing where stderr is no terminal.
+
+    Args:
+        doing: in a word or two, such as `loading demo`.
+    """
+    global _is_shown
+    stream = sys.stderr
+    if stream is None or stream.closed or not stream.isatty() or os.environ.get("TERM") == "dumb":
+        return
+    stream.write(f"{_ERASE}{doing} ...")
+    stream.flush()
+    _is_shown = True
+
+
+def end_sign() -> None:
+    """Take it away, where it is shown."""
+    global _is_shown
+    if _is_shown and sys.stderr is not None and not sys.stderr.closed:
+        sys.stderr.write(_ERASE)
+        sys.stderr.flush()
+    _is_shown = False

@@ -1,0 +1,63 @@
+"""Something is on the screen while a command starts and loads, and nothing of it in a pipe or behind what follows."""
+
+from __future__ import annotations
+
+import io
+from types import SimpleNamespace
+
+import pytest
+
+from prefixkv_cli import output, waiting_sign
+from prefixkv_cli.waiting_sign import end_sign, show_sign, show_start
+
+
+class _Screen(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def screen(monkeypatch: pytest.MonkeyPatch) -> _Screen:
+    screen = _Screen()
+    monkeypatch.setattr(waiting_sign, "sys", SimpleNamespace(stderr=screen))
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setattr(waiting_sign, "_is_shown", False)
+    return screen
+
+
+@pytest.mark.parametrize(
+    ("words", "is_shown"),
+    [
+        (["chat", "a.png"], True),
+        (["--debug", "bench"], True),
+        (["chat", "--help"], False),
+        (["profile", "list"], False),
+        (["batch", "a.jsonl", "-q"], False),
+        (["models"], False),
+        ([], False),
+    ],
+)
+def test_commands_that_load_a_model_say_so_at_once(screen: _Screen, words: list[str], is_shown: bool) -> None:
+    show_start(words)
+    assert screen.getvalue() == ("\r\x1b[Kstarting ..." if is_shown else "")
+
+
+def test_it_is_gone_before_anything_else_is_said(screen: _Screen, capsys: pytest.CaptureFixture[str]) -> None:
+    for say in (lambda: output.notice("so"), lambda: output.write_text("so"), lambda: output.show("so")):
+        show_sign("loading demo")
+        screen.truncate(0)
+        say()
+        assert screen.getvalue().lstrip("\0").startswith("\r\x1b[K")
+    screen.truncate(0)
+    end_sign()
+    assert screen.getvalue() == ""
+
+
+def test_a_pipe_and_a_dumb_terminal_have_none(monkeypatch: pytest.MonkeyPatch, screen: _Screen) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    show_start(["chat"])
+    assert screen.getvalue() == ""
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(screen, "isatty", lambda: False)
+    show_start(["chat"])
+    assert screen.getvalue() == ""
