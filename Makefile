@@ -2,7 +2,7 @@
 # make test-all: the exhaustive ones, too.
 # make test-browser: the pages of results in Chromium.  make lint: ruff and mypy.
 # make docs: the reference page docs/cli.md.  make site: all pages as a site in build/site.
-# make pictures: the terminal pictures docs/images/*.svg.
+# make pictures: the pictures of screens and pages in docs/images; needs Chromium.
 # make test-gpu: every command, method and dtype on a GPU, and its kernels.
 # make families: the table of docs/families.md.  make bench-cpu: what is measured without a GPU, as ratios within one run.
 # make fuzz: random files, pictures, cache programs and conversations, for FUZZ_SECONDS.
@@ -94,12 +94,13 @@ docs: $(STAMP)
 
 # A link that leads nowhere is an error; with --quiet mkdocs would not count it.
 site: $(STAMP)
-	@test -x $(BIN)/mkdocs || $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	@$(BIN)/python -c 'import material, mkdocstrings' 2>/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --config-file tools/site/mkdocs.yml
 	@echo "site: build/site/index.html"
 
 pictures: $(STAMP)
 	@$(BIN)/python docs/terminal_pictures.py docs/images
+	@$(BIN)/python docs/page_pictures.py docs/images
 
 clean:
 	@rm -rf $(VENV) .venv-ci build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
