@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from html.parser import HTMLParser
 
+from prefixkv.cache.prefix_cache import PrefixKVCache
 from prefixkv.cache.usage import CacheUsage, LayerUsage
 from prefixkv.evaluation.figures import Figures
 from prefixkv.html_table import html_table
@@ -53,6 +54,16 @@ def test_usage_says_tokens_and_bytes() -> None:
     assert read.caption == "kept 25.0% of the tokens · plain, 16 bits · 2 KiB of 15.63 KiB (12.8%)"
     assert read.rows[1] == ["0", "250", "1,000", "25%", "2 KiB"]
     assert read.rows[2] == ["1", "0", "0", "100%", "0 B"]
+
+
+def test_cache_is_shown_by_its_usage() -> None:
+    cache = PrefixKVCache(KVGeometry(2, 2, 16, "float32"), "20%")
+    assert cache._repr_html_() == cache.usage()._repr_html_()
+    assert [row[0] for row in _Cells(cache._repr_html_()).rows[1:]] == ["0", "1"]
+
+
+def test_best_cell_stands_out_and_is_text_too() -> None:
+    assert html_table("", ("a",), [("<i>",), ("b",)], {(0, 0)}).count("<b>&lt;i&gt;</b>") == 1
 
 
 def test_profile_says_how_concentrated_layers_are() -> None:

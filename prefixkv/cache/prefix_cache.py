@@ -18,7 +18,7 @@ from prefixkv.cache.layer import CompressedLayer
 from prefixkv.cache.refusals import RefusingCache
 from prefixkv.cache.row import CacheRow
 from prefixkv.cache.row_attention import RowsPass
-from prefixkv.cache.usage import CacheUsage
+from prefixkv.cache.usage import CacheUsage, ShownByUsage
 from prefixkv.cache.windows import window_bytes
 from prefixkv.errors import PrefixKVError
 from prefixkv.methods.table import DEFAULT_METHOD, Method
@@ -29,7 +29,7 @@ from prefixkv.policy.look_ahead import LookAhead
 from prefixkv.policy.text_marks import TextMarks
 
 
-class PrefixKVCache(RefusingCache):
+class PrefixKVCache(RefusingCache, ShownByUsage):
     """A KV cache that holds every row to a budget; see `CacheRow` for what a row keeps, and how.
 
     It takes batches of any size. Padding, which `generate` wants on the left, may be anywhere that the attention mask

@@ -114,3 +114,15 @@ class CacheUsage:
     def as_dict(self) -> dict[str, Any]:
         """The fields as plain values, for JSON."""
         return {**asdict(self), "layers": [asdict(layer) for layer in self.layers]}
+
+
+class ShownByUsage:
+    """What a notebook shows as the table of its usage."""
+
+    def usage(self) -> CacheUsage:
+        """What is held now."""
+        raise NotImplementedError
+
+    def _repr_html_(self) -> str:
+        """A notebook's table, as of `usage`."""
+        return self.usage()._repr_html_()

@@ -43,6 +43,8 @@ def cell(method: str, budget: str, fraction: float, value: float) -> dict[str, A
         "kept_bytes": fraction * 1e6,
         "bytes_fraction": fraction,
         "asked_fraction": fraction,
+        "kept_tokens_fraction": fraction,
+        "bits": 16.0,
         "metrics": metrics,
         "marks": [],
     }
