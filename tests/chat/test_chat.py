@@ -74,7 +74,9 @@ def test_a_fifth_of_the_cache_is_a_fifth(demo: LoadedModel) -> None:
     conversation = Conversation(demo, "20%", "prefixkv")
     said(conversation, "Describe the image.", draw_scene(8).image)
     usage = conversation.usage()
-    assert usage.allocated_bytes <= 0.21 * usage.full_bytes + demo.geometry.token_bytes
+    assert usage.kept_bytes <= 0.2 * usage.full_bytes
+    # In float32 what is allocated is twice of that, and what is noted of each entry.
+    assert usage.allocated_bytes <= 0.43 * usage.full_bytes + demo.geometry.token_bytes
     assert len({layer.kept_tokens for layer in usage.layers}) > 3
 
 

@@ -47,7 +47,7 @@ def test_answer_in_a_terminal_has_a_live_view_and_ends_whole(start: Start) -> No
     answer, table = terminal.text.split("layer", 1)
     assert len(answer.split()) == 200
     assert "evicted" not in terminal.text
-    assert "saved" in table
+    assert "allocated" in table
 
 
 @pytest.mark.exhaustive
