@@ -40,6 +40,8 @@ WAITING = 8
 """Lines that are asked beyond those that can run, so that the engine never lacks one."""
 PULSE = 0.25
 """Seconds between two reports while nothing ends."""
+MEASURE = "16-bit shares, limits of all that is allocated"
+"""How budgets count, which answers depend on."""
 
 
 def _silent(text: str) -> None:
@@ -121,6 +123,9 @@ class Batch:
         codec = self.budget.codec if isinstance(self.budget, PrefixConfig) else self.codec
         if codec != DEFAULT_CODEC:
             more["codec"] = codec
+        if loaded.identity.geometry.dtype == "float32" or budget.kind == "bytes":
+            # Earlier versions counted these budgets otherwise: a file that one has begun is not gone on with.
+            more["measure"] = MEASURE
         if more := more | followed_settings(loaded.model.generation_config):
             content.append(more)
         return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:12]
