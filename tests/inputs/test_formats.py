@@ -33,7 +33,7 @@ def strongest(image: Image.Image) -> int:
     return max(range(3), key=lambda channel: pixel[channel])
 
 
-@pytest.mark.parametrize(("data", "module"), [(HEIC_HEAD, "pillow_heif"), (pdf(1), "pypdfium2")])
+@pytest.mark.parametrize(("data", "module"), [(HEIC_HEAD, "pillow_heif"), (pdf(1), "pypdfium2")], ids=["heic", "pdf"])
 def test_without_the_extra_it_is_named(monkeypatch: pytest.MonkeyPatch, data: bytes, module: str) -> None:
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(PrefixKVError, match=r"install `prefixkv\[formats\]`") as refused:
