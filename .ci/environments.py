@@ -6,7 +6,7 @@ B   a torch without Triton: ruff, mypy, `make demo`, `make site`, pages of resul
 C   the lowest Triton that is taken: its interpreter runs the kernels' tests of `make test`; their further cases, which
     take the better part of an hour there, are those of `make test-gpu`
 D   the lower bounds of pyproject.toml on the lowest Python: `make test` of what most depends on libraries (cache, saved
-    contexts, families, models, profiles) and of six commands
+    contexts, families, models, profiles) and of four commands
 
 One part that fails does not hide the next. An environment is installed while the one before it is in use. Only Python,
 make and pip's registry are needed. Arguments choose environments: `.ci/run A C`.
@@ -117,8 +117,10 @@ def environments() -> dict[str, Environment]:
     """All of them by name, in the order in which they run."""
     kernels, compiled = "tests/kernels", "tests/kernels/test_ahead_of_time.py"
     parts = " ".join(f"tests/{part}" for part in ("cache", "chat/test_context.py", "families", "models", "profiles"))
-    engine = f"tests/test_*.py {parts}"
-    commands = " ".join(f"tests/cli/test_{name}.py" for name in ("batch", "chat", "contexts", "eval", "help", "search"))
+    engine = f"tests/test_compression.py tests/test_documents.py tests/test_library_page.py {parts}"
+    commands = " ".join(f"tests/cli/test_{name}.py" for name in ("batch", "chat", "eval", "help"))
+    pages = ("tests/docs", "tests/test_readme.py", "tests/test_library_page.py")
+    others = (kernels, *pages)
     found = interpreters()
     pythons = " ".join(found.values())
     return {
@@ -138,7 +140,8 @@ def environments() -> dict[str, Environment]:
                 "make fuzz": ("fuzz", "FUZZ_SECONDS=60"),
                 "make site": ("site",),
                 "reports in a browser": ("test-browser",),
-                "rest of make test-all": ("test", f"ARGS=--rest --ignore {kernels}"),
+                "pages, README and notebook": ("test", f"ARGS=--rest {' '.join(pages)}"),
+                "rest of make test-all": ("test", f"ARGS=--rest {' '.join(f'--ignore {part}' for part in others)}"),
                 "plain kernels": ("test", f"ARGS={kernels}"),
             },
         ),

@@ -84,6 +84,7 @@ def test_pages_are_drawn() -> None:
         (b"%PDF-1.7 nothing", None, "cannot be read"),
         (pdf(1, (10, 7200)), None, "at most 100 times the other"),
     ],
+    ids=["no page said", "beyond the last", "zero", "cut", "no PDF", "narrow"],
 )
 def test_pages_that_cannot_be_drawn(data: bytes, page: int | None, said: str) -> None:
     pytest.importorskip("pypdfium2", reason="pypdfium2 is not installed: prefixkv[formats]")
