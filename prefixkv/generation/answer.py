@@ -12,6 +12,22 @@ from prefixkv.generation.stop_text import before_stop, held_back
 
 FinishReason = Literal["stop", "length", "interrupted"]
 
+RATE_TOKENS = 10
+"""Of fewer tokens a speed says more of the clock than of the model."""
+
+
+def rate(tokens: int, seconds: float) -> float | None:
+    """Tokens per second after the first one.
+
+    Args:
+        tokens: of the answer so far, the first included.
+        seconds: since the first one was there.
+
+    Returns:
+        None below `RATE_TOKENS` tokens.
+    """
+    return (tokens - 1) / seconds if tokens >= RATE_TOKENS and seconds > 0 else None
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -35,8 +51,8 @@ class Answer:
 
     @property
     def tokens_per_second(self) -> float | None:
-        """Speed after the first token; None where there was only one."""
-        return (self.new_tokens - 1) / self.decode_seconds if self.new_tokens > 1 and self.decode_seconds > 0 else None
+        """Speed after the first token; None for an answer of fewer than `RATE_TOKENS`."""
+        return rate(self.new_tokens, self.decode_seconds)
 
 
 class AnswerWriter:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+from operator import itemgetter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,7 +19,7 @@ from prefixkv_cli import options, output
 from prefixkv_cli.help_panels import PanelledTyper
 from prefixkv_cli.saved_files import remove_saved
 from prefixkv_cli.tables.config_table import config_table
-from prefixkv_cli.tables.saved_table import age, readable, show_saved
+from prefixkv_cli.tables.saved_table import readable, saved_row, show_saved_files
 
 app = PanelledTyper(
     help="List, show, import, export and remove saved configurations.\n\nExample: prefixkv configs list",
@@ -31,7 +31,7 @@ ConfigArgument = Annotated[str, typer.Argument(metavar="CONFIG", help="Name or f
 
 @app.command("list")
 def list_configs(json: options.JsonOption = False) -> None:
-    """All saved configurations: name, model, method, budget, age, source, codec.
+    """All saved configurations: name, model, age, size, method, codec, budget, source.
 
     Example: prefixkv configs list
     """
@@ -41,14 +41,7 @@ def list_configs(json: options.JsonOption = False) -> None:
     elif not rows:
         output.notice("no configuration is saved: make one with `prefixkv search --budget 20% --name NAME`")
     else:
-        fields = ("name", "model", "method", "budget")
-        columns = {field: lambda row, field=field: str(row[field]) for field in fields}
-        later = {
-            "saved": lambda row: age(row["age_seconds"]),
-            "source": lambda row: row["source"],
-            "codec": lambda row: row["codec"],
-        }
-        show_saved(rows, columns | later)
+        show_saved_files(rows, {field: itemgetter(field) for field in ("method", "codec", "budget", "source")})
 
 
 @app.command()
@@ -121,12 +114,12 @@ def remove(name: Annotated[str, typer.Argument(metavar="NAME", help="Name of a c
 def _summary(name: str) -> dict[str, Any]:
     path = named_file("configs", name)
     config = PrefixConfig.load(path)
-    return {
-        "name": name,
-        "model": config.model.id,
-        "method": config.method,
-        "codec": config.codec,
-        "budget": config.budget["requested"],
-        "age_seconds": round(time.time() - path.stat().st_mtime),
-        "source": config.profile["source"] if config.profile else config.allocation,
-    }
+    return saved_row(
+        path,
+        name,
+        config.model.id,
+        method=config.method,
+        codec=config.codec,
+        budget=str(config.budget["requested"]),
+        source=config.profile["source"] if config.profile else config.allocation,
+    )

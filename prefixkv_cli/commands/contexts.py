@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+from operator import itemgetter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +15,7 @@ from prefixkv.policy.codec import DEFAULT_CODEC
 from prefixkv_cli import options, output
 from prefixkv_cli.help_panels import PanelledTyper
 from prefixkv_cli.saved_files import remove_saved
-from prefixkv_cli.tables.saved_table import age, count, readable, show_saved
+from prefixkv_cli.tables.saved_table import count, readable, saved_row, show_saved_files
 
 app = PanelledTyper(
     help="List, show and remove saved contexts.\n\nExample: prefixkv contexts list", no_args_is_help=True
@@ -26,7 +26,7 @@ ContextArgument = Annotated[str, typer.Argument(metavar="CONTEXT", help="Name or
 
 @app.command("list")
 def list_contexts(json: options.JsonOption = False) -> None:
-    """All saved contexts: name, model, budget, turns, pictures, file size.
+    """All saved contexts: name, model, age, size, method, codec, budget, turns, pictures.
 
     Example: prefixkv contexts list
     """
@@ -36,15 +36,12 @@ def list_contexts(json: options.JsonOption = False) -> None:
     elif not rows:
         output.notice("no context is saved: make one with `prefixkv save photo.jpg --name photo`")
     else:
-        columns = {field: lambda row, field=field: row[field] for field in ("name", "model", "budget")}
-        show_saved(
+        show_saved_files(
             rows,
-            columns
-            | {
+            {
+                **{field: itemgetter(field) for field in ("method", "codec", "budget")},
                 "turns": lambda row: count(row["turns"], "turn"),
                 "pictures": lambda row: count(row["pictures"], "picture"),
-                "size": lambda row: format_bytes(row["file_bytes"]),
-                "saved": lambda row: age(row["age_seconds"]),
             },
         )
 
@@ -89,17 +86,16 @@ def remove(name: Annotated[str, typer.Argument(metavar="NAME", help="Name of a c
 
 
 def _summary(name: str, path: Path) -> dict[str, Any]:
-    head, facts = read_head(path), path.stat()
-    return {
-        "name": name,
-        "model": head["model"]["id"],
-        "method": head["method"],
-        "codec": head.get("codec", DEFAULT_CODEC),
-        "budget": head["budget"]["text"],
-        "turns": len(head["turns"]),
-        "pictures": len(head["pictures"]),
-        "kept_bytes": head["kept_bytes"],
-        "full_bytes": head["full_bytes"],
-        "file_bytes": facts.st_size,
-        "age_seconds": round(time.time() - facts.st_mtime),
-    }
+    head = read_head(path)
+    return saved_row(
+        path,
+        name,
+        head["model"]["id"],
+        method=head["method"],
+        codec=head.get("codec", DEFAULT_CODEC),
+        budget=head["budget"]["text"],
+        turns=len(head["turns"]),
+        pictures=len(head["pictures"]),
+        kept_bytes=head["kept_bytes"],
+        full_bytes=head["full_bytes"],
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,7 +27,7 @@ from prefixkv_cli.progress_bar import progress_bar
 from prefixkv_cli.reports.page import check_report
 from prefixkv_cli.saved_files import remove_saved
 from prefixkv_cli.tables.profile_table import difference_table, profile_table
-from prefixkv_cli.tables.saved_table import age, count, readable, show_saved
+from prefixkv_cli.tables.saved_table import count, readable, saved_row, show_saved_files
 
 if TYPE_CHECKING:
     from prefixkv.models.loading import Notify
@@ -155,7 +155,7 @@ def diff(
 
 @app.command("list")
 def list_profiles(json: options.JsonOption = False) -> None:
-    """All saved profiles: name, model, samples, age, source.
+    """All saved profiles: name, model, age, size, samples, source.
 
     Example: prefixkv profile list
     """
@@ -165,9 +165,7 @@ def list_profiles(json: options.JsonOption = False) -> None:
     elif not rows:
         output.notice("no profile is saved: make one with `prefixkv profile --model MODEL`; the demo's own is bundled")
     else:
-        columns = {field: lambda row, field=field: row[field] for field in ("name", "model")}
-        saved = {"saved": lambda row: age(row["age_seconds"]), "source": lambda row: row["source"]}
-        show_saved(rows, columns | {"samples": lambda row: count(row["samples"], "sample")} | saved)
+        show_saved_files(rows, {"samples": lambda row: count(row["samples"], "sample"), "source": itemgetter("source")})
 
 
 @app.command()
@@ -210,13 +208,7 @@ def _write_report(measured: LayerProfile, path: Path) -> None:
 def _summary(name: str) -> dict[str, Any]:
     path = named_file("profiles", name)
     profile = LayerProfile.load(path)
-    return {
-        "name": name,
-        "model": profile.model.id,
-        "samples": len(profile.samples),
-        "age_seconds": round(time.time() - path.stat().st_mtime),
-        "source": profile.source,
-    }
+    return saved_row(path, name, profile.model.id, samples=len(profile.samples), source=profile.source)
 
 
 def measure_to(

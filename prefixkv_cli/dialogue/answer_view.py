@@ -15,6 +15,7 @@ from rich.markdown import Markdown
 from rich.segment import Segment, Segments
 from rich.text import Text
 
+from prefixkv.generation.answer import rate
 from prefixkv_cli import output
 from prefixkv_cli.dialogue.live_view import Pace, cache_view
 from prefixkv_cli.tables.cache_report import CacheReport
@@ -116,7 +117,7 @@ class _LiveAnswer:
         return max(layer.seen_tokens for layer in self._conversation.cache.layers)
 
     def _draw(self) -> None:
-        speed = (self._seen_tokens() - self._first_seen) / (time.perf_counter() - self._first_at)
+        speed = rate(1 + self._seen_tokens() - self._first_seen, time.perf_counter() - self._first_at)
         report = CacheReport.of(self._conversation, self._first_at - self._asked_at, speed)
         self._live.update(self._picture(report), refresh=True)
 

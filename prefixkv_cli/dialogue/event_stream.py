@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from prefixkv.generation.answer import rate
 from prefixkv.inputs.images import picture_sha256
 from prefixkv_cli import output
 from prefixkv_cli.dialogue.interrupts import stoppable
@@ -85,13 +86,13 @@ def _answer(conversation: Conversation, question: str, turn: int) -> None:
                 first_at, first_seen = now, seen
             if now - stats_at >= STATS_SECONDS and now > first_at:
                 stats_at = now
-                _write_stats(conversation, turn, (seen - first_seen) / (now - first_at))
+                _write_stats(conversation, turn, rate(1 + seen - first_seen, now - first_at))
     finally:
         if len(conversation.history) > turns:
             _write("turn", turn=turn, question=question, **turn_record(conversation))
 
 
-def _write_stats(conversation: Conversation, turn: int, tokens_per_second: float) -> None:
+def _write_stats(conversation: Conversation, turn: int, tokens_per_second: float | None) -> None:
     usage = conversation.usage()
     _write(
         "stats",

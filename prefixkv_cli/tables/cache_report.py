@@ -24,7 +24,7 @@ class CacheReport:
         budget: as the user gave it.
         allowed_bytes: what the budget allows for the tokens read so far; None where nothing is ever evicted.
         first_token_seconds: from the question to the first token; None before it.
-        tokens_per_second: speed after the first token; None before the second.
+        tokens_per_second: speed after the first token; None where there are too few to tell.
     """
 
     usage: CacheUsage

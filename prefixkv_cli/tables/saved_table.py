@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import itemgetter
+from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
 from prefixkv.errors import PrefixKVError
+from prefixkv.policy.budget import format_bytes
 from prefixkv_cli import output
 
 _UNITS = (("day", 86_400), ("hour", 3_600), ("minute", 60))
@@ -27,6 +31,36 @@ def readable(names: Iterable[str], read: Callable[[str], dict[str, Any]]) -> lis
         except PrefixKVError as error:
             output.notice(f"{name} is left out: {error}")
     return rows
+
+
+def saved_row(path: Path, name: str, model: str, **own: Any) -> dict[str, Any]:
+    """A row of a list of saved files: what all of them have, then what this kind has of its own.
+
+    Args:
+        path: the file.
+        name: under which it was saved.
+        model: that it is of.
+        own: further fields, in their order.
+    """
+    facts = path.stat()
+    age_seconds = round(time.time() - facts.st_mtime)
+    return {"name": name, "model": model, "age_seconds": age_seconds, "file_bytes": facts.st_size, **own}
+
+
+def show_saved_files(rows: Sequence[Mapping[str, Any]], own: Mapping[str, Callable[[Mapping[str, Any]], str]]) -> None:
+    """Write a list of saved files to stdout: name, model, age and size of each, then what its kind has of its own.
+
+    Args:
+        rows: from `saved_row`.
+        own: heading and text of each further column.
+    """
+    shared: dict[str, Callable[[Mapping[str, Any]], str]] = {
+        "name": itemgetter("name"),
+        "model": itemgetter("model"),
+        "saved": lambda row: age(row["age_seconds"]),
+        "size": lambda row: format_bytes(row["file_bytes"]),
+    }
+    show_saved(rows, shared | dict(own))
 
 
 def show_saved(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, Callable[[Mapping[str, Any]], str]]) -> None:

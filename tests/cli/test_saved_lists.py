@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import prefixkv
 from prefixkv.demo import profile_path as bundled_profile
 from prefixkv.models.geometry import KVGeometry
 from prefixkv.models.identity import ModelIdentity
+from prefixkv.policy.budget import format_bytes
 from prefixkv_cli.app import main
 from prefixkv_cli.tables.saved_table import age, count
 
@@ -42,7 +44,8 @@ def test_a_file_that_cannot_be_read_is_named_and_the_others_are_listed(
     (home / "configs" / "odd.json").write_text("[" * 2000)
     done = Listing(capsys, "configs", "list")
     assert done.exit_code == 0
-    assert done.stdout == "half\tsome/model\tguided\t50%\tjust now\tuniform\tauto\n"
+    size = format_bytes((home / "configs" / "half.json").stat().st_size)
+    assert done.stdout == f"half\tsome/model\tjust now\t{size}\tguided\tauto\t50%\tuniform\n"
     assert "odd is left out" in done.stderr
     assert [row["name"] for row in json.loads(Listing(capsys, "configs", "list", "--json").stdout)] == ["half"]
 
@@ -60,21 +63,28 @@ def test_a_terminal_gets_headings(
 ) -> None:
     monkeypatch.setattr("prefixkv_cli.output.is_terminal", lambda stream: True)
     listed = Listing(capsys, "configs", "list").stdout
-    assert listed.split("\n")[0].split() == ["name", "model", "method", "budget", "saved", "source", "codec"]
+    assert listed.split("\n")[0].split() == [
+        *("name", "model", "saved", "size"),
+        *("method", "codec", "budget", "source"),
+    ]
 
 
 def test_profiles_are_listed_shown_and_removed(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (home / "profiles").mkdir()
     shutil.copy(bundled_profile(), home / "profiles" / "mine.json")
     (home / "profiles" / "odd.json").write_text("{}")
+    others = f"mine-too-{'0' * 12}.safetensors"
+    for beside in (f"mine-{'0' * 12}.safetensors", f"mine-{'a' * 12}.safetensors", others):
+        (home / "profiles" / beside).write_bytes(b"queries")
     done = Listing(capsys, "profile", "list")
     assert done.exit_code == 0
-    assert done.stdout.startswith("mine\tdemo\t24 samples\tjust now\t")
+    assert re.match(r"mine\tdemo\tjust now\t[0-9.]+ KiB\t24 samples\t", done.stdout)
     assert "odd is left out" in done.stderr
     assert [row["name"] for row in json.loads(Listing(capsys, "profile", "list", "--json").stdout)] == ["mine"]
     assert json.loads(Listing(capsys, "profile", "show", "mine", "--json").stdout)["model"]["id"] == "demo"
     assert Listing(capsys, "profile", "remove", "mine").exit_code == 0
-    assert not (home / "profiles" / "mine.json").exists()
+    # Its queries go with it, those of an earlier measurement too; other profiles' stay.
+    assert sorted(path.name for path in (home / "profiles").iterdir()) == [others, "odd.json"]
     again = Listing(capsys, "profile", "remove", "mine")
     assert (again.exit_code, again.stderr.count("\n")) == (1, 1)
 
