@@ -17,14 +17,14 @@ from playwright.sync_api import Page, sync_playwright
 PROGRAM = [sys.executable, "-m", "prefixkv_cli"]
 SCENE = Path(__file__).parents[1] / "prefixkv" / "demo" / "scene.png"
 CHROMIUM = shutil.which("chromium") or "chromium"
-WIDTH, HEIGHT = 1000, 760
+WIDTH, HEIGHT = 1000, 880
 FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run"]
 PAGES = {
     "report_kept": ("chat", str(SCENE), "--model", "demo", "-p", "Describe the image.", "--show-kept"),
     "report_profile": ("profile", "show", "demo", "--report"),
     "report_eval": (
-        *("eval", "--model", "demo", "--data", "scenes:30", "--budgets", "100%,20%,10%,5%"),
-        *("--methods", "guided,prefixkv,h2o,local", "--metrics", "ppl,accuracy", "--max-new-tokens", "60", "--report"),
+        *("eval", "--model", "demo", "--data", "scenes:20", "--budgets", "100%,20%,10%,5%"),
+        *("--methods", "guided,h2o,local", "--metrics", "ppl,accuracy", "--max-new-tokens", "60", "--report"),
     ),
 }
 """The command of each page, without the file that it writes."""

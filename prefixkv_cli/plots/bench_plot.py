@@ -1,4 +1,4 @@
-"""A picture of a benchmark: how time and memory grow with the context, and a step with the rows."""
+"""A picture of a benchmark: how time and memory grow with the context, and a step with the rows; bars of one load."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from prefixkv.errors import PrefixKVError
 
 GIB = 2**30
+_AXES = {"context_tokens": "tokens of the prompt", "batch": "rows"}
 
 
 def draw_benchmark(record: Mapping[str, Any], path: Path) -> None:
@@ -52,7 +53,7 @@ def draw_benchmark(record: Mapping[str, Any], path: Path) -> None:
         _draw(panel, chosen, axis, value, label, log)
     for panel in panels[len(drawn) :]:
         panel.remove()
-    figure.suptitle(f"{record['model']} on {record['device']}")
+    figure.suptitle(_caption(record), fontsize="medium")
     handles = {label: line for panel in panels[: len(drawn)] for line, label in zip(*_entries(panel), strict=True)}
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, fontsize="small")
     try:
@@ -61,6 +62,11 @@ def draw_benchmark(record: Mapping[str, Any], path: Path) -> None:
         raise PrefixKVError(f"{path} cannot be written: {error.strerror}") from None
     finally:
         pyplot.close(figure)
+
+
+def _caption(record: Mapping[str, Any]) -> str:
+    dtype = f" in {record['dtype']}" if record.get("dtype") else ""
+    return f"{record['model']}{dtype} on {record['device']}, medians"
 
 
 def _entries(panel: Any) -> tuple[list[Any], list[str]]:
@@ -93,17 +99,29 @@ def _draw(
             if cell.get("look_ahead_queries") == 0:
                 name += ", no look-ahead"
             lines.setdefault(name, []).append((cell[axis], figure))
+    if len({cell[axis] for cell in cells}) == 1:
+        _draw_bars(panel, lines, label, f"{cells[0][axis]:,} {_AXES[axis]}")
+        return
     for name, points in lines.items():
         places, figures = zip(*sorted(points), strict=True)
         style = "--" if name == "transformers" else "-"
         panel.plot(places, figures, style, marker="o", markersize=3, label=name)
-    panel.set(xlabel="tokens of the prompt" if axis == "context_tokens" else "rows", ylabel=label)
+    panel.set(xlabel=_AXES[axis], ylabel=label)
     # The numbers of tokens and rows that were measured; and no 1.1 x 10^1 where a line spans less than a decade.
     panel.set_xticks(sorted({cell[axis] for cell in cells}))
     panel.set_yscale("log") if log else panel.set_ylim(bottom=0)
     for formatter in (panel.yaxis.set_major_formatter, panel.yaxis.set_minor_formatter):
         formatter("{x:g}")
     panel.margins(x=0.1)
+
+
+def _draw_bars(panel: Any, lines: Mapping[str, Sequence[tuple[int, float]]], label: str, load: str) -> None:
+    """One bar a line, where all of them would be a point; the first one above."""
+    for name, ((_, figure), *_) in reversed(list(lines.items())):
+        bar = panel.barh([name], [figure], height=0.6, label=name, color=f"C{list(lines).index(name)}")
+        panel.bar_label(bar, fmt="{:.3g}", padding=3)
+    panel.set(xlabel=label, title=load)
+    panel.margins(x=0.15)
 
 
 def _peak_gib(cell: Mapping[str, Any]) -> float | None:

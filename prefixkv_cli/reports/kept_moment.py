@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from prefixkv.errors import BudgetTooSmallError, DeviceMemoryError
-from prefixkv.policy.budget import Budget, format_bytes
+from prefixkv.policy.budget import Budget
 from prefixkv_cli import output
 from prefixkv_cli.progress_bar import progress_bar
 
@@ -29,7 +29,7 @@ class KeptMoment:
         pictures: what is kept of each.
         model_dtype: what entries are stored in that are not packed.
         kept_bytes: of all entries.
-        row: of a table, behind the budget: bytes, tokens kept of tokens read, what they are stored in, the answer.
+        row: of a table, behind the budget: the totals as all screens say them, and the answer.
     """
 
     budget: str
@@ -49,9 +49,6 @@ class KeptMoment:
         from prefixkv.chat.kept_patches import kept_patches
 
         pictures, usage, answer = kept_patches(conversation), conversation.usage(), conversation.last_answer
-        kept = sum(layer.kept_tokens for layer in usage.layers) / len(usage.layers)
-        seen = max(layer.seen_tokens for layer in usage.layers)
-        weighed = f"{format_bytes(usage.kept_bytes)} of {format_bytes(usage.full_bytes)}"
         said = "" if answer is None else answer.text.strip()
         cache = conversation.cache
         return cls(
@@ -60,7 +57,7 @@ class KeptMoment:
             pictures,
             cache.geometry.dtype,
             usage.kept_bytes,
-            (weighed, f"{kept:,.0f} of {seen:,}", usage.codec, said),
+            (*usage.words(), said),
         )
 
     def said(self, picture: int, layer: int | None) -> str:

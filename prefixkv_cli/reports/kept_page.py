@@ -53,11 +53,11 @@ def write_kept(conversation: Conversation, path: Path) -> None:
             parts.append(heading(f"Picture {number + 1}"))
         parts.append(figure(_under_sliders(moments, number, own), f"picture-{number + 1}", _FOLLOW_SLIDERS))
     rows = [[f"{moment.budget}{' (yours)' if moment.is_own else ''}", *moment.row] for moment in moments]
-    columns = ("budget", "bytes", "tokens kept of read", "stored in", "answer")
+    columns = ("budget", "tokens", "stored in", "bytes of a 16-bit cache", "answer")
     parts += [
         notes(["Dark: evicted. Between: kept by some of the kv heads, or by some of the layers."]),
         heading("The same question under each budget"),
-        wide(html_table("Tokens kept are means over the layers.", columns, rows), ends_in_text=True),
+        wide(html_table("All layers together.", columns, rows), ends_in_text=True),
     ]
     write_page(path, f"What is kept: {question}", parts)
 

@@ -110,3 +110,12 @@ def test_rows_have_a_panel_where_there_are_several_and_memory_where_it_is_known(
 def test_a_benchmark_without_a_figure_is_said(tmp_path: Path) -> None:
     with pytest.raises(PrefixKVError, match="nothing to draw"):
         draw_benchmark({"model": "demo", "device": "cpu", "cells": []}, tmp_path / "bench.png")
+
+
+def test_one_load_is_drawn_as_bars_and_the_dtype_is_said(figure: list[Any], tmp_path: Path) -> None:
+    cells = [bench_cell(640, 1, None), {**bench_cell(640, 1, None), "engine": "transformers"}]
+    draw_benchmark({"model": "demo", "dtype": "float32", "device": "cpu", "cells": cells}, tmp_path / "bench.png")
+    (drawn,) = figure
+    assert [len(axes.patches) for axes in drawn.axes] == [2, 2]
+    assert [label.get_text() for label in drawn.axes[0].get_yticklabels()] == ["transformers", "20% h2o"]
+    assert drawn.get_suptitle() == "demo in float32 on cpu, medians"
