@@ -16,6 +16,7 @@ from prefixkv.schemas.config import ConfigSchema
 from prefixkv.schemas.context import ContextSchema
 from prefixkv.schemas.evaluation import EvaluationSchema, RecordSchema
 from prefixkv.schemas.field import Forgotten, Schema
+from prefixkv.schemas.line import BatchLineSchema
 from prefixkv.schemas.profile import ProfileSchema
 from prefixkv_cli.settings.schema import SettingsSchema
 
@@ -25,6 +26,7 @@ FILES: dict[str, tuple[str, type[Schema]]] = {
     "context": ("The head of a saved context, in the metadata of its safetensors file.", ContextSchema),
     "evaluation": ("head.json of an evaluation's folder.", EvaluationSchema),
     "evaluation-record": ("A line of records-N.jsonl in an evaluation's folder.", RecordSchema),
+    "batch-line": ("A line of a batch's questions.", BatchLineSchema),
     "batch-answer": ("A line of a batch's answers.", BatchAnswerSchema),
     "settings": ("The settings file, in TOML.", SettingsSchema),
 }

@@ -11,22 +11,22 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
+from pydantic import ValidationError
 
 from prefixkv.documents import parse_json
 from prefixkv.errors import OptionError, PrefixKVError
 from prefixkv.generation.sampling import Sampling
 from prefixkv.inputs.parts import read_parts
 from prefixkv.inputs.picture_source import open_source
+from prefixkv.inputs.template_args import check_template_args
 from prefixkv.inputs.turn import Layout
+from prefixkv.schemas.field import refusal, shown
+from prefixkv.schemas.line import BatchLineSchema
 
-KINDS: dict[str, tuple[type, ...]] = {
-    "max_new_tokens": (int,),
-    "temperature": (int, float),
-    "top_p": (int, float),
-    "top_k": (int,),
-    "seed": (int,),
-}
-"""Fields of a line that say how its answer is chosen, as `prefixkv.generation.sampling` knows them, and their types."""
+SAMPLING = ("max_new_tokens", "temperature", "top_p", "top_k", "seed")
+"""Fields of a line that say how its answer is chosen, as `prefixkv.generation.sampling` knows them."""
+OWN = ("template_args", "max_pixels", "keep_marks")
+"""Fields that say what is made of its text, its pictures and its answer, where it is not what holds for all lines."""
 SHAPE = 'give an object such as {"image": "cat.jpg", "prompt": "What is this?"}'
 
 
@@ -44,6 +44,9 @@ class Line:
         system: its own instructions before the question; empty for none.
         sampling: what it says of how its answer is chosen: arguments of `Sampling`.
         layout: where the pictures stand in the prompt; None where all of them come before it.
+        template_args: its own values for the model's chat template, by name; None for none.
+        max_pixels: its own limit on a picture's pixels; None where it says none.
+        keep_marks: whether special tokens are part of its answer; None where it does not say.
         error: why the line cannot be asked; None for a good one.
     """
 
@@ -55,6 +58,9 @@ class Line:
     system: str = ""
     sampling: Mapping[str, Any] = field(default_factory=dict)
     layout: Layout | None = None
+    template_args: Mapping[str, Any] | None = None
+    max_pixels: int | None = None
+    keep_marks: bool | None = None
     error: str | None = None
 
     def pictures(self, folder: Path) -> tuple[Image.Image, ...]:
@@ -120,43 +126,48 @@ def _parsed(data: bytes) -> Iterator[Line]:
 def _line(content: Any, number: int, digest: str) -> Line:
     if not isinstance(content, dict):
         raise PrefixKVError(f"this is no JSON object: {SHAPE}")
-    prompt, image = content.get("prompt"), content.get("image", content.get("images", []))
     label = content.get("id")
     try:
         json.dumps(label, allow_nan=False)
     except (ValueError, RecursionError):
         return Line(number, digest, error="the id is no value that JSON can hold: give a text or a number")
-    sources = [image] if isinstance(image, str) else [] if image is None else image
-    layout: Layout | None = None
-    if content.get("parts") is not None:
-        try:
-            if prompt is not None or sources:
-                raise OptionError("parts hold the texts and the pictures: give either them, or a prompt and an image")
-            parts = read_parts(content["parts"])
-        except OptionError as error:
-            return Line(number, digest, label=label, error=str(error))
-        prompt, sources, layout = parts.prompt, list(parts.pictures), parts.layout
-    if not isinstance(prompt, str) or not prompt.strip():
-        return Line(number, digest, label=label, error=f"the prompt is {'empty' if prompt else 'missing'}: {SHAPE}")
-    if not isinstance(sources, list) or not all(isinstance(source, str) and source for source in sources):
-        return Line(number, digest, label=label, error=f"image is {repr(image)[:200]}: give a path, or a list of paths")
-    system = content.get("system") or ""
-    if not isinstance(system, str):
-        return Line(number, digest, label=label, error=f"system is {repr(system)[:200]}: give a text")
-    sampling = {name: content[name] for name in KINDS if content.get(name) is not None}
     try:
-        for name, value in sampling.items():
-            if type(value) not in KINDS[name]:
-                raise OptionError(f"{name} is {repr(value)[:200]}: give a {'whole ' * (KINDS[name] == (int,))}number")
-        sampling |= _stop(content)
-        if sampling.get("max_new_tokens", 1) < 1:
-            raise OptionError(f"max_new_tokens is {sampling['max_new_tokens']}: give a whole number, 1 or more")
-        Sampling(**sampling)
+        return _asked(content, BatchLineSchema.model_validate(content), number)
+    except ValidationError as error:
+        return Line(number, digest, label=label, error=refusal(error))
     except OptionError as error:
         return Line(number, digest, label=label, error=str(error))
-    asked = sampling | ({"system": system} if system else {}) | ({"layout": layout} if layout else {})
+
+
+def _asked(content: dict[str, Any], given: BatchLineSchema, number: int) -> Line:
+    """The line.
+
+    Args:
+        content: as its file has it: numbers in the digest of a line are as they are written.
+        given: the same, checked.
+        number: of the line.
+
+    Raises:
+        OptionError: its fields do not fit each other.
+    """
+    prompt, sources, layout = given.prompt, given.image if "image" in content else given.images, None
+    if given.parts is not None:
+        if prompt is not None or sources:
+            raise OptionError("parts hold the texts and the pictures: give either them, or a prompt and an image")
+        parts = read_parts(given.parts)
+        if odd := [picture for picture in parts.pictures if not isinstance(picture, str)]:
+            raise OptionError(f"the picture of a part is {shown(odd[0])}: give a path or an address")
+        prompt, sources, layout = parts.prompt, list(parts.pictures), parts.layout
+    if prompt is None:
+        raise OptionError(f"the prompt is missing: {SHAPE}")
+    sampling = {name: content[name] for name in SAMPLING if content.get(name) is not None}
+    sampling |= {"stop": tuple(given.stop)} if given.stop else {}
+    own = {name: content[name] for name in OWN if content.get(name) is not None}
+    check_template_args(given.template_args)
+    Sampling(**sampling)
+    asked = sampling | own | ({"system": given.system} if given.system else {}) | ({"layout": layout} if layout else {})
     digest = line_digest(prompt, sources, asked)
-    return Line(number, digest, prompt, tuple(sources), label, system, sampling, layout)
+    return Line(number, digest, prompt, tuple(sources), given.id, given.system or "", sampling, layout, **own)
 
 
 def line_digest(prompt: str, sources: Sequence[str], asked: Mapping[str, Any]) -> str:
@@ -168,19 +179,6 @@ def line_digest(prompt: str, sources: Sequence[str], asked: Mapping[str, Any]) -
         asked: its own settings, by name.
     """
     return _digest(json.dumps([prompt, list(sources), dict(asked)], sort_keys=True).encode())
-
-
-def _stop(content: dict[str, Any]) -> dict[str, tuple[str, ...]]:
-    """The texts that end a line's answer, as an argument of `Sampling`.
-
-    Raises:
-        OptionError: they are no texts.
-    """
-    stop = content.get("stop")
-    texts = [stop] if isinstance(stop, str) else stop or []
-    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise OptionError(f"stop is {repr(stop)[:200]}: give a text, or a list of texts")
-    return {"stop": tuple(texts)} if texts else {}
 
 
 def _digest(content: bytes) -> str:

@@ -95,7 +95,8 @@ class Preparation:
         if loaded.id == "demo" and not line.sources:
             raise PrefixKVError("the demo model answers questions about a picture: give an image")
         opened = line.pictures(self._folder)
-        pictures = tuple(within_pixels(picture, self._max_pixels) for picture in opened)
+        limit = self._max_pixels if line.max_pixels is None else line.max_pixels
+        pictures = tuple(within_pixels(picture, limit) for picture in opened)
         system = line.system or self._system
         strange: list[str] = []
         if loaded.id == "demo":
@@ -105,9 +106,8 @@ class Preparation:
         with self._processor:
             self.strange += strange
             self.scaled += sum(map(operator.is_not, opened, pictures))
-            prompt = Prompt(
-                loaded.processor, [Turn(line.prompt, pictures, layout=line.layout)], system, self._template_args
-            )
+            turn = Turn(line.prompt, pictures, layout=line.layout)
+            prompt = Prompt(loaded.processor, [turn], system, {**self._template_args, **(line.template_args or {})})
             if system and not prompt.shows_system():
                 raise PrefixKVError(f"model {loaded.id!r} takes no system text: say it in the prompt")
             return prompt

@@ -157,7 +157,10 @@ class Batch:
             for index, line in enumerate(self.lines)
             if index // BLOCK % processes == process and line.number not in done
         )
-        say_unused(self.template_args, loaded.processor, self.notify)
+        named: dict[str, Any] = {}
+        for line in todo:
+            named |= line.template_args or {}
+        say_unused(named | dict(self.template_args), loaded.processor, self.notify)
         engine = Engine(
             loaded,
             self.method,
@@ -183,7 +186,8 @@ class Batch:
             finally:
                 prompts.close()
         if preparation.scaled:
-            self.notify(f"pictures that were scaled down to {self.max_pixels:,} pixels or less: {preparation.scaled}")
+            limit = "their line's" if self.max_pixels is None else f"{self.max_pixels:,}"
+            self.notify(f"pictures that were scaled down to {limit} pixels or less: {preparation.scaled}")
         if preparation.strange:
             from prefixkv.demo.drawn import strangeness
 
@@ -238,7 +242,8 @@ class _Run:
             room = answer_room(self.loaded.model.config, prompt.tokens)
             # A shorter answer says so itself: it ends by its length.
             sampling = sampling.within(room, _silent)
-            stream = self.engine.submit(prompt, self.batch.budget, sampling, on_end=self._streams.put)
+            silent = self._silent_tokens(line)
+            stream = self.engine.submit(prompt, self.batch.budget, sampling, on_end=self._streams.put, left_out=silent)
         except PrefixKVError as error:
             self._record(line, {"error": str(error)})
         else:
@@ -247,6 +252,11 @@ class _Run:
     def _sampling(self, line: Line) -> Sampling:
         asked: dict[str, Any] = {"max_new_tokens": self.batch.new_tokens, "stop": self.batch.stop}
         return Sampling(**asked | dict(self.batch.sampling) | dict(line.sampling))
+
+    def _silent_tokens(self, line: Line) -> frozenset[int] | None:
+        """See `left_out`."""
+        keep_marks = self.batch.keep_marks if line.keep_marks is None else line.keep_marks
+        return left_out(self.loaded.processor, stop_tokens(self.loaded), keep_marks)
 
     def take(self) -> None:
         """Wait for a line's end, and write its record."""
@@ -262,8 +272,7 @@ class _Run:
             self._record(line, {"error": str(error)})
             return
         self.speed.add(stream.submitted_at, stream.times)
-        silent = left_out(self.loaded.processor, stop_tokens(self.loaded), self.batch.keep_marks)
-        text = decoded(self.loaded.tokenizer, tokens, silent)
+        text = decoded(self.loaded.tokenizer, tokens, self._silent_tokens(line))
         stops = stop_texts(self._sampling(line), self.loaded.model.generation_config)
         answer = before_stop(text, stops).strip()
         record = {"answer": answer, "prompt_tokens": stream.prompt_tokens, "new_tokens": len(tokens)}

@@ -184,11 +184,14 @@ class Conversation:
         self.system = system
         self._read_again()
 
-    def undo(self) -> Turn:
-        """Take the newest turn back; its pictures belong to the next question.
+    def undo(self, attach: bool = True) -> Turn:
+        """Take the newest turn back.
 
         The cache is what it was before that turn; beyond `UNDO_TURNS` turns, or where the budget has changed since, the
         next question reads the conversation again.
+
+        Args:
+            attach: whether its pictures belong to the next question then.
 
         Raises:
             PrefixKVError: there is no turn.
@@ -197,7 +200,7 @@ class Conversation:
             raise PrefixKVError("there is no turn to take back: ask something first")
         turn = self._turns.pop()
         self._answers.pop()
-        waiting = [*turn.images, *self._waiting]
+        waiting = [*(turn.images if attach else ()), *self._waiting]
         if self._earlier:
             self.resume(self._earlier.pop())
         else:

@@ -110,6 +110,7 @@ class Engine:
         deadline: float | None = None,
         stop_tokens: Collection[int] | None = None,
         on_end: Callable[[Stream], None] = lambda stream: None,
+        left_out: Collection[int] | None = None,
     ) -> Stream:
         """Ask; returns at once.
 
@@ -121,6 +122,7 @@ class Engine:
             deadline: seconds from now after which the answer ends as it is.
             stop_tokens: that end the answer; the model's own where None.
             on_end: called with the stream when the answer has ended, in the engine's thread, which it must not hold up.
+            left_out: ids that leave no text in which a stop text may be found; all special tokens where None.
 
         Returns:
             The answer's tokens as they come.
@@ -148,7 +150,8 @@ class Engine:
         stops = self._stop_tokens if stop_tokens is None else frozenset(stop_tokens)
         stream = Stream(next(self._numbers), ids.shape[1], self, on_end)
         ends_at = None if deadline is None else stream.submitted_at + deadline
-        shaping, watch = shaping_of(self._model, ids, sampling.max_new_tokens), stop_watch(self._tokenizer, texts)
+        shaping = shaping_of(self._model, ids, sampling.max_new_tokens)
+        watch = stop_watch(self._tokenizer, texts, left_out)
         shared = SharedPart.of(self._model, tensors, row)
         request = Request(dict(tensors), row, sampling, stops, footprint, stream, shaping, watch, ends_at, shared)
         with self._worker.lock:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from prefixkv.generation.detokenization import Detokenizer
@@ -37,14 +37,15 @@ def held_back(text: str, stops: Sequence[str]) -> int:
 class StopWatch:
     """Watches the tokens of one answer for a text that ends it."""
 
-    def __init__(self, tokenizer: Any, stops: Sequence[str]) -> None:
+    def __init__(self, tokenizer: Any, stops: Sequence[str], left_out: Collection[int] | None = None) -> None:
         """Begin an empty answer.
 
         Args:
             tokenizer: of transformers.
             stops: texts, at least one.
+            left_out: ids that leave no text; all special tokens where None.
         """
-        self._detokenizer, self._stops, self._end = Detokenizer(tokenizer), stops, ""
+        self._detokenizer, self._stops, self._end = Detokenizer(tokenizer, left_out), stops, ""
 
     def push(self, token: int) -> bool:
         """Add a token; whether the answer has come to a stop."""
@@ -54,6 +55,6 @@ class StopWatch:
         return any(stop in text for stop in self._stops)
 
 
-def stop_watch(tokenizer: Any, stops: Sequence[str]) -> StopWatch | None:
-    """A watch for these texts; None where there are none."""
-    return StopWatch(tokenizer, stops) if stops else None
+def stop_watch(tokenizer: Any, stops: Sequence[str], left_out: Collection[int] | None = None) -> StopWatch | None:
+    """A watch for these texts; None where there are none. Arguments as of `StopWatch`."""
+    return StopWatch(tokenizer, stops, left_out) if stops else None

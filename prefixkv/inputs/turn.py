@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from PIL import Image
 
@@ -30,6 +31,12 @@ class Turn:
     def content(self) -> Layout:
         """The texts, and None at the place of each picture."""
         return (*(None for _ in self.images), self.prompt) if self.layout is None else self.layout
+
+    @property
+    def parts(self) -> list[dict[str, Any]]:
+        """The same as `prefixkv.inputs.parts.read_parts` takes it."""
+        pictures = iter(self.images)
+        return [{"image": next(pictures)} if part is None else {"text": part} for part in self.content]
 
     @property
     def has_pictures_within(self) -> bool:

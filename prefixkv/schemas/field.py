@@ -6,12 +6,12 @@ What a format does not name is left out, so that a file may say more than is rea
 
 from __future__ import annotations
 
+import re
 import reprlib
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
-from pydantic_core import PydanticCustomError
 
 from prefixkv.errors import PrefixKVError
 
@@ -23,20 +23,20 @@ MOST_TOKENS = 2**31 - 1
 MOST_BYTES = 2**53
 """Above these no model and no cache is; the last is what JSON's numbers hold exactly in every language."""
 
+_SUBJECT = re.compile(r"^[A-Z][a-z]+ should")
+"""How pydantic begins to say what is allowed: of the input, a string, a list."""
+
 Text = Annotated[str, Field(max_length=2**20)]
 MOST_NAME = 4096
 
 
-def _with_bytes(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+def with_bytes(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
     """A file's name may hold bytes that are no UTF-8, which Python has as halves of pairs; pydantic takes none."""
-    if not isinstance(value, str) or not any("\ud800" <= letter <= "\udfff" for letter in value[: MOST_NAME + 1]):
-        return handler(value)
-    if len(value) > MOST_NAME:
-        raise PydanticCustomError("string_too_long", f"Input should have at most {MOST_NAME} characters")
-    return value
+    is_name = isinstance(value, str) and len(value) <= MOST_NAME
+    return value if is_name and any("\ud800" <= letter <= "\udfff" for letter in value) else handler(value)
 
 
-Name = Annotated[str, Field(max_length=MOST_NAME), WrapValidator(_with_bytes)]
+Name = Annotated[str, Field(max_length=MOST_NAME), WrapValidator(with_bytes)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Tokens = Annotated[int, Field(ge=0, le=MOST_TOKENS)]
 SomeTokens = Annotated[int, Field(ge=1, le=MOST_TOKENS)]
@@ -80,7 +80,7 @@ def refusal(error: ValidationError) -> str:
     field = shown_text(".".join(map(str, first["loc"])))
     if first["type"] == "missing":
         return f"{field} is missing"
-    allowed = first["msg"].removeprefix("Value error, ").removeprefix("Input ").rstrip(".")
+    allowed = _SUBJECT.sub("should", first["msg"].removeprefix("Value error, ")).rstrip(".")
     if first["type"] == "value_error":
         return f"{field}: {allowed}" if field else allowed
     return f"{field + ' ' if field else ''}is {shown(first['input'])}: it {allowed[:1].lower()}{allowed[1:]}"

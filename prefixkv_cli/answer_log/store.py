@@ -95,6 +95,8 @@ def add_answer(entry: LoggedAnswer) -> None:
     """
     values: list[Any] = list(astuple(entry)[:-1])
     values[_PICTURES] = json.dumps(entry.pictures, ensure_ascii=False)
+    # A name may hold bytes that are no UTF-8, which SQLite does not take.
+    values = [value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value for value in values]
     marks = ", ".join("?" for _ in values)
     with _opened(make=True) as log:
         log.execute(f"INSERT INTO answers ({', '.join(_COLUMNS)}) VALUES ({marks})", values)

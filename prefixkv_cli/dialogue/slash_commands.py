@@ -94,11 +94,12 @@ def _undo(talk: Talk, argument: str) -> None:
 
 
 def _retry(talk: Talk, argument: str) -> None:
-    turn = talk.conversation.undo()
-    output.notice(f"asking again: {_short(turn.prompt)}")
-    if turn.has_pictures_within:
-        output.notice("its pictures come before its text now")
-    talk.ask(turn.prompt)
+    from prefixkv.chat.asking_again import ask_again
+
+    asked = [turn.prompt for turn, _ in talk.conversation.history]
+    pieces = ask_again(talk.conversation)
+    output.notice(f"asking again: {_short(asked[-1])}")
+    talk.show(pieces)
 
 
 def _clear(talk: Talk, argument: str) -> None:

@@ -19,6 +19,8 @@ from prefixkv_cli.tables.cache_report import CacheReport
 from prefixkv_cli.tables.usage_table import usage_line, usage_table
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from PIL.Image import Image
 
     from prefixkv.chat.conversation import Conversation
@@ -77,10 +79,18 @@ class Talk:
         """
         if self.lacks_picture():
             raise PrefixKVError(f"the demo model answers questions about a picture: {EXAMPLE_HELP}")
+        self.show(self.conversation.ask(question))
+
+    def show(self, pieces: Generator[str, None, None]) -> None:
+        """Show an answer as it comes; as `ask`.
+
+        Args:
+            pieces: of the answer.
+        """
         turns = len(self.conversation.history)
         try:
             with self.journal.logged(self.conversation):
-                show_answer(self.conversation, stoppable(self.conversation.ask(question)), self.plain)
+                show_answer(self.conversation, stoppable(pieces), self.plain)
         except KeyboardInterrupt:
             kept = len(self.conversation.history) > turns
             output.notice(

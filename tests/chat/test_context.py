@@ -16,6 +16,7 @@ from PIL import Image
 
 import prefixkv
 from prefixkv.chat import context
+from prefixkv.chat.asking_again import ask_again
 from prefixkv.chat.context import load_context, save_context
 from prefixkv.chat.context_file import DIGEST_KEY, HEAD_KEY, UNSEALED, read_head, seal
 from prefixkv.chat.context_layout import read_whole
@@ -359,7 +360,10 @@ def test_pictures_between_texts_are_kept_where_they_stand(demo: LoadedModel, tmp
     conversation.attach(draw_scene(31).image)
     parts = [{"text": "How many objects are there in "}, {"image": draw_scene(32).image}, {"text": "?"}]
     "".join(conversation.ask(parts=parts))
-    assert conversation.history[0][0].content == (None, "How many objects are there in ", None, "?")
+    layout, text = (None, "How many objects are there in ", None, "?"), conversation.history[0][1].text
+    assert conversation.history[0][0].content == layout
+    assert "".join(ask_again(conversation)) == conversation.history[0][1].text == text
+    assert conversation.history[0][0].content == layout
     save_context(conversation, tmp_path / "a.safetensors", "a")
     opened = load_context(tmp_path / "a.safetensors", loaded, conversation.sampling)
     for each in (conversation, opened):

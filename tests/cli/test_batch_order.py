@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import random
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from PIL import Image
 
 from prefixkv.batch.lines import read_lines
+from prefixkv.batch.preparation import Preparation
 from prefixkv.batch.results import ResultFile
 from prefixkv.batch.run import Batch, Progress
+from prefixkv.inputs.prompts import Prompt
 from prefixkv.policy.budget import Budget
+from tests.families import tiny_models
 
 WORDS = ["ba", "ce", "di", "fo", "gu", "ha"]
 
@@ -101,13 +105,27 @@ def test_a_line_with_no_length_says_so(tmp_path: Path, longest: Any) -> None:
 @pytest.mark.parametrize(
     ("field", "says"),
     [
-        ({"temperature": "hot"}, "temperature is 'hot': give a number"),
-        ({"temperature": True}, "temperature is True: give a number"),
-        ({"top_p": 0}, "top-p 0 is outside"),
-        ({"top_k": 1.5}, "top_k is 1.5: give a whole number"),
-        ({"seed": -1}, "seed -1 is outside"),
-        ({"system": ["Be short."]}, "system is ['Be short.']: give a text"),
-        ({"stop": [3]}, "stop is [3]: give a text"),
+        ({"temperature": "hot"}, "temperature is 'hot': it should be a valid number"),
+        ({"temperature": True}, "temperature is True: it should be a valid number"),
+        ({"temperature": 101}, "temperature is 101: it should be less than or equal to 100"),
+        ({"top_p": 0}, "top_p is 0: it should be greater than 0"),
+        ({"top_k": 1.5}, "top_k is 1.5: it should be a valid integer"),
+        ({"seed": -1}, "seed is -1: it should be greater than or equal to 0"),
+        ({"seed": 10**400}, "it should be less than"),
+        ({"system": ["Be short."]}, "system is ['Be short.']: it should be a valid string"),
+        ({"stop": [3]}, "stop.0 is 3: it should be a valid string"),
+        ({"stop": ""}, "stop.0 is '': it should have at least 1 character"),
+        ({"image": 5}, "image is 5: it should be a valid list"),
+        ({"image": ["a.png", ""]}, "image.1 is '': it should have at least 1 character"),
+        ({"prompt": 5}, "prompt is 5: it should be a valid string"),
+        ({"prompt": " "}, "prompt is ' ': it should not be empty"),
+        ({"prompt": None}, "the prompt is missing"),
+        ({"prompt": None, "parts": [{"text": "a"}, {"image": 5}]}, "the picture of a part is 5: give a path"),
+        ({"prompt": None, "parts": "a"}, "parts is 'a': it should be a valid list"),
+        ({"max_pixels": 3}, "max_pixels is 3: it should be greater than or equal to 1024"),
+        ({"keep_marks": "no"}, "keep_marks is 'no': it should be a valid boolean"),
+        ({"template_args": ["a"]}, "template_args is ['a']: it should be a valid dictionary"),
+        ({"template_args": {"messages": 1}}, "leave it out"),
     ],
 )
 def test_a_field_that_cannot_be_followed_is_an_error_of_its_line(field: dict, says: str, tmp_path: Path) -> None:
@@ -115,6 +133,25 @@ def test_a_field_that_cannot_be_followed_is_an_error_of_its_line(field: dict, sa
     file.write_text(json.dumps({"prompt": "ba"} | field))
     (line,) = read_lines(file)
     assert says in (line.error or "")
+    assert len(line.error or "") < 400
+
+
+def test_what_a_line_says_of_text_pictures_and_marks_is_its_own(tmp_path: Path) -> None:
+    Image.new("RGB", (50, 40)).save(tmp_path / "a.png")
+    asked = {"prompt": "ba", "image": "a.png"}
+    own = {"template_args": {"tone": "dry"}, "max_pixels": 1024, "keep_marks": False}
+    (tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, [asked, asked | own, asked | dict.fromkeys(own)])))
+    plain, other, same = read_lines(tmp_path / "q.jsonl")
+    assert (other.template_args, other.max_pixels, other.keep_marks) == tuple(own.values())
+    assert plain.digest == same.digest != other.digest
+    processor = tiny_models.llava().processor
+    processor.chat_template = "{{ tone }} " + processor.chat_template
+    loaded = SimpleNamespace(id="m", takes_images=True, processor=processor)
+    preparation = Preparation(loaded, tmp_path, {"tone": "warm"}, max_pixels=2000)  # type: ignore[arg-type]
+    prompts = [prompt for _, prompt in preparation.prompts([plain, other], 2)]
+    said = [(prompt.template_args, prompt.turns[0].images[0].size) for prompt in prompts if isinstance(prompt, Prompt)]
+    assert said == [({"tone": "warm"}, (50, 40)), ({"tone": "dry"}, (35, 28))]
+    assert preparation.scaled == 1
 
 
 def test_what_a_line_says_of_its_answer_is_followed_and_known_by(tmp_path: Path) -> None:
