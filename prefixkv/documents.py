@@ -125,8 +125,27 @@ def require_regular(path: Path, wanted: str, most_bytes: int) -> int:
     return facts.st_size
 
 
+def encoding_of(data: bytes) -> str:
+    """How a text is written: UTF-8 unless its first bytes say UTF-16 or UTF-32, as Windows programs write them.
+
+    Args:
+        data: the text's bytes.
+
+    Returns:
+        Python's name of a codec, which takes a mark at the beginning away.
+    """
+    if data.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
+        return "utf-32"
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    # Half of the bytes of Latin letters in UTF-16 are zeros.
+    if b"\0" in data[:2]:
+        return "utf-16-be" if data[:1] == b"\0" else "utf-16-le"
+    return "utf-8-sig"
+
+
 def read_text(path: Path) -> str:
-    """Read a text as UTF-8, or as UTF-16 where it says so by its first bytes, as Windows PowerShell writes it.
+    """Read a text, see `encoding_of`.
 
     Args:
         path: a file, or a pipe.
@@ -138,17 +157,11 @@ def read_text(path: Path) -> str:
         data = path.read_bytes()
     except (OSError, ValueError) as error:
         raise PrefixKVError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        encoding = "utf-16"
-    # Half of the bytes of Latin letters in UTF-16 are zeros.
-    elif b"\0" in data[:2]:
-        encoding = "utf-16-be" if data[:1] == b"\0" else "utf-16-le"
-    else:
-        encoding = "utf-8-sig"
+    encoding = encoding_of(data)
     try:
         return data.decode(encoding).replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
-        name = "UTF-16, and broken" if encoding != "utf-8-sig" else "no UTF-8"
+        name = f"{encoding[:6].upper()}, and broken" if encoding != "utf-8-sig" else "no UTF-8"
         raise PrefixKVError(f"{path} cannot be read as text: it is {name} ({error.reason}): save it as UTF-8") from None
 
 

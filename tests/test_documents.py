@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from prefixkv.batch.lines import read_lines
 from prefixkv.documents import write_json
 from prefixkv.errors import OptionError, PrefixKVError
 from prefixkv.evaluation.data import DataSource
@@ -228,12 +229,20 @@ def test_killed_save_leaves_a_whole_file(tmp_path: Path) -> None:
         assert content["filler"] == [content["format"]] * 200_000
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
 def test_texts_of_powershell_are_read_alike_everywhere(tmp_path: Path, encoding: str) -> None:
     path = tmp_path / "a.txt"
     path.write_bytes("Wie heißt das?\r\n\r\nUnd das?\r\n".encode(encoding))
     assert read_prompts(path) == ["Wie heißt das?", "Und das?"]
     assert DataSource.parse(f"text:{path}").texts() == ["Wie heißt das?\n\nUnd das?\n"]
+    path.write_bytes('{"prompt": "heißt"}\n{"prompt": "das"}\n'.encode(encoding))
+    assert [line.prompt for line in read_lines(path)] == ["heißt", "das"]
+
+
+def test_a_line_in_another_encoding_says_so(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b'{"prompt": "caf\xe9"}\n{"prompt": "das"}\n')
+    latin, good = read_lines(tmp_path / "a.jsonl")
+    assert (latin.error, good.error) == ("this is no UTF-8: save the file as UTF-8", None)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from typing import Any
 from PIL import Image
 from pydantic import ValidationError
 
-from prefixkv.documents import parse_json
+from prefixkv.documents import encoding_of, parse_json
 from prefixkv.errors import OptionError, PrefixKVError
 from prefixkv.generation.sampling import Sampling
 from prefixkv.inputs.parts import read_parts
@@ -117,6 +117,8 @@ def _parsed(data: bytes) -> Iterator[Line]:
         digest = _digest(raw.strip())
         try:
             yield _line(parse_json(raw), number, digest)
+        except UnicodeDecodeError:
+            yield Line(number, digest, error="this is no UTF-8: save the file as UTF-8")
         except ValueError:
             yield Line(number, digest, error=f"this is no JSON: {SHAPE}")
         except PrefixKVError as error:
@@ -186,18 +188,15 @@ def _digest(content: bytes) -> str:
 
 
 def _as_utf8(data: bytes) -> bytes:
-    """The bytes of a text in UTF-8; a text in UTF-16, as PowerShell writes it, is known by its mark or its zeros.
+    """The bytes of a text in UTF-8, see `encoding_of`; what is UTF-8 already may have lines that are none.
 
     Raises:
-        PrefixKVError: it is UTF-16 and broken.
+        PrefixKVError: it is in another encoding, and broken.
     """
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        encoding = "utf-16"
-    elif b"\0" in data[:2]:
-        encoding = "utf-16-be" if data[:1] == b"\0" else "utf-16-le"
-    else:
+    encoding = encoding_of(data)
+    if encoding == "utf-8-sig":
         return data.removeprefix(codecs.BOM_UTF8)
     try:
         return data.decode(encoding).encode(errors="surrogatepass")
     except UnicodeError as error:
-        raise PrefixKVError(f"the file is in UTF-16, and broken ({error}): save it as UTF-8") from error
+        raise PrefixKVError(f"the file is in {encoding[:6].upper()}, and broken ({error}): save it as UTF-8") from error

@@ -179,7 +179,7 @@ def _state(head: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Conversati
         turns.append(Turn(turn["question"], tuple(images), turn["answer"]["text"], layout))
     answers = tuple(Answer(**turn["answer"]) for turn in head["turns"])
     kinds = bytearray(tensors["reading.kinds"].numpy().tobytes())
-    reading = Reading(tensors["reading.tokens"].tolist(), kinds, head["pictures_read"])
+    reading = Reading(tensors["reading.tokens"].tolist(), kinds, head["pictures_read"]).mark()
     optional = {name: tensors.get(name) for name in _OPTIONAL}
     cache = CacheSnapshot(tuple(layers), tuple(head["limits"]), windows, bits=head["bits"], **optional)
     arguments = check_template_args(head.get("template_args"))

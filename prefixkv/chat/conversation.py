@@ -210,7 +210,7 @@ class Conversation:
 
     def state(self) -> ConversationState:
         """Everything at this moment, the cache copied to host memory."""
-        turns, answers, reading = tuple(self._turns), tuple(self._answers), self.reading.copy()
+        turns, answers, reading = tuple(self._turns), tuple(self._answers), self.reading.mark()
         cache = CacheSnapshot.take(self.cache.row)
         return ConversationState(self.system, turns, answers, self.waiting, reading, cache, self.template_args)
 
@@ -218,7 +218,7 @@ class Conversation:
         """Go back to a state of a conversation with the same model, budget and method."""
         self.system, self.template_args = state.system, dict(state.template_args)
         self._turns, self._answers = list(state.turns), list(state.answers)
-        self._waiting, self._reader.reading = list(state.waiting), state.reading.copy()
+        self._waiting, self._reader.reading = list(state.waiting), state.reading.restored()
         state.cache.restore(self.cache.row, self.loaded.device)
 
     def read(self) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image
 
 from prefixkv.cache.snapshot import CacheSnapshot
-from prefixkv.chat.reading import Reading
+from prefixkv.chat.reading import ReadingMark
 from prefixkv.generation.answer import Answer
 from prefixkv.inputs.prompts import Turn
 
@@ -32,6 +32,6 @@ class ConversationState:
     turns: tuple[Turn, ...]
     answers: tuple[Answer, ...]
     waiting: tuple[Image.Image, ...]
-    reading: Reading
+    reading: ReadingMark
     cache: CacheSnapshot
     template_args: Mapping[str, Any] = field(default_factory=dict)

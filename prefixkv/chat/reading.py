@@ -35,6 +35,35 @@ class Reading:
             self.tokens.append(token)
             self.kinds.append(PICTURE if token == picture_token else GENERATED if generated else TEXT)
 
-    def copy(self) -> Reading:
-        """The same, to be changed apart."""
-        return Reading(list(self.tokens), bytearray(self.kinds), self.images)
+    def mark(self) -> ReadingMark:
+        """What was read until now; costs nothing, because what is read is only ever added to."""
+        return ReadingMark(self, len(self.tokens), self.images)
+
+
+@dataclass(frozen=True, slots=True)
+class ReadingMark:
+    """A reading as it was at one moment.
+
+    Attributes:
+        later: the reading, which may have gone on since.
+        length: tokens at that moment.
+        images: pictures among them.
+    """
+
+    later: Reading
+    length: int
+    images: int
+
+    @property
+    def tokens(self) -> list[int]:
+        """Token ids."""
+        return self.later.tokens[: self.length]
+
+    @property
+    def kinds(self) -> bytearray:
+        """Their kinds."""
+        return self.later.kinds[: self.length]
+
+    def restored(self) -> Reading:
+        """The reading as it was, to be gone on with."""
+        return Reading(self.tokens, self.kinds, self.images)

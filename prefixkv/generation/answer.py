@@ -29,7 +29,7 @@ def rate(tokens: int, seconds: float) -> float | None:
     return (tokens - 1) / seconds if tokens >= RATE_TOKENS and seconds > 0 else None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Answer:
     """One answer and what it cost.
 

@@ -11,7 +11,7 @@ Layout = tuple[str | None, ...]
 """The texts of a question in their order, and None at the place of each of its pictures."""
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Turn:
     """One question with its images, and the answer once there is one.
 
