@@ -48,7 +48,8 @@ def test_searched_shares_are_the_budget_exactly(budget: str, context: int) -> No
 def test_llava_numbers() -> None:
     config = PrefixConfig.search("4GB", LLAVA, 4096, batch=32, allocation_name="uniform")
     assert LLAVA.geometry.token_bytes * 4096 * 32 == 64 * 2**30
-    assert round(100 * config.budget["kept_tokens_fraction"], 1) == 5.8
+    # Beside 16,384 bytes of key and value: 32 heads' positions and importance, and a slot of the queue.
+    assert round(100 * config.budget["kept_tokens_fraction"], 1) == 5.7
     assert config.budget["bytes"] <= 4 * 10**9
 
 
