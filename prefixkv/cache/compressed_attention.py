@@ -56,9 +56,11 @@ def attend(
             "this forward pass does not use the compressed cache: pass `**cache.argument` to generate",
             stacklevel=2,
         )
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if word.rows is not None:
         one = partial(attend, module, dropout=dropout, scaling=scaling, **kwargs)
-        return word.rows(one, query, key, value, attention_mask), None
+        is_softmax = not dropout and kwargs.get("softcap") is None and kwargs.get("s_aux") is None
+        return word.rows(one, query, key, value, attention_mask, scale if is_softmax else None), None
     if word.after is not None and _is_padding(attention_mask, query):
         raise PrefixKVError(
             "the prompt is padded, which a single prompt need not be: leave the padding away, or take the cache of "
@@ -68,7 +70,6 @@ def attend(
         # Few queries are turned, and one output turned back, instead of all keys and values.
         query = turn(query)
     mask = _visible(attention_mask, query, key.shape[2])
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     softcap, sinks = kwargs.pop("softcap", None), kwargs.pop("s_aux", None)
     if softcap is None and sinks is None:
         output = None

@@ -27,6 +27,7 @@ class AttendRows(Protocol):
         key: torch.Tensor,
         value: torch.Tensor,
         mask: torch.Tensor | None,
+        scale: float | None,
     ) -> torch.Tensor:
         """Attend.
 
@@ -36,6 +37,7 @@ class AttendRows(Protocol):
             key: (batch, kv_heads, key_len, head_dim), what the cache returned.
             value: same shape.
             mask: what `make_mask` returned.
+            scale: factor on the dot products, where attention is their softmax and nothing else; None else.
 
         Returns:
             (batch, query_len, query_heads, head_dim).

@@ -212,24 +212,20 @@ class CompressedLayer(StoredEntries):
             return self.order[self.head : end]
         return torch.cat([self.order[self.head :], self.order[: end - len(self.order)]])
 
-    def write(self, keys: torch.Tensor, values: torch.Tensor, limit: DecodeLimit) -> tuple[torch.Tensor, torch.Tensor]:
+    def write(self, keys: torch.Tensor, values: torch.Tensor, limit: DecodeLimit) -> None:
         """Store the entry of one generated token in place.
 
         Evicting comes before attending, so the layer never holds more than its limit; the new token itself is seen.
 
         Args:
-            keys: (1, kv_heads, 1, head_dim), after RoPE.
+            keys: (1, kv_heads, 1, head_dim), after RoPE; or packed already, as the entries are.
             values: same shape.
             limit: of entries; at it the oldest entry of the queue is overwritten.
-
-        Returns:
-            All stored entries, (1, kv_heads, kept_tokens, head_dim); views, or packed ones as `read` has them.
         """
         self.follow(keys.device)
         self.reserve(limit, 1)
         self.put(self.next_slot(limit), keys, values, self.seen_tokens)
         self.count_steps(limit, 1)
-        return self.read
 
     def next_slot(self, limit: DecodeLimit) -> torch.Tensor:
         """Where the next token's entry goes, (1,), int64: taken off the queue's oldest end and put at the newest."""

@@ -239,7 +239,7 @@ class PrefixKVCache(RefusingCache, ShownByUsage):
                 self.row.mark(marks)
             return self.row.update(key_states, value_states, layer_idx)
         if layer_idx == 0:
-            self._pass = RowsPass(self.rows)
+            self._pass.begin()
         hand_off.leave(key_states, HandOff(rows=partial(self._pass.attend, layer_idx, marks)))
         return key_states, value_states
 

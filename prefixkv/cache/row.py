@@ -219,10 +219,7 @@ class CacheRow:
         index, new_len = self._numbers[place], keys.shape[2]
         layer = self.layers[index]
         if layer.seen_tokens and new_len == 1 and layer.arriving is None:
-            if index == 0:
-                self.capacity.check_full(self.geometry.layers * (layer.seen_tokens + 1))
-                self.version += 1
-            keys, values = layer.write(keys, values, self.decode_limit(index))
+            keys, values = self.store_step(keys, values, place).read
             hand_off.leave(keys, HandOff(is_turned=layer.is_read_turned))
             return keys, values
         if self.prefix is not None:
@@ -237,6 +234,16 @@ class CacheRow:
         sums_all = is_whole and self.method.queries == "summed" and self.look_ahead is None
         hand_off.leave(keys, HandOff(partial(self._compact, index), sums_all=sums_all))
         return keys, values
+
+    def store_step(self, keys: torch.Tensor, values: torch.Tensor, place: int) -> CompressedLayer:
+        """Store one layer's entry of one token behind what the row has read; `CompressedLayer.write` has its shapes."""
+        index = self._numbers[place]
+        layer = self.layers[index]
+        if index == 0:
+            self.capacity.check_full(self.geometry.layers * (layer.seen_tokens + 1))
+            self.version += 1
+        layer.write(keys, values, self.decode_limit(index))
+        return layer
 
     def mark(self, marks: TextMarks) -> None:
         """Say which tokens of the next chunk are text; where nobody says, all are."""

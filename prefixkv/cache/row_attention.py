@@ -8,20 +8,25 @@ import torch
 
 from prefixkv.cache.hand_off import Attend
 from prefixkv.cache.row import CacheRow
+from prefixkv.cache.row_step import RowSteps
 from prefixkv.cache.windows import window_mask
 from prefixkv.policy.text_marks import TextMarks
 
 
 class RowsPass:
-    """One forward pass of several rows; which columns are a row's own is asked once, for all layers."""
+    """Forward passes of several rows; which columns are a row's own is asked once in each, for all layers."""
 
     def __init__(self, rows: Sequence[CacheRow]) -> None:
-        """Begin a pass.
+        """Take the rows.
 
         Args:
             rows: one for each row of the batch.
         """
-        self._rows = rows
+        self._rows, self._steps = rows, RowSteps()
+        self.begin()
+
+    def begin(self) -> None:
+        """Begin a pass."""
         self._columns: Sequence[slice | torch.Tensor] | None = None
 
     def attend(
@@ -33,6 +38,7 @@ class RowsPass:
         key: torch.Tensor,
         value: torch.Tensor,
         mask: torch.Tensor | None,
+        scale: float | None,
     ) -> torch.Tensor:
         """Have every row take in its new tokens, attend, and be compacted, by itself.
 
@@ -44,14 +50,17 @@ class RowsPass:
             key: (batch, kv_heads, new_len, head_dim).
             value: same shape.
             mask: (batch, 1, new_len or 1, tokens), bool, of the text's columns; None without padding.
+            scale: factor on the dot products, where attention is their softmax and nothing else; None else.
 
         Returns:
             (batch, new_len, query_heads, head_dim); 0 where a row is padded.
         """
         batch, query_heads, new_len, head_dim = query.shape
-        output = query.new_zeros(batch, new_len, query_heads, head_dim)
         # A step is one token of each row, none of them padding.
         is_step = new_len == 1 and all(row.seen_at(place) for row in self._rows)
+        if is_step and scale is not None and self._steps.can_attend(query) and place not in self._rows[0].windows:
+            return self._steps.attend(self._rows, place, query, key, value, scale)
+        output = query.new_zeros(batch, new_len, query_heads, head_dim)
         if self._columns is None:
             self._columns = [slice(0, 1)] * batch if is_step else _own_columns(mask, batch, new_len)
         for index, (row, own) in enumerate(zip(self._rows, self._columns, strict=True)):

@@ -120,12 +120,26 @@ class StoredEntries(RefusingLayer):
         keys, values = (unpack_turned(part[:, :, :kept], bits, self.model_dtype) for part in (self.keys, self.values))
         return keys, values
 
+    def read_into(self, copy: torch.Tensor) -> None:
+        """Read keys and values of all stored entries for one step, turned as `read` has them.
+
+        Args:
+            copy: (2, kv_heads, kept_tokens, head_dim), in the model's precision: of the keys, then of the values.
+        """
+        for buffer, part in zip((self.keys, self.values), copy, strict=True):
+            assert buffer is not None
+            stored = buffer[0, :, : self.kept_tokens]
+            if self.is_read_turned and self.bits is not None:
+                unpack_turned(stored, self.bits, self.model_dtype, part)
+            else:
+                part.copy_(self.unpacked(stored))
+
     def put(self, slot: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, position: int) -> None:
         """Store one entry in place.
 
         Args:
             slot: (1,), int64, of the buffers.
-            keys: (1, kv_heads, 1, head_dim), after RoPE.
+            keys: (1, kv_heads, 1, head_dim), after RoPE; or packed already, as the entries are.
             values: same shape.
             position: of its token.
         """
@@ -133,7 +147,7 @@ class StoredEntries(RefusingLayer):
         assert self.values is not None
         assert self.positions is not None
         assert self.importance is not None
-        if self.bits is not None:
+        if self.bits is not None and keys.dtype != torch.uint8:
             keys, values = pack(torch.cat([keys, values]), self.bits).chunk(2)
         self.keys.index_copy_(2, slot, keys)
         self.values.index_copy_(2, slot, values)

@@ -26,10 +26,9 @@ def attention_peak(queries: torch.Tensor, keys: torch.Tensor, scale: float, own:
         (batch, kv_heads, key_len), float32, in [0, 1].
     """
     kv_heads, key_len = keys.shape[1:3]
-    count = queries.shape[2]
     grouped = queries.unflatten(1, (kv_heads, -1)).float() * scale
     weights = grouped @ keys.float().unsqueeze(2).transpose(-1, -2)
     if own:
-        hidden = torch.ones(count, key_len, dtype=torch.bool, device=keys.device)
-        weights.masked_fill_(hidden.triu_(key_len - own + 1), float("-inf"))
+        hidden = torch.ones(own, own, dtype=torch.bool, device=keys.device)
+        weights[..., :own, key_len - own :].masked_fill_(hidden.triu_(1), float("-inf"))
     return torch.softmax(weights, dim=-1).amax(dim=(2, 3))

@@ -66,7 +66,7 @@ def unpack(packed: torch.Tensor, bits: int, dtype: torch.dtype) -> torch.Tensor:
     return turn(unpack_turned(packed, bits, torch.promote_types(dtype, torch.float32))).to(dtype)
 
 
-def unpack_turned(packed: torch.Tensor, bits: int, exact: torch.dtype) -> torch.Tensor:
+def unpack_turned(packed: torch.Tensor, bits: int, exact: torch.dtype, out: torch.Tensor | None = None) -> torch.Tensor:
     """The same vectors as they were rounded, still turned by the matrix of `turn`.
 
     Dot products with a query that is turned too are those of the vectors themselves, and a sum of turned vectors is
@@ -76,14 +76,15 @@ def unpack_turned(packed: torch.Tensor, bits: int, exact: torch.dtype) -> torch.
         packed: (..., packed_size), uint8.
         bits: 8, 4 or 2, as they were packed.
         exact: dtype of the result, float32 or more.
+        out: where it is written, (..., head_dim), of that dtype; None for new memory.
 
     Returns:
         (..., head_dim).
     """
-    codes = packed[..., :-STEP_BYTES].contiguous()
+    codes = packed[..., :-STEP_BYTES]
     step = packed[..., -STEP_BYTES:].contiguous().view(torch.float16).to(exact)
     parts, size = 8 // bits, codes.shape[-1]
-    vectors = torch.empty(*codes.shape[:-1], parts * size, dtype=exact, device=codes.device)
+    vectors = codes.new_empty(*codes.shape[:-1], parts * size, dtype=exact) if out is None else out
     for number in range(parts):
         # The highest codes have nothing above them, the lowest nothing below.
         part = codes >> (bits * number) if number else codes

@@ -15,6 +15,7 @@ def test_stored_entries_follow_the_keys_to_their_device() -> None:
     layer.keep(None, torch.zeros(1, 1, 5), 5)
     layer.open_queue(range(5))
     new = torch.ones(1, 2, 1, 8, device="meta")
-    keys, values = layer.write(new, new, DecodeLimit(6))
+    layer.write(new, new, DecodeLimit(6))
+    keys, values = layer.read
     assert {part.device.type for part in (keys, values, layer.positions, layer.importance)} == {"meta"}
     assert keys.shape == values.shape == (1, 2, 6, 8)

@@ -1,0 +1,81 @@
+"""A step in which rows attend together gives what each row's own attention gives."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+import prefixkv
+from prefixkv.cache import attention, row_step
+from prefixkv.cache.prefix_cache import PrefixKVCache
+from prefixkv.cache.row import CacheRow
+from prefixkv.generation.forward import read_tokens
+from prefixkv.models.identity import ModelIdentity
+from prefixkv.transformers_compat import cache_argument
+from tests import tiny
+
+KINDS = [("30%", "h2o", "plain"), ("50%", "snapkv", "int8"), ("20%", "prefixkv", "int4"), ("100%", "full", "plain")]
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return tiny.llama(layers=4)
+
+
+def _rows(model: Any) -> list[CacheRow]:
+    """Rows of many lengths, budgets, methods and codecs, each of which has read a prompt."""
+    geometry = ModelIdentity.of("tiny", model.config, "float32").geometry
+    rows = []
+    for number, (budget, method, codec) in enumerate(KINDS * 2):
+        row = CacheRow(geometry, budget, method, codec=codec)
+        ids = torch.randint(0, 190, (1, 20 + 9 * number), generator=torch.Generator().manual_seed(number))
+        model(input_ids=ids, **cache_argument(PrefixKVCache.of_rows([row])), use_cache=True)
+        rows.append(row)
+    return rows
+
+
+@pytest.mark.parametrize("block_bytes", [1, 20_000, 2**24])
+def test_rows_attend_together_as_each_alone(model: Any, block_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether the working copy holds one row, some, or all of them."""
+    monkeypatch.setattr(row_step, "BLOCK_BYTES", block_bytes)
+    with torch.no_grad(), attention.installed(model):
+        together, alone = _rows(model), _rows(model)
+        view, single = PrefixKVCache.of_rows(together), [PrefixKVCache.of_rows([row]) for row in alone]
+        for step in range(5):
+            tokens = torch.arange(len(KINDS) * 2) * 7 + step
+            logits = read_tokens(model, view, tokens)
+            for number, cache in enumerate(single):
+                own = read_tokens(model, cache, tokens[number : number + 1])[0]
+                torch.testing.assert_close(logits[number], own, rtol=0, atol=2e-4)
+    for one, other in zip(together, alone, strict=True):
+        for layer in range(4):
+            assert torch.equal(one.kept_positions(layer), other.kept_positions(layer))
+
+
+def test_working_copy_holds_no_more_than_a_block(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(row_step, "BLOCK_BYTES", 20_000)
+    with torch.no_grad(), attention.installed(model):
+        rows = _rows(model)
+        view = PrefixKVCache.of_rows(rows)
+        read_tokens(model, view, torch.arange(len(rows)))
+        longest = max(layer.kept_tokens for row in rows for layer in row.layers)
+        one_row = 2 * longest * rows[0].geometry.entry_bytes // 2
+        assert 0 < view._pass._steps._copy.nbytes <= max(20_000, one_row)
+
+
+def test_batch_of_generate_steps_together(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tokens of a padded batch under stock `generate` are those that rows attending by themselves give."""
+    ids = torch.randint(0, 190, (3, 40), generator=torch.Generator().manual_seed(3))
+    mask = torch.ones_like(ids)
+    mask[1, :15] = 0
+
+    def answers() -> list[list[int]]:
+        with prefixkv.compress(model, "30%", "guided") as cache:
+            options = {"max_new_tokens": 8, "do_sample": False, "attention_mask": mask}
+            return model.generate(ids, **cache.argument, **options)[:, 40:].tolist()
+
+    together = answers()
+    monkeypatch.setattr(row_step.RowSteps, "can_attend", lambda steps, query: False)
+    assert answers() == together
