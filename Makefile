@@ -6,6 +6,7 @@
 # make test-gpu: every command, method and dtype on a GPU, and its kernels.
 # make families: the table of docs/families.md.  make bench-cpu: what is measured without a GPU, as ratios within one run.
 # make fuzz: random files, pictures, cache programs and conversations, for FUZZ_SECONDS.
+# make first-use: the README from top to bottom in an empty environment, with the time to the first answer.
 # make schemas: docs/schemas.  make wheel: builds it twice and looks into it.  make audit: known faults of what is installed.
 # TORCH and TRANSFORMERS choose what is installed (make test TORCH=torch==2.13.0), PYTHON the interpreter of a new .venv,
 # ARGS what pytest is told beside (make test ARGS="tests/cli -x").
@@ -25,7 +26,7 @@ BIN := $(VENV)/bin
 REQUIREMENTS := $(foreach requirement,$(TORCH) $(TRANSFORMERS),'$(requirement)')
 STAMP := $(VENV)/installed-$(shell printf '%s' '$(TORCH) $(TRANSFORMERS)' | cksum | cut -d ' ' -f 1)
 
-.PHONY: demo test test-all test-gpu test-browser fuzz bench-cpu install compile schemas wheel audit families lint format docs site pictures clean
+.PHONY: demo test test-all test-gpu test-browser fuzz bench-cpu install compile schemas wheel audit families lint format docs first-use site pictures clean
 .DEFAULT_GOAL := demo
 
 demo: $(STAMP)
@@ -97,6 +98,10 @@ site: $(STAMP)
 	@$(BIN)/python -c 'import material, mkdocstrings' 2>/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --config-file tools/site/mkdocs.yml
 	@echo "site: build/site/index.html"
+
+# Needs pip's registry; makes an environment of its own.
+first-use:
+	@$(PYTHON) tools/first_use.py README.md docs/results/first-use.json $(TORCH)
 
 pictures: $(STAMP)
 	@$(BIN)/python docs/terminal_pictures.py docs/images

@@ -73,8 +73,8 @@ def report(out: Path | None, lines: Sequence[Line], errors: Sequence[dict[str, A
         output.notice(_spoken(measured))
     if json:
         answers = {"answers": len(lines) - len(errors), "errors": [record["line"] for record in errors]}
-        output.write_json(
-            {"out": str(out)} | answers | {"speed": measured} | ({"warnings": warnings} if warnings else {})
+        output.write_document(
+            "batch", {"out": str(out)} | answers | {"speed": measured} | ({"warnings": warnings} if warnings else {})
         )
 
 

@@ -116,6 +116,16 @@ def write_json(record: Mapping[str, Any] | list[Any]) -> None:
     _write(visible_json(json.dumps(record, ensure_ascii=False)) + "\n")
 
 
+def write_document(kind: str, content: Mapping[str, Any]) -> None:
+    """The one object that `--json` promises, on stdout, with what it is; docs/schemas has its fields.
+
+    Args:
+        kind: its `format`, without the program's name.
+        content: the other fields.
+    """
+    write_json({"format": f"prefixkv-{kind}", "version": 1, **content})
+
+
 def write_text(text: str) -> None:
     """A piece of an answer, on stdout, at once; what the terminal's encoding lacks is replaced.
 

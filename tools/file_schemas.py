@@ -1,10 +1,11 @@
-"""JSON schemas of the files that the program reads and writes, from the classes that it reads them by.
+"""JSON schemas of the files that the program reads and writes, and of what its commands print with `--json`.
 
 `python -m tools.file_schemas docs/schemas` writes them; a test says whether they are current.
 """
 
 from __future__ import annotations
 
+import inspect
 import json
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from prefixkv.schemas.evaluation import EvaluationSchema, RecordSchema
 from prefixkv.schemas.field import Forgotten, Schema
 from prefixkv.schemas.line import BatchLineSchema
 from prefixkv.schemas.profile import ProfileSchema
+from prefixkv_cli.json_outputs import OUTPUTS
 from prefixkv_cli.settings.schema import SettingsSchema
 
 FILES: dict[str, tuple[str, type[Schema]]] = {
@@ -37,6 +39,10 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 def file_schemas() -> dict[str, str]:
     """The text of every schema by the name of its file."""
     contents = {name: schema.model_json_schema() | {"description": said} for name, (said, schema) in FILES.items()}
+    contents |= {
+        name: output.model_json_schema(mode="serialization") | {"description": inspect.cleandoc(output.__doc__ or "")}
+        for name, output in OUTPUTS.items()
+    }
     contents["release"] = TypeAdapter(Forgotten).json_schema() | {"description": RELEASE}
     return {
         f"{name}.json": json.dumps({"$schema": DIALECT} | content, indent=1, sort_keys=True) + "\n"

@@ -219,7 +219,11 @@ class LayerProfile:
             "layers": layers,
             "look_ahead": None
             if self.look_ahead is None
-            else {"sha256": self.look_ahead.sha256, "queries": self.look_ahead.queries},
+            else {
+                "sha256": self.look_ahead.sha256,
+                "queries": self.look_ahead.queries,
+                **({"file": self.look_ahead.path.name} if self.look_ahead.path is not None else {}),
+            },
             "rounding_losses": {str(bits): loss for bits, loss in self.rounding_losses.items()},
             "created_by": self.created_by,
         }

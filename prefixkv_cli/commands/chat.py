@@ -179,7 +179,7 @@ def _ask(
         with journal.logged(conversation):
             for _ in conversation.ask(questions[0]):
                 pass
-            output.write_json(turn_record(conversation))
+            output.write_document("answer", turn_record(conversation))
     else:
         from prefixkv_cli.dialogue.answer_view import show_answer
         from prefixkv_cli.dialogue.talk import Talk

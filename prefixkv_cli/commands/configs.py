@@ -37,7 +37,7 @@ def list_configs(json: options.JsonOption = False) -> None:
     """
     rows = readable(names("configs"), _summary)
     if json:
-        output.write_json(rows)
+        output.write_document("configs", {"configs": rows})
     elif not rows:
         output.notice("no configuration is saved: make one with `prefixkv search --budget 20% --name NAME`")
     else:

@@ -32,7 +32,7 @@ def list_contexts(json: options.JsonOption = False) -> None:
     """
     rows = readable(names("contexts"), lambda name: _summary(name, named_file("contexts", name)))
     if json:
-        output.write_json(rows)
+        output.write_document("contexts", {"contexts": rows})
     elif not rows:
         output.notice("no context is saved: make one with `prefixkv save photo.jpg --name photo`")
     else:

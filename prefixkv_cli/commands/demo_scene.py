@@ -58,7 +58,7 @@ def demo_scene(
             }
             for question in questions
         ]
-        output.write_json({"path": path, "seed": seed, "questions": asked})
+        output.write_document("scene", {"path": path, "seed": seed, "questions": asked})
         return
     output.notice(f"wrote {path} (seed {seed})")
     output.write_text("".join(f"{_as_text(question)}\n" for question in questions))

@@ -19,7 +19,7 @@ def env(json: options.JsonOption = False) -> None:
     in_file = {name: "(set)" if name == "system" else value for name, value in read_settings().items()}
     record = {**describe_machine(), "settings": in_file}
     if json:
-        output.write_json(record)
+        output.write_document("environment", record)
         return
     gpus = [f"{gpu['name']} ({format_bytes(gpu['bytes'])})" for gpu in record["gpus"]]
     rows = {

@@ -41,7 +41,7 @@ def info(
 
     facts = model_facts("demo" if model == "auto" else model, sizes, output.notice, trust_remote_code)
     if json:
-        output.write_json(facts.as_dict())
+        output.write_document("model", facts.as_dict())
     else:
         output.stdout_console().print(_table(facts))
 

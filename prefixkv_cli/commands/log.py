@@ -67,7 +67,7 @@ def show(
     """
     entry = find_answer(number)
     if json:
-        output.write_json(entry.as_dict())
+        output.write_document("logged-answer", {"entry": entry.as_dict()})
         return
     pictures = "".join(f"picture {each['name']} (sha256 {each['sha256'][:16]})\n" for each in entry.pictures)
     output.write_text(
@@ -129,7 +129,7 @@ def _show(limit: int, text: str, json: bool) -> None:
         raise OptionError(f"limit {limit} is too small: give 1 or more")
     entries = newest_answers(limit, text)
     if json:
-        output.write_json([entry.as_dict() for entry in entries])
+        output.write_document("log", {"answers": [entry.as_dict() for entry in entries]})
     elif not entries:
         output.notice("nothing is found" if text else f"the log is empty ({log_file()})")
     else:

@@ -35,7 +35,7 @@ def models(json: options.JsonOption = False) -> None:
         for family in FAMILIES
     ]
     if json:
-        output.write_json({"families": known, "refused": REFUSED_TYPES})
+        output.write_document("models", {"families": known, "refused": REFUSED_TYPES})
         return
     console = output.stdout_console()
     if not console.is_terminal:

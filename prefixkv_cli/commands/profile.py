@@ -130,7 +130,8 @@ def profile(
     if report is not None:
         _write_report(measured, report)
     if json:
-        output.write_json(measured.as_dict())
+        # As it is in the file, which names the one beside it.
+        output.write_json(LayerProfile.load(path).as_dict())
     else:
         output.show(profile_table(measured))
 
@@ -148,7 +149,7 @@ def diff(
     profiles = [LayerProfile.load(find_file("profiles", name)) for name in (first, second)]
     record, table = difference_table(*profiles)
     if json:
-        output.write_json(record)
+        output.write_document("profile-difference", record)
     else:
         output.show(table)
 
@@ -161,7 +162,7 @@ def list_profiles(json: options.JsonOption = False) -> None:
     """
     rows = readable(names("profiles"), _summary)
     if json:
-        output.write_json(rows)
+        output.write_document("profiles", {"profiles": rows})
     elif not rows:
         output.notice("no profile is saved: make one with `prefixkv profile --model MODEL`; the demo's own is bundled")
     else:

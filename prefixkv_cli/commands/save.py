@@ -102,7 +102,8 @@ def save(
     answer, usage, size = conversation.last_answer, conversation.usage(), path.stat().st_size
     warnings = output.take_notices()
     if json:
-        output.write_json(
+        output.write_document(
+            "saved",
             {
                 "name": name or path.stem,
                 "path": str(path),
@@ -115,7 +116,7 @@ def save(
                 "kept_bytes": usage.kept_bytes,
                 "full_bytes": usage.full_bytes,
                 **({"warnings": warnings} if warnings else {}),
-            }
+            },
         )
         return
     if answer is not None:

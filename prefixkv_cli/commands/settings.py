@@ -41,7 +41,7 @@ def show(invocation: typer.Context, json: options.JsonOption = False) -> None:
     root: Any = invocation.find_root().command
     rows = effective_settings(root)
     if json:
-        output.write_json({"path": str(settings_file()), "settings": rows})
+        output.write_document("effective-settings", {"path": str(settings_file()), "settings": rows})
     else:
         columns = {field: lambda row, field=field: _text(row[field]) for field in ("name", "value", "source")}
         show_saved(rows, columns)

@@ -63,7 +63,7 @@ def test_saved_without_a_question(prefixkv: Prefixkv) -> None:
 
 def test_list_show_and_remove(prefixkv: Prefixkv, folder: Path, saved: dict) -> None:
     prefixkv("save", "scene12.png", "--model", "demo", "--name", "gone", "-q")
-    rows = json.loads(prefixkv("contexts", "list", "--json").stdout)
+    rows = json.loads(prefixkv("contexts", "list", "--json").stdout)["contexts"]
     assert [row["name"] for row in rows] == ["eleven", "gone"]
     assert rows[0]["file_bytes"] == saved["file_bytes"] == Path(str(saved["path"])).stat().st_size
     assert (rows[0]["turns"], rows[0]["pictures"], rows[0]["model"]) == (1, 1, "demo")

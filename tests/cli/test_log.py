@@ -49,7 +49,7 @@ def test_answers_of_a_pipe_are_kept_and_no_log_keeps_none(
     path = Path(run("log", "path").stdout.strip())
     assert path == home / "log.sqlite3"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    rows = json.loads(run("log", "list", "--json").stdout)
+    rows = json.loads(run("log", "list", "--json").stdout)["answers"]
     assert [row["prompt"] for row in rows] == ["ba be", "bi", "bo", "bu"]
     assert [row["answer"] for row in rows] == [
         one["answer"],

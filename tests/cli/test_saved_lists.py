@@ -47,7 +47,9 @@ def test_a_file_that_cannot_be_read_is_named_and_the_others_are_listed(
     size = format_bytes((home / "configs" / "half.json").stat().st_size)
     assert done.stdout == f"half\tsome/model\tjust now\t{size}\tguided\tauto\t50%\tuniform\n"
     assert "odd is left out" in done.stderr
-    assert [row["name"] for row in json.loads(Listing(capsys, "configs", "list", "--json").stdout)] == ["half"]
+    assert [row["name"] for row in json.loads(Listing(capsys, "configs", "list", "--json").stdout)["configs"]] == [
+        "half"
+    ]
 
 
 def test_a_bad_context_harms_no_other(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -80,7 +82,9 @@ def test_profiles_are_listed_shown_and_removed(home: Path, capsys: pytest.Captur
     assert done.exit_code == 0
     assert re.match(r"mine\tdemo\tjust now\t[0-9.]+ KiB\t24 samples\t", done.stdout)
     assert "odd is left out" in done.stderr
-    assert [row["name"] for row in json.loads(Listing(capsys, "profile", "list", "--json").stdout)] == ["mine"]
+    assert [row["name"] for row in json.loads(Listing(capsys, "profile", "list", "--json").stdout)["profiles"]] == [
+        "mine"
+    ]
     assert json.loads(Listing(capsys, "profile", "show", "mine", "--json").stdout)["model"]["id"] == "demo"
     assert Listing(capsys, "profile", "remove", "mine").exit_code == 0
     # Its queries go with it, those of an earlier measurement too; other profiles' stay.

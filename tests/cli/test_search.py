@@ -52,7 +52,7 @@ def test_configurations_are_saved_listed_shown_and_removed(run: Run, tmp_path: P
     done = run("search", "--profile", str(tmp_path / "large.json"), "--budget", "20%", "--name", "fifth")
     assert done.returncode == 0
     assert (home / "configs" / "fifth.json").is_file()
-    (row,) = json.loads(run("configs", "list", "--json").stdout)
+    (row,) = json.loads(run("configs", "list", "--json").stdout)["configs"]
     assert (row["name"], row["model"], row["budget"]) == ("fifth", "some/large-model", "20%")
     assert "some/large-model" in run("configs", "show", "fifth").stderr
     assert run("configs", "path", "fifth").stdout.strip() == str(home / "configs" / "fifth.json")

@@ -138,12 +138,12 @@ def test_save_and_go_on(program: Program, scene: Path, tmp_path: Path, method: s
 def test_contexts_by_name(program: Program, scene: Path) -> None:
     """Fewest bits: a budget of 5 % under `guided`."""
     program("save", str(scene), "-p", COUNT, *DEMO, "--budget", "5%", "--name", "low")
-    (row,) = program("contexts", "list", "--json").json
+    (row,) = program("contexts", "list", "--json").json["contexts"]
     assert row["name"] == "low"
     assert "unchanged since it was saved" in program("contexts", "show", "low").out
     assert program("chat", "--context", "low", "-p", DESCRIBE, *DEMO).out.strip()
     program("contexts", "remove", "low")
-    assert program("contexts", "list", "--json").json == []
+    assert program("contexts", "list", "--json").json["contexts"] == []
 
 
 @per_method_in_16_bits
