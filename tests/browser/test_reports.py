@@ -18,6 +18,7 @@ pytestmark = pytest.mark.browser
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 QUIET = ("background-networking", "component-update", "sync")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", *(f"--disable-{part}" for part in QUIET)]
+expect.set_options(timeout=30_000)
 SCENE = Path(__file__).parents[2] / "prefixkv" / "demo" / "scene.png"
 
 
