@@ -34,8 +34,8 @@ _COLUMNS = 2
 """Metrics side by side."""
 _PANEL_HEIGHT, _BARS_HEIGHT, _BAR_HEIGHT, _LEGEND_HEIGHT = 340, 130, 34, 110
 """Pixels of a panel of lines, of one of bars without them and of each bar, and of the legend."""
-_ONE_TWO_FIVE = "D2"
-"""Plotly's word for the numbers at a logarithmic axis: 1, 2, 5, 10 and so on."""
+_ROUND = [digit * 10**power for power in range(9) for digit in (1, 2, 5)]
+"""Numbers at a logarithmic axis; Plotly's own leave out the zeros of all but the powers of ten."""
 _MARKERS = ("circle", "square", "triangle-up", "diamond", "cross", "x")
 
 
@@ -159,7 +159,7 @@ def _draw_bars(
 
 
 def _scale(name: str) -> dict[str, Any]:
-    return {"type": "log", "dtick": _ONE_TWO_FIVE} if name == "perplexity" else {"type": "linear"}
+    return {"type": "log", "tickvals": _ROUND, "tickformat": "~s"} if name == "perplexity" else {"type": "linear"}
 
 
 def _said(cell: Mapping[str, Any], name: str) -> str:
