@@ -240,7 +240,7 @@ class CacheRow:
         index = self._numbers[place]
         layer = self.layers[index]
         if index == 0:
-            self.capacity.check_full(self.geometry.layers * (layer.seen_tokens + 1))
+            self.check_step()
             self.version += 1
         layer.write(keys, values, self.decode_limit(index))
         return layer
@@ -251,9 +251,8 @@ class CacheRow:
 
     def end_pass(self) -> None:
         """The forward pass that read a chunk is queued: settle what each layer holds from now on."""
-        self.is_in_pass = False
-        if self._is_due:
-            self._is_due = False
+        is_due, self.is_in_pass, self._is_due = self._is_due, False, False
+        if is_due:
             self._finish()
 
     def decode_limit(self, index: int) -> DecodeLimit:
@@ -292,11 +291,8 @@ class CacheRow:
         """All layers have read the chunk: what each holds from now on is settled."""
         assert self._chunk is not None
         self._chunk.finish()
-        self._fix_limits()
         self._chunk = self.prefix = None
         self.version += 1
-
-    def _fix_limits(self) -> None:
         if self.budget.is_hard_limit and all(layer.kept_tokens == layer.seen_tokens for layer in self._layers):
             self.limits = allocation.uniform(self.capacity.stored(self.seen_tokens, self.bits), self.geometry.layers)
         else:
