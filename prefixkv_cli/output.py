@@ -82,6 +82,12 @@ def notice(text: str) -> None:
         _line("note", text, style="dim")
 
 
+def status(text: str) -> None:
+    """One line of a conversation that says what is so: how it stands, what a command has done, what an answer took."""
+    if not _quiet:
+        _line("", text, style="dim")
+
+
 def take_notices() -> list[str]:
     """The notices since the last call, also those that were not to be printed; the newest, where they are many."""
     taken = list(_notices)
@@ -155,9 +161,10 @@ def _write(text: str) -> None:
 
 def _line(label: str, text: str, style: str) -> None:
     text = visible(" ".join(text.splitlines()))
+    said = f"{label}: {text}" if label else text
     # A terminal's lines are broken between words; a file's are not broken at all.
     wraps = is_terminal(sys.stderr)
-    stderr_console().print(f"{label}: {text}", style=style, markup=False, soft_wrap=not wraps)
+    stderr_console().print(said, style=style, markup=False, soft_wrap=not wraps)
 
 
 def _require_stdout() -> None:

@@ -96,6 +96,11 @@ class Conversation:
         self._earlier: deque[ConversationState] = deque(maxlen=UNDO_TURNS)
         self.change_budget(budget, method, codec)
 
+    def __repr__(self) -> str:
+        """Model, rule and length in one line."""
+        rule = f"method {self.cache.method.name}, codec {self.cache.codec.name}, budget {self.cache.budget.text}"
+        return f"<Conversation with {self.loaded.id}: {rule}, {len(self._turns)} turns>"
+
     @property
     def cache(self) -> PrefixKVCache:
         """The compressed cache."""
@@ -222,12 +227,12 @@ class Conversation:
         state.cache.restore(self.cache.row, self.loaded.device)
 
     def read(self) -> None:
-        """Read the pictures of the next question before it is known.
+        """Read as far as the last picture, of those that were asked about and those of the next question, now.
 
         Raises:
-            PrefixKVError: no picture waits.
+            PrefixKVError: there is no picture.
         """
-        if not self._waiting:
+        if not self._waiting and not any(turn.images for turn in self._turns):
             raise PrefixKVError("there is no picture to read: add one first")
         self._reader.read(self._prompt([*self._turns, Turn("", self.waiting)]))
 

@@ -47,10 +47,14 @@ def keep_last_conversation(conversation: Conversation) -> None:
 
     try:
         if not conversation.reading.tokens:
-            raise PrefixKVError("nothing was asked since its budget, method or instructions were changed")
+            # Nothing was asked since its budget, method or instructions were changed, and a file holds what was read.
+            if not any(turn.images for turn, _ in conversation.history):
+                raise PrefixKVError("nothing was asked since its budget, method or instructions were changed")
+            output.status("reading the pictures again, to keep the conversation ...")
+            conversation.read()
         save_context(conversation, last_conversation_file(), "last")
     # Whatever goes wrong here, the program ends as it would have ended without it.
     except Exception as error:
         output.notice(f"the conversation could not be kept: {Failure.of(error).message}")
         return
-    output.notice("the conversation is kept: go on with `prefixkv chat --continue`")
+    output.status("the conversation is kept: go on with `prefixkv chat --continue`")

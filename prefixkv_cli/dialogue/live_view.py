@@ -19,7 +19,7 @@ DRAWING_SHARE = 0.015
 """So much of the time, at most, goes into drawing: a view that takes long to draw is drawn less often."""
 
 GLYPHS = {"picture": ("█", "green"), "text": ("▓", "blue"), "written": ("▒", "yellow"), "evicted": ("·", "dim")}
-_LONGEST_BAR, _SHORTEST_BAR = 40, 8
+_LONGEST_BAR, _SHORTEST_BAR = 100, 8
 _NUMBERS = 26
 """Columns beside the bar: the layer's number, kept / seen, share."""
 

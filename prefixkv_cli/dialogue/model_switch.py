@@ -51,4 +51,4 @@ def switch_model(talk: Talk, name: str) -> None:
         lost.append("it reads no images: the pictures are left out")
     talk.conversation = fresh
     kept = f"{len(pictures)} pictures go with the next question" if pictures and loaded.takes_images else ""
-    output.notice("; ".join([f"model {loaded.id}", *lost, *([kept] if kept else [])]))
+    output.status("; ".join([f"model {loaded.id}", *lost, *([kept] if kept else [])]))

@@ -28,7 +28,7 @@ MODELS = {"demo": "bundled, knows drawn shapes only", **ALIASES}
 def _budget(talk: Talk, argument: str) -> None:
     conversation = talk.conversation
     if not argument:
-        output.notice(f"the budget is {conversation.cache.budget.text}; give {BUDGET_HELP}")
+        output.status(f"the budget is {conversation.cache.budget.text}; give {BUDGET_HELP}")
         return
     conversation.change_budget(argument, conversation.cache.method, conversation.cache.codec)
     _say_changed(talk, f"budget {argument}")
@@ -67,12 +67,12 @@ def _config(talk: Talk, argument: str) -> None:
 
 def _say_changed(talk: Talk, what: str) -> None:
     again = ": the next question reads the conversation again" if talk.conversation.history else ""
-    output.notice(f"{what}{again}")
+    output.status(f"{what}{again}")
 
 
 def _system(talk: Talk, argument: str) -> None:
     if not argument and not talk.conversation.system:
-        output.notice("there is no system text; /system TEXT sets one")
+        output.status("there is no system text; /system TEXT sets one")
         return
     talk.conversation.instruct(argument)
     _say_changed(talk, "system text set" if argument else "no system text")
@@ -81,7 +81,7 @@ def _system(talk: Talk, argument: str) -> None:
 def _set(talk: Talk, argument: str) -> None:
     if argument:
         talk.conversation.sampling = changed(talk.conversation.sampling, argument)
-    output.notice(described(talk.conversation.sampling))
+    output.status(described(talk.conversation.sampling))
 
 
 def _model(talk: Talk, argument: str) -> None:

@@ -54,7 +54,7 @@ def _image(talk: Talk, argument: str) -> None:
 def _images(talk: Talk, argument: str) -> None:
     pictures = talk.pictures()
     if not pictures:
-        output.notice("there is no picture yet: add one with /image, or drop a file here")
+        output.status("there is no picture yet: add one with /image, or drop a file here")
         return
     lines = []
     for number, (image, turn) in enumerate(pictures, start=1):
@@ -72,7 +72,7 @@ def _edit(talk: Talk, argument: str) -> None:
         raise PrefixKVError("/edit opens an editor, and there is no terminal")
     question = talk.compose(argument)
     if not question:
-        output.notice("nothing is asked: the text is empty")
+        output.status("nothing is asked: the text is empty")
         return
     talk.ask(question)
 
@@ -90,7 +90,7 @@ def _show(talk: Talk, argument: str) -> None:
 def _undo(talk: Talk, argument: str) -> None:
     turn = talk.conversation.undo()
     pictures = " (its pictures go with the next question)" if turn.images else ""
-    output.notice(f"taken back: {_short(turn.prompt)}{pictures}")
+    output.status(f"taken back: {_short(turn.prompt)}{pictures}")
 
 
 def _retry(talk: Talk, argument: str) -> None:
@@ -98,7 +98,7 @@ def _retry(talk: Talk, argument: str) -> None:
 
     asked = [turn.prompt for turn, _ in talk.conversation.history]
     pieces = ask_again(talk.conversation)
-    output.notice(f"asking again: {_short(asked[-1])}")
+    output.status(f"asking again: {_short(asked[-1])}")
     talk.show(pieces)
 
 
@@ -107,7 +107,7 @@ def _clear(talk: Talk, argument: str) -> None:
     talk.conversation.clear()
     for picture in pictures:
         talk.conversation.attach(picture)
-    output.notice("a new conversation about the same pictures" if pictures else "a new conversation")
+    output.status("a new conversation about the same pictures" if pictures else "a new conversation")
 
 
 def _save(talk: Talk, argument: str) -> None:
@@ -115,7 +115,7 @@ def _save(talk: Talk, argument: str) -> None:
 
     path = named_file("contexts", argument)
     save_context(talk.conversation, path, argument)
-    output.notice(
+    output.status(
         f"saved {argument} ({format_bytes(path.stat().st_size)}): go on with `prefixkv chat --context {argument}`"
     )
 
@@ -127,12 +127,12 @@ def _load(talk: Talk, argument: str) -> None:
     talk.take(load_context(find_file("contexts", argument), now.loaded, now.sampling, output.notice))
     talk.conversation.max_pixels, talk.conversation.keep_marks = now.max_pixels, now.keep_marks
     turns, pictures = len(talk.conversation.history), len(talk.pictures())
-    output.notice(f"loaded {argument}: turns {turns}, pictures {pictures}; what was said before is put aside")
+    output.status(f"loaded {argument}: turns {turns}, pictures {pictures}; what was said before is put aside")
 
 
 def _export(talk: Talk, argument: str) -> None:
     write_transcript(talk.conversation, Path(argument).expanduser())
-    output.notice(f"wrote {argument}")
+    output.status(f"wrote {argument}")
 
 
 def _short(text: str) -> str:

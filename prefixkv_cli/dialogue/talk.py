@@ -93,7 +93,7 @@ class Talk:
                 show_answer(self.conversation, stoppable(pieces), self.plain)
         except KeyboardInterrupt:
             kept = len(self.conversation.history) > turns
-            output.notice(
+            output.status(
                 "stopped; the answer is kept as far as it was said (/undo takes the turn back)"
                 if kept
                 else "stopped; the question was not asked"
@@ -106,7 +106,7 @@ class Talk:
             self.show_layers()
         else:
             answer = self.conversation.last_answer
-            output.notice(usage_line(self.conversation.usage(), answer.tokens_per_second if answer else None))
+            output.status(usage_line(self.conversation.usage(), answer.tokens_per_second if answer else None))
 
     def attach(self, sources: list[str]) -> None:
         """Add pictures to the next question.
@@ -116,7 +116,7 @@ class Talk:
         """
         for picture in [open_picture(source) for source in sources]:
             self.conversation.attach(picture)
-            output.notice(f"{picture.info['name']} ({picture.width} x {picture.height}) goes with the next question")
+            output.status(f"{picture.info['name']} ({picture.width} x {picture.height}) goes with the next question")
 
     def lacks_picture(self) -> bool:
         """Whether the model is the demo, which answers questions about pictures only, and there is none yet."""
@@ -137,17 +137,17 @@ class Talk:
         cache = conversation.cache
         codec = "" if cache.codec.is_auto else f" · codec {cache.codec.name}"
         rule = f"{cache.method.name}{codec} · budget {cache.budget.text}"
-        output.notice(f"{conversation.loaded.id} · {rule} · {pictures}")
+        output.status(f"{conversation.loaded.id} · {rule} · {pictures}")
         if conversation.history:
             shown = conversation.history[-_TURNS_SHOWN:]
             last = "" if len(shown) == len(conversation.history) else f", the last {len(shown)}"
-            output.notice(f"turns so far {len(conversation.history)}{last}:")
+            output.status(f"turns so far {len(conversation.history)}{last}:")
             for turn, answer in shown:
                 output.show(Text(f"  > {_one_line(turn.prompt)}\n    {_one_line(answer.text)}", style="dim"))
         if self.lacks_picture():
-            output.notice(f"there is no picture yet: {EXAMPLE_HELP}; /help lists what else there is")
+            output.status(f"there is no picture yet: {EXAMPLE_HELP}; /help lists what else there is")
         else:
-            output.notice(
+            output.status(
                 f"ask {'about the picture' if self.pictures() else 'something'}; /help lists what else there is"
             )
 

@@ -21,7 +21,7 @@ def config_table(config: PrefixConfig) -> Group:
     geometry, budget = config.model.geometry, config.budget
     rows, entry = budget["batch"], get_codec(config.codec).entry_size(geometry)
     table = Table(box=None, pad_edge=False)
-    for heading in ("layer", "keep", "tokens", "bytes"):
+    for heading in ("layer", "of its bytes", "kept / seen", "bytes"):
         table.add_column(heading, justify="right")
     kept = enumerate(zip(config.keep_fractions, config.kept_tokens(), strict=True))
     for _, same in groupby(kept, key=lambda layer: layer[1]):

@@ -73,7 +73,7 @@ def test_conversation_from_start_to_a_new_process(start: Start, tmp_path: Path, 
     terminal.enter(FIRST)
     terminal.enter(SECOND)
     terminal.enter("/budget 60%")
-    assert "note: budget 60%: the next question reads the conversation again" in words(terminal.text)
+    assert "budget 60%: the next question reads the conversation again" in words(terminal.text)
     terminal.enter("/stats")
     assert "model demo" in terminal.text
 
@@ -143,7 +143,7 @@ def _require_screen(terminal: Terminal, columns: int, answers: list[str]) -> Non
     assert all(len(line) <= columns for line in lines)
     for question, answer in zip((FIRST, SECOND, LONG, AFTER), answers, strict=True):
         shown = lines[lines.index(f">>> {question}") + 1 :]
-        text = words(" ".join(shown[: next(n for n, line in enumerate(shown) if line.startswith("note: "))]))
+        text = words(" ".join(shown[: next(n for n, line in enumerate(shown) if line.startswith("kept "))]))
         assert text == answer
     assert "evicted" not in terminal.text
     heading = next(n for n, line in enumerate(lines) if line.split()[:1] == ["layer"])

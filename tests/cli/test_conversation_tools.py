@@ -62,7 +62,7 @@ def test_a_map_has_a_cell_for_each_patch_and_fits_the_width() -> None:
     def drawn(layer: int | None, width: int) -> list[str]:
         console = Console(width=width, no_color=True)
         with console.capture() as captured:
-            console.print(kept_view([KeptPatches(pixels, kept)], layer, width))
+            console.print(kept_view([KeptPatches(pixels, kept, (8, 8))], layer, width))
         return captured.get().splitlines()
 
     assert drawn(1, 60)[:3] == ["··▒▒▓▓██"] * 3

@@ -11,6 +11,7 @@ from pathlib import Path
 import pexpect
 import pytest
 
+from prefixkv.chat.context_file import read_head
 from tests.cli.program import ENVIRONMENT, PROGRAM
 from tests.cli.screen import Terminal
 
@@ -141,11 +142,14 @@ def test_last_conversation_goes_on_and_one_without_turns_does_not_replace_it(
     later.wait_for_prompt()
     later.enter("bi bo")
     later.enter(f"/export {tmp_path}/talk.json")
-    # Under another budget nothing is read yet, so nothing can be written: that is said, and the older file stays.
+    # Under another budget nothing is read yet: the pictures are, so that there is something to be written.
     later.enter("/budget 50%")
     later.child.send("/bye\r")
     assert later.end() == 0
-    assert "could not be kept: nothing was asked since" in " ".join(later.text.split())
+    assert "reading the pictures again, to keep the conversation" in " ".join(later.text.split())
+    again = read_head(tmp_path / "home" / "last.safetensors")
+    assert [turn["question"] for turn in again["turns"]] == ["ba be", "bi bo"]
+    assert again["budget"]["text"] == "50%"
     turns = json.loads((tmp_path / "talk.json").read_text())["turns"]
     assert [turn["question"] for turn in turns] == ["ba be", "bi bo"]
 
