@@ -19,7 +19,7 @@ from prefixkv.schemas.evaluation import EvaluationSchema, RecordSchema
 from prefixkv.schemas.field import Forgotten, Schema
 from prefixkv.schemas.line import BatchLineSchema
 from prefixkv.schemas.profile import ProfileSchema
-from prefixkv_cli.json_outputs import OUTPUTS
+from prefixkv_cli.json_outputs.table import OUTPUTS
 from prefixkv_cli.settings.schema import SettingsSchema
 
 FILES: dict[str, tuple[str, type[Schema]]] = {

@@ -15,7 +15,7 @@ from prefixkv.schemas.config import ConfigSchema
 from prefixkv.schemas.context import ContextSchema
 from prefixkv.schemas.profile import ProfileSchema
 from prefixkv_cli.app import app
-from prefixkv_cli.json_outputs import OUTPUTS
+from prefixkv_cli.json_outputs.table import OUTPUTS
 from tests.cli.program import Run
 
 ANSWERS = ["-p", "ba ce di", "--max-new-tokens", "4"]
