@@ -8,16 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import expect, sync_playwright
 
 from prefixkv_cli.reports.eval_page import write_evaluation
 from tests.cli.program import run_here
 from tests.cli.test_plots import evaluation
 
+sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
 pytestmark = pytest.mark.browser
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 QUIET = ("background-networking", "component-update", "sync")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", *(f"--disable-{part}" for part in QUIET)]
+expect = sync_api.expect
 expect.set_options(timeout=30_000)
 SCENE = Path(__file__).parents[2] / "prefixkv" / "demo" / "scene.png"
 
@@ -27,7 +28,7 @@ def browser() -> Iterator[Any]:
     program = next(filter(None, map(shutil.which, NAMES)), None)
     if program is None:
         pytest.skip("no Chromium here: apt-get install chromium")
-    with sync_playwright() as control:
+    with sync_api.sync_playwright() as control:
         opened = control.chromium.launch(executable_path=program, args=FLAGS)
         yield opened
         opened.close()
