@@ -54,5 +54,6 @@ GUIDED = Method(
     per_head=True,
     recent_tokens=1,
     window="least",
+    written_tokens=32,
     packs=True,
 )

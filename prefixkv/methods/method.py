@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from prefixkv.methods.evidence import Evidence
 
+LASTING = 8
+"""The most important one part in so many of the kept entries is never evicted, with `least`."""
 DISTANCE = 25
 """How far before the end of the kept prompt PrefixKV deletes while decoding."""
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,39}")
@@ -56,6 +58,8 @@ class Method:
         window: which kept entries are evicted while decoding: the last 25 as in PrefixKV's fixed-distance deletion, the
             recent share, or everything behind the sinks, oldest first; or the least important half, least important
             first. Generated entries follow, oldest first.
+        written_tokens: so many of the last tokens written are kept, with `least`, where the most important eighth of
+            the entries leaves room for them.
         positions: where the model believes to be: at its true place in the text, or at the length of the first layer's
             compressed cache, as PrefixKV's release has it.
         rounding: of shares while decoding and from a configuration: exact, or as PrefixKV's release has it.
@@ -81,6 +85,7 @@ class Method:
     recent_most: int | None = None
     keeps_text: bool = False
     window: Eviction = "all"
+    written_tokens: int = 0
     positions: Literal["true", "compressed"] = "true"
     rounding: Literal["exact", "release"] = "exact"
     packs: bool = False
@@ -97,7 +102,7 @@ class Method:
         for part, choices in (("shares", Shares), ("queries", Queries), ("window", Eviction)):
             if getattr(self, part) not in get_args(choices):
                 self._refuse(f"{part} is {getattr(self, part)!r}: choose one of {', '.join(get_args(choices))}")
-        counts = (self.sink_tokens, self.recent_tokens, self.recent_most or 0)
+        counts = (self.sink_tokens, self.recent_tokens, self.recent_most or 0, self.written_tokens)
         if any(not isinstance(count, int) or count < 0 for count in counts) or not 0 <= self.recent_fraction <= 1:
             self._refuse("protected entries are whole numbers from 0 on, and their share is from 0 to 1")
 
@@ -156,7 +161,8 @@ class Method:
             end, or the middle where the layer is shorter than that.
         """
         if self.window == "least":
-            return range(kept_len - 1, min(kept_len // 2, kept_len - 1) - 1, -1)
+            lasting = max(kept_len // LASTING, min(kept_len // 2, kept_len - self.written_tokens))
+            return range(kept_len - 1, min(lasting, kept_len - 1) - 1, -1)
         if self.window == "distance":
             start = kept_len - DISTANCE if kept_len > DISTANCE else kept_len // 2
         elif self.window == "recent":

@@ -24,3 +24,13 @@ def test_window_is_never_empty(name: str, kept_len: int) -> None:
 def test_prefixkv_deletes_where_the_release_does() -> None:
     method = METHODS["prefixkv"]
     assert [method.evictable(kept)[0] for kept in (125, 26, 25, 4)] == [100, 1, 12, 2]
+
+
+@pytest.mark.parametrize(
+    ("kept_len", "lasting"), [(1, 0), (8, 1), (18, 2), (30, 3), (36, 4), (60, 28), (64, 32), (200, 100)]
+)
+def test_the_last_tokens_written_have_room_where_few_entries_are_kept(kept_len: int, lasting: int) -> None:
+    """Half of the entries last, but for 32 slots of what is written; an eighth of them always does."""
+    assert list(get_method("guided").evictable(kept_len)) == list(range(kept_len - 1, lasting - 1, -1))
+    half = min(kept_len // 2, kept_len - 1)
+    assert list(get_method("tgv").evictable(kept_len)) == list(range(kept_len - 1, half - 1, -1))
