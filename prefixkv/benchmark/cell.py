@@ -18,7 +18,8 @@ class Cell:
         context_tokens: tokens of a row's prompt.
         batch: rows.
         new_tokens: tokens generated for each row.
-        path: `captured` or `plain` decoding, or `generate` or `batch` where whole answers of these were measured.
+        path: `captured` or `plain` decoding, or `generate`, `chat` or `batch` where whole answers of these were
+            measured.
         prefill_ms: median time of reading the prompt, scoring and compaction included.
         step_ms: median time of a decode step, the tokens' arrival on the host included.
         first_step_ms: time of the first step, its capture included.

@@ -1,4 +1,4 @@
-"""Measures a step of stock `generate`, as a user calls it: inside `compress`, or with transformers' own caches.
+"""Measures a step of stock `generate`, inside `compress` or with transformers' own caches, or of `chat`.
 
 A step is the difference between an answer of many tokens and one of few, divided by the tokens between: what reading
 the prompt, capturing and compiling cost is not in it.
@@ -20,7 +20,9 @@ from prefixkv.benchmark.load import STATIC, STOCK, Load, stored_bytes
 from prefixkv.cache import attention
 from prefixkv.cache.installations import shared
 from prefixkv.cache.prefix_cache import PrefixKVCache
+from prefixkv.engine.decoding import decode
 from prefixkv.engine.generate_steps import generate_steps
+from prefixkv.generation.sampling import Sampling
 from prefixkv.transformers_compat import cache_argument
 
 FEW_TOKENS, MANY_TOKENS = 32, 160
@@ -31,12 +33,14 @@ def measure_generate(load: Load, budget: str, cell: Cell) -> Cell:
     """Measure one way of generating.
 
     Args:
-        load: what to run; its rows are padded on the left by 0 up to `padding_tokens`.
+        load: what to run; its rows are padded on the left by 0 up to `padding_tokens`. With path `chat` its one row
+            is decoded as an answer of a conversation is.
         budget: as `Budget.parse` reads it, or `STOCK`, or `STATIC`.
         cell: what is known beforehand.
     """
-    inputs, before = _padded(load), hardware.allocated_bytes(load.device)
+    inputs, prompt, before = _padded(load), load.inputs(), hardware.allocated_bytes(load.device)
     caches: list[PrefixKVCache] = []
+    is_chat = load.path == "chat" and budget not in (STOCK, STATIC)
 
     def run(tokens: int) -> float:
         caches.clear()
@@ -47,6 +51,9 @@ def measure_generate(load: Load, budget: str, cell: Cell) -> Cell:
             rule = load.method, load.keep_fractions, load.look_ahead, load.codec
             caches.append(PrefixKVCache(load.geometry, budget, *rule))
             options |= cache_argument(caches[0])
+        if is_chat:
+            answer = decode(load.model, prompt, caches[0], Sampling(tokens), stop_tokens=())
+            return hardware.timed(load.device, lambda: list(answer))
         generate: Any = load.model.generate
         return hardware.timed(load.device, lambda: generate(**inputs, **options, pad_token_id=0))
 
@@ -64,7 +71,7 @@ def measure_generate(load: Load, budget: str, cell: Cell) -> Cell:
     step_ms = statistics.median(seconds) * 1000
     return replace(
         cell,
-        path="generate",
+        path="chat" if is_chat else "generate",
         prefill_ms=hardware.median_ms(prefills or [first]),
         step_ms=step_ms,
         first_step_ms=first_steps * 1000,
@@ -89,8 +96,12 @@ def _as_compress_does(load: Load, budget: str) -> Iterator[None]:
     if budget in (STOCK, STATIC):
         yield
         return
-    with attention.installed(load.model), shared(load.model, generate_steps):
-        yield
+    with attention.installed(load.model):
+        if load.path == "chat":
+            yield
+            return
+        with shared(load.model, generate_steps):
+            yield
 
 
 def _padded(load: Load) -> dict[str, torch.Tensor]:

@@ -39,8 +39,8 @@ class Load:
         keep_fractions: shares of the layers that are known beforehand; None searches them.
         rows_at_once: rows that are read in one forward pass; all where None.
         look_ahead: queries for a method that uses a profile's; None without.
-        path: `decode`, our own loop, each step timed by itself; `generate`, as a user calls it; or `batch`, the
-            requests of an `Engine`.
+        path: `decode`, our own loop, each step timed by itself; `generate`, as a user calls it; `chat`, the one row of
+            a conversation; or `batch`, the requests of an `Engine`.
         padding_tokens: most tokens by which a row is shorter than others, where `generate` or `batch` is measured.
         codec: in which precision entries are stored.
     """

@@ -73,7 +73,7 @@ def bench(
         typer.Option(
             "--path",
             help="decode: each step by itself; generate: stock generate in compress, beside its static cache; "
-            "batch: requests of the engine that batch uses.",
+            "chat: answers of a conversation; batch: requests of the engine that batch uses.",
         ),
     ] = "decode",
     padding: Annotated[
@@ -99,15 +99,17 @@ def bench(
         given = f"new-tokens {new_tokens}, repeats {repeats}, rows-at-once {rows_at_once}"
         raise OptionError(f"{given}: give at least {FEWEST_TOKENS}, 1 and 1")
     options.check_plot(plot)
-    if path not in ("decode", "generate", "batch"):
-        raise OptionError(f"path {path!r} is not known: choose decode, generate or batch")
+    if path not in ("decode", "generate", "chat", "batch"):
+        raise OptionError(f"path {path!r} is not known: choose decode, generate, chat or batch")
     contexts = _numbers("context", context)
-    if not 0 <= padding < min(contexts) or (padding and path == "decode"):
+    if not 0 <= padding < min(contexts) or (padding and path in ("decode", "chat")):
         raise OptionError(
             f"padding {padding} with --path {path}: give --path generate or batch, and 0 .. {min(contexts) - 1}"
         )
     if batch == MAX_BATCH and path != "decode":
         raise OptionError("--batch max is for --path decode: give a number of rows")
+    if path == "chat" and batch != "1":
+        raise OptionError(f"--path chat is one row, and --batch is {batch}: leave it away")
     names = tuple(Budget.parse(text).text for text in budgets.split(",") if text.strip())
     if not names:
         raise OptionError(f"budgets {budgets!r} is empty: give one or several, such as 100%,20%")

@@ -77,6 +77,18 @@ def test_generate_is_measured_as_a_user_calls_it(run: Run, monkeypatch: pytest.M
     assert own["kv_bytes"] == sum(int(0.4 * 4 * tokens) for tokens in (55, 45, 35)) * 2 * 4 * 32 * 4
 
 
+def test_an_answer_of_a_conversation_is_measured(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("FEW_TOKENS", 2), ("MANY_TOKENS", 6), ("RUNS", 1)):
+        monkeypatch.setattr(generate_path, name, value)
+    arguments = ("--shape", "small", "--context-tokens", "50", "--budgets", "40%", *QUICK)
+    done = run("bench", *arguments, "--path", "chat", "--json")
+    assert done.returncode == 0, done.stderr
+    stock, own = json.loads(done.stdout)["cells"]
+    assert [stock["path"], own["engine"], own["path"]] == ["generate", "prefixkv", "chat"]
+    # A row of 50 tokens, and 5 that were read again.
+    assert own["kv_bytes"] == int(0.4 * 4 * 55) * 2 * 4 * 32 * 4
+
+
 def test_requests_of_the_engine_are_measured_beside_stock_generate(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("FEW_TOKENS", 2), ("MANY_TOKENS", 6), ("RUNS", 1)):
         monkeypatch.setattr(generate_path, name, value)
@@ -125,7 +137,8 @@ def test_table_is_on_stdout_and_fits_a_terminal(run: Run) -> None:
         (("--budgets", ","), "is empty"),
         (("--new-tokens", "1"), "give at least 4"),
         (("--baseline", "vllm"), "choose hf or none"),
-        (("--path", "vllm"), "choose decode, generate or batch"),
+        (("--path", "vllm"), "choose decode, generate, chat or batch"),
+        (("--path", "chat", "--batch", "2"), "--path chat is one row, and --batch is 2"),
         (("--padding", "9"), "give --path generate"),
         (("--plot", "figures.doc"), "end it in .png, .svg"),
         (("--shape", "small", "--device", "cpu", "--batch", "max"), "give a number of rows, max is for GPUs"),
