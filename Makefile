@@ -57,6 +57,7 @@ fuzz: $(STAMP)
 
 bench-cpu: $(STAMP)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.cpu docs/results/bench-cpu.json
+	@$(BIN)/python -m benchmarks.startup docs/results/startup.json
 
 install: $(STAMP)
 

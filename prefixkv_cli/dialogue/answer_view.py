@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
 from rich.live import Live
-from rich.markdown import Markdown
 from rich.segment import Segment, Segments
 from rich.text import Text
 
@@ -75,7 +74,10 @@ def _redraw(conversation: Conversation, pieces: Iterable[str]) -> None:
         output.stdout_console().print(_markdown(live.answer))
 
 
-def _markdown(answer: str) -> Markdown:
+def _markdown(answer: str) -> RenderableType:
+    # Where it is needed: a pipe is not to wait for the import of its parser.
+    from rich.markdown import Markdown
+
     return Markdown(answer.strip(), hyperlinks=False)
 
 
