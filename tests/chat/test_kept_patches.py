@@ -94,7 +94,8 @@ def test_question_asked_again_under_another_budget_leaves_the_conversation_alone
     usage = conversation.usage()
     other = asked_again(conversation, "5%")
     (picture,), (own,) = kept_patches(other), kept_patches(conversation)
-    assert (picture.bits, own.bits) == ((2,) * 8, (8,) * 8)
+    assert (picture.bits, own.bits) == ((other.cache.row.bits,) * 8, (conversation.cache.row.bits,) * 8)
+    assert picture.bits != own.bits
     assert np.array_equal(picture.kept, kept_patches(asked(demo, "5%", "guided", 31))[0].kept)
     assert conversation.usage() == usage
     assert all(bool((conversation.cache.kept_positions(layer) == kept[layer]).all()) for layer in range(8))
