@@ -19,7 +19,7 @@ from prefixkv.chat.context_file import read_sealed
 from prefixkv.chat.context_pictures import picture_of
 from prefixkv.chat.reading import GENERATED, PICTURE, TEXT
 from prefixkv.errors import PrefixKVError
-from prefixkv.kernels.packed_row import PRECISIONS, packed_size
+from prefixkv.kernels.packed_row import PRECISIONS, STEP_BYTES, packed_size
 from prefixkv.methods.table import get_method
 from prefixkv.models.geometry import KVGeometry
 from prefixkv.models.identity import ModelIdentity
@@ -105,6 +105,8 @@ def _check(head: Mapping[str, Any], stored: Mapping[str, _Stored], geometry: KVG
         fits = fits and keys.shape[2] <= entries and keys.shape[3:] == (geometry.head_dim,)
         if not fits or values.shape != keys.shape or {keys.dtype, values.dtype} != {_DTYPES[geometry.dtype]}:
             raise ValueError(f"window layer {place} does not fit its model")
+        if not are_finite(keys.data, keys.dtype) or not are_finite(values.data, values.dtype):
+            raise ValueError(f"window layer {place} has entries that are no numbers")
     _check_reading(head, stored, seen)
     files = [stored[f"pictures.{index}"] for index in range(len(head["pictures"]))]
     for index, (file, facts) in enumerate(zip(files, head["pictures"], strict=True)):
@@ -161,8 +163,29 @@ def _check_layer(
         raise ValueError(f"the numbers of layer {index} are of no compaction")
     if not 0 <= places.min() <= places.max() < seen_tokens:
         raise ValueError(f"layer {index} has positions beyond the {seen_tokens} tokens read")
-    if not np.isfinite(_numbers(importance, "<f4")).all():
+    for name, entries in (("keys", keys), ("values", values)):
+        if not are_finite(entries.data, dtype, width):
+            raise ValueError(f"layer {index} has {name} that are no numbers")
+    if not are_finite(importance.data, "F32"):
         raise ValueError(f"layer {index} has an importance that is no number")
+
+
+def are_finite(data: bytes, dtype: str, width: int = 0) -> bool:
+    """Whether all numbers of a tensor are: one that is not makes every later answer nonsense.
+
+    Args:
+        data: its bytes.
+        dtype: as safetensors names it; U8 for packed rows, whose steps are looked at.
+        width: bytes of a packed row.
+    """
+    if dtype == "F32":
+        return bool(np.isfinite(np.frombuffer(data, "<f4")).all())
+    if dtype == "U8":
+        steps = np.frombuffer(data, np.uint8).reshape(-1, width)[:, -STEP_BYTES:]
+        return are_finite(steps.tobytes(), "F16")
+    # All bits of the exponent are set in what is no number; looking at bits is faster than turning them into floats.
+    exponent = 0x7F80 if dtype == "BF16" else 0x7C00
+    return not bool(((np.frombuffer(data, "<u2") & exponent) == exponent).any())
 
 
 def _numbers(tensor: _Stored, dtype: str) -> np.ndarray:

@@ -19,7 +19,7 @@ from prefixkv.chat import context
 from prefixkv.chat.asking_again import ask_again
 from prefixkv.chat.context import load_context, save_context
 from prefixkv.chat.context_file import DIGEST_KEY, HEAD_KEY, UNSEALED, read_head, seal
-from prefixkv.chat.context_layout import read_whole
+from prefixkv.chat.context_layout import are_finite, read_whole
 from prefixkv.chat.context_pictures import png_of
 from prefixkv.chat.conversation import Conversation
 from prefixkv.demo.scenes import draw_scene
@@ -164,6 +164,8 @@ HOSTILE = {
     "reading.kinds": [(lambda old: old + 3, "of an unknown kind")],
     "reading.tokens": [(lambda old: old - 2**40, "are no tokens")],
     "layers.3.importance": [(lambda old: old * float("nan"), "layer 3 has an importance"), (lambda old: old * 2, None)],
+    "layers.2.keys": [(lambda old: old * float("nan"), "layer 2 has keys that are no numbers")],
+    "layers.3.values": [(lambda old: old / 0, "layer 3 has values that are no numbers")],
     "layers.3.window": [
         (lambda old: old[:0], "the numbers of layer 3"),
         (lambda old: torch.cat([old, old]), "the numbers of layer 3"),
@@ -197,6 +199,20 @@ def test_hostile_tensors_are_one_line(saved: Path, tmp_path: Path, name: str, ch
         read_whole(tmp_path / "a.safetensors")
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("F32", torch.float32), ("F16", torch.float16), ("BF16", torch.bfloat16)])
+def test_what_is_no_number_is_found_in_every_format(name: str, dtype: torch.dtype) -> None:
+    numbers = torch.cat(
+        [torch.linspace(-9, 9, 33), torch.tensor([0.0, torch.finfo(dtype).max, torch.finfo(dtype).min])]
+    )
+    for odd in (float("nan"), float("inf"), -float("inf")):
+        for found, values in ((True, numbers), (False, torch.cat([numbers, torch.tensor([odd])]))):
+            data = values.to(dtype).view(torch.uint8).numpy().tobytes()
+            assert are_finite(data, name) is found
+            if name == "F16":
+                rows = b"".join(b"codes" + data[place : place + 2] for place in range(0, len(data), 2))
+                assert are_finite(rows, "U8", len(b"codes") + 2) is found
 
 
 def test_a_file_of_another_size_than_it_says_is_not_read(saved: Path, tmp_path: Path) -> None:

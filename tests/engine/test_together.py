@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+import queue
 import threading
 from collections.abc import Callable, Mapping
+from random import Random
 from typing import Any
 
 import pytest
@@ -158,3 +162,68 @@ def test_32_threads_with_all_ways_to_ask_leave_the_model_as_it_was(model: Any) -
             thread.join()
     assert found == expected
     assert _state(model) == before
+
+
+@pytest.mark.exhaustive
+@pytest.mark.filterwarnings("ignore:guided works without look-ahead")
+def test_500_requests_of_32_threads_are_answered_as_alone(model: Any) -> None:
+    """By the engines of three methods and by caches of `compress`, of random budgets and lengths, some cancelled."""
+    random, engines = Random(17), ("guided", "h2o", "snapkv")
+    asked: queue.SimpleQueue[tuple[int, dict[str, Any]]] = queue.SimpleQueue()
+    requests, found = [], dict[int, Any]()
+    for number in range(500):
+        method = random.choice(engines) if random.random() < 0.7 else random.choice(list(METHODS))
+        request = {
+            "inputs": _inputs(random.choice((-1, 1, 2)), random.randint(1, 60), random.randrange(2**20)),
+            "method": method,
+            "budget": random.choice(
+                ("100%", "50%", "20%", "5%") if method == "full" else ("60%", "20%", "5%", "24KiB")
+            ),
+            "sampling": Sampling(random.randint(1, 10), random.choice((0.0, 0.8)), seed=random.randrange(2**40)),
+            "by_engine": method in engines and random.random() < 0.8,
+            "cancelled_after": random.randint(0, 6) if random.random() < 0.2 else None,
+        }
+        requests.append(request)
+        asked.put((number, request))
+
+    def answer(request: dict[str, Any]) -> tuple[list[int], bool]:
+        after = request["cancelled_after"]
+        if request["by_engine"]:
+            engine = running[request["method"]]
+            stream = engine.submit(request["inputs"], request["budget"], request["sampling"], stop_tokens=STOPS)
+            for _ in range(after or 0):
+                next(stream, None)
+            if after is not None:
+                stream.cancel()
+            tokens = stream.result(300)
+            return tokens, stream.finish_reason != "cancelled"
+        with prefixkv.compress(model, request["budget"], request["method"]) as cache:
+            steps = decode(model, request["inputs"], cache, request["sampling"], STOPS)
+            tokens = list(itertools.islice(steps, after))
+            steps.close()
+        return tokens, after is None
+
+    def work() -> None:
+        while True:
+            try:
+                number, request = asked.get_nowait()
+            except queue.Empty:
+                return
+            try:
+                found[number] = answer(request)
+            except Exception as error:
+                found[number] = error
+
+    with contextlib.ExitStack() as stack:
+        running = {name: stack.enter_context(prefixkv.Engine(model, name, "40MiB", most_rows=6)) for name in engines}
+        threads = [threading.Thread(target=work) for _ in range(THREADS)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    for number, request in enumerate(requests):
+        assert not isinstance(found[number], Exception), (number, request, found[number])
+        tokens, is_whole = found[number]
+        alone = _alone(model, request["inputs"], request["budget"], request["method"], request["sampling"], STOPS)
+        assert tokens == (alone if is_whole else alone[: len(tokens)]), (number, request)
+    assert sum(is_whole for _, is_whole in found.values()) > 300
