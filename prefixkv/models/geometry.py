@@ -25,7 +25,7 @@ class KVGeometry:
         head_dim: numbers in one key (and in one value) of one head.
         dtype: name of the stored dtype, one of `DTYPE_BYTES`.
         window_layers: places, among all decoder layers, of those that attend to a sliding window. They are left alone:
-            no budget counts them, since what they store is bounded already.
+            no share counts them, since what they store is bounded already.
         window_tokens: length of that window; 0 where there is none.
     """
 
