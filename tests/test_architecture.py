@@ -15,7 +15,7 @@ SOURCES = sorted(path for package in ("prefixkv", "prefixkv_cli", "tools") for p
 MAX_LINES = 300
 
 LEVELS = (
-    {"errors", "documents", "home", "html_table", "platforms", "schemas", "transformers_compat"},
+    {"errors", "documents", "home", "html_table", "pixels", "platforms", "schemas", "transformers_compat"},
     {"models", "kernels"},
     {"methods", "inputs", "machine", "workers", "decoder"},
     {"policy"},
@@ -33,6 +33,7 @@ USES_NO_TRANSFORMERS = {
         "documents",
         "home",
         "html_table",
+        "pixels",
         "platforms",
         "schemas",
         "kernels",
@@ -56,6 +57,7 @@ USES_NO_TORCH = {
     "documents",
     "home",
     "html_table",
+    "pixels",
     "platforms",
     "schemas",
     "transformers_compat",

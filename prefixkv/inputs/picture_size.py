@@ -12,9 +12,7 @@ from PIL import Image
 
 from prefixkv.errors import OptionError
 from prefixkv.inputs.images import MOST_ELONGATED
-
-LEAST_PIXELS = 1024
-"""A smaller limit is refused: processors make patches of some 14 to 32 pixels a side."""
+from prefixkv.pixels import LEAST_PIXELS
 
 
 def check_max_pixels(limit: int | None) -> int | None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, WrapValidator
 from pydantic_core import PydanticCustomError
 
-from prefixkv.inputs.picture_size import LEAST_PIXELS
+from prefixkv.pixels import LEAST_PIXELS
 from prefixkv.schemas.field import MOST_TOKENS, Name, Schema, SomeTokens, Text, with_bytes
 
 MOST_SOURCE = 2**26

@@ -9,7 +9,8 @@ from PIL import Image
 
 from prefixkv.errors import OptionError
 from prefixkv.inputs.images import check_shape
-from prefixkv.inputs.picture_size import LEAST_PIXELS, check_max_pixels, scaled_down, within_pixels
+from prefixkv.inputs.picture_size import check_max_pixels, scaled_down, within_pixels
+from prefixkv.pixels import LEAST_PIXELS
 
 
 @given(st.integers(1, 700), st.integers(1, 700), st.integers(LEAST_PIXELS, 300_000))
