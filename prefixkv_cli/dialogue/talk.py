@@ -154,6 +154,9 @@ class Talk:
     def show_layers(self) -> None:
         """The whole table of the cache, on stderr."""
         report = CacheReport.of(self.conversation)
+        if not any(layer.seen_tokens for layer in report.usage.layers):
+            output.notice("nothing has been read yet: ask a question first")
+            return
         output.show(usage_table(report.usage, report.tokens_per_second, report.kinds))
 
     def show_totals(self) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from rich.console import Console
 
 from prefixkv.cache.usage import CacheUsage, LayerUsage
 from prefixkv.chat.entry_kinds import EntryKinds
+from prefixkv_cli.dialogue.talk import Talk
 from prefixkv_cli.tables.usage_table import usage_line, usage_table
 
 USAGE = CacheUsage(
@@ -54,3 +57,13 @@ def test_empty_cache_has_totals_only() -> None:
     console.print(usage_table(CacheUsage(0, 0, 0, 1.0, 1.0, 16.0, "plain", ())))
     last = console.export_text().splitlines()[-1].strip()
     assert last == "kept 100.0% of the tokens · plain, 16 bits · 0 B of 0 B (100.0%) · allocated 0 B"
+
+
+def test_before_the_first_question_there_is_no_table(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    layers = (LayerUsage(0, 0, 0, 0), LayerUsage(1, 0, 0, 0))
+    report = SimpleNamespace(usage=CacheUsage.of(layers, 0, 0, 16, "auto"))
+    monkeypatch.setattr("prefixkv_cli.dialogue.talk.CacheReport", SimpleNamespace(of=lambda conversation: report))
+    Talk.show_layers(cast(Any, SimpleNamespace(conversation=None)))
+    assert capsys.readouterr().err == "note: nothing has been read yet: ask a question first\n"
