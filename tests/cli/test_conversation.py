@@ -143,7 +143,9 @@ def _require_screen(terminal: Terminal, columns: int, answers: list[str]) -> Non
     assert all(len(line) <= columns for line in lines)
     for question, answer in zip((FIRST, SECOND, LONG, AFTER), answers, strict=True):
         shown = lines[lines.index(f">>> {question}") + 1 :]
-        text = words(" ".join(shown[: next(n for n, line in enumerate(shown) if line.startswith("kept "))]))
+        text = words(
+            " ".join(shown[: next(n for n, line in enumerate(shown) if line.startswith(("kept ", "stopped; ")))])
+        )
         assert text == answer
     assert "evicted" not in terminal.text
     heading = next(n for n, line in enumerate(lines) if line.split()[:1] == ["layer"])
