@@ -69,7 +69,9 @@ class CapturedRows:
         self.rows[place] = None
         if self._versions.pop(place, None) is not None and self._step is not None:
             with self._step.lock:
-                if not self._step.claim(self):
+                if self._step.claim(self):
+                    self._versions.clear()
+                else:
                     self._step.table.clear(place)
 
     @property

@@ -176,6 +176,25 @@ def test_rows_that_come_and_go_store_what_they_store_alone(data: st.DataObject) 
         assert one.seen_tokens == same.seen_tokens
 
 
+def test_who_leaves_after_another_had_the_step_leaves_the_others_right() -> None:
+    model = mistral()
+    ragged, tokens = Ragged(model), tiny.text(1, 3, 2)[:, 0]
+    with attention.installed(model):
+        rows, other = CapturedRows(model, 2), CapturedRows(model, 2)
+        other.join(1, ragged.row(0, 30, 99))
+        stays, same = ragged.row(1, 20, 1), ragged.row(1, 20, 1)
+        rows.join(0, ragged.row(0, 9, 0))
+        rows.join(1, stays)
+        rows.advance(tokens)
+        other.advance(tokens)
+        rows.leave(0)
+        found = rows.advance(tokens)
+        for _ in range(2):
+            expected = read_tokens(model, PrefixKVCache.of_rows([same]), tokens[1:])
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    assert kept(stays) == kept(same)
+
+
 def test_a_hook_a_changed_layer_and_another_kind_of_decoder_are_told_apart() -> None:
     model = tiny.llama()
     handle = model.model.layers[0].mlp.register_forward_hook(lambda *_: None)
