@@ -32,6 +32,8 @@ FILES: dict[str, tuple[str, type[Schema]]] = {
     "batch-answer": ("A line of a batch's answers.", BatchAnswerSchema),
     "settings": ("The settings file, in TOML.", SettingsSchema),
 }
+PLAIN = {"CacheUsage", "LayerUsage", "LoggedAnswer"}
+"""Dataclasses of the program in its outputs."""
 RELEASE = "The list of forgotten fractions of the paper's release, one a layer."
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -43,6 +45,11 @@ def file_schemas() -> dict[str, str]:
         name: output.model_json_schema(mode="serialization") | {"description": inspect.cleandoc(output.__doc__ or "")}
         for name, output in OUTPUTS.items()
     }
+    for name in OUTPUTS:
+        for plain in PLAIN & contents[name].get("$defs", {}).keys():
+            # Versions of pydantic differ in what they say of them beside their fields.
+            for said in ("description", "additionalProperties"):
+                contents[name]["$defs"][plain].pop(said, None)
     contents["release"] = TypeAdapter(Forgotten).json_schema() | {"description": RELEASE}
     return {
         f"{name}.json": json.dumps({"$schema": DIALECT} | content, indent=1, sort_keys=True) + "\n"

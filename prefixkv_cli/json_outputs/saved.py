@@ -39,6 +39,7 @@ class ListedConfig(Part):
     method: str
     codec: str
     budget: str
+    file_bytes: int
     age_seconds: int
     source: str
 
@@ -56,6 +57,7 @@ class ListedProfile(Part):
     name: str
     model: str
     samples: int
+    file_bytes: int
     age_seconds: int
     source: str
 
