@@ -65,7 +65,7 @@ def test_a_configuration_brings_its_codec(
     monkeypatch.setenv("PREFIXKV_HOME", str(tmp_path))
     searched = ("--budget", "30%", "--allocation", "uniform", "--method", "h2o", "--codec", "int8", "--name", "eight")
     assert run("search", "--model", str(model_folder), *searched, "--json").returncode == 0
-    assert json.loads(run("configs", "list", "--json").stdout)[0]["codec"] == "int8"
+    assert json.loads(run("configs", "list", "--json").stdout)["configs"][0]["codec"] == "int8"
     assert "codec int8" in run("configs", "show", "eight").stdout + run("configs", "show", "eight").stderr
     asked = ("-p", "ba be bi", "--config", "eight", "--max-new-tokens", "4")
     record = json.loads(run("chat", str(picture), "--model", str(model_folder), *asked, "--json").stdout)
