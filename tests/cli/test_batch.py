@@ -69,7 +69,8 @@ def test_195_answers_and_5_errors(run: Run, tmp_path: Path, options: list[str], 
     assert done.returncode == 1, done.stderr
     said = json.loads(done.stdout)
     speed = said.pop("speed")
-    assert said == {"out": str(out), "answers": 195, "errors": [11, 58, 100, 101, 200]}
+    kind = {"format": "prefixkv-batch", "version": 1}
+    assert said == kind | {"out": str(out), "answers": 195, "errors": [11, 58, 100, 101, 200]}
     assert 195 <= speed["tokens"] <= 195 * TOKENS
     assert speed["tokens_per_second"] == pytest.approx(speed["tokens"] / speed["seconds"])
     for name in ("first_token_seconds", "token_seconds"):

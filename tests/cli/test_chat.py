@@ -34,6 +34,8 @@ def record(chat: Run) -> dict[str, object]:
 
 def test_json_has_exactly_the_documented_fields(record: dict) -> None:
     assert list(record) == [
+        "format",
+        "version",
         "answer",
         "model",
         "method",

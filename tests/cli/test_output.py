@@ -73,8 +73,11 @@ def test_good_text_stays() -> None:
 
 @pytest.mark.parametrize("path", sorted(CLI.rglob("*.py")), ids=lambda path: str(path.relative_to(CLI)))
 def test_everything_that_is_said_goes_through_output(path: Path) -> None:
-    """No other file prints, writes to a standard stream, or has a console of its own."""
-    if path.name == "output.py":
+    """No other file prints, writes to a standard stream, or has a console of its own.
+
+    The sign of what is waited for is there before the module `output` is, and says nothing from outside as it came.
+    """
+    if path.name in ("output.py", "waiting_sign.py"):
         return
     calls = [ast.unparse(node.func) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
     forbidden = ("print", "Console", "rich.print", "typer.echo", "sys.stdout.write", "sys.stderr.write")

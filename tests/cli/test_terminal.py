@@ -189,9 +189,13 @@ def test_lines_of_input_history_and_completion(start: Start, tmp_path: Path) -> 
     # The arrow brings an earlier line back; Tab completes a command and a picture's path.
     terminal.enter("\x1b[A")
     (tmp_path / "only.png").write_bytes((tmp_path / "picture.png").read_bytes())
-    terminal.child.send("/imag\t")
+    terminal.child.send("/imag")
+    # The menu, whose first line Tab takes.
     terminal.wait_for("/images")
-    terminal.child.send(f" {tmp_path}/onl\t")
+    terminal.child.send("\t")
+    terminal.child.send(f" {tmp_path}/onl")
+    terminal.wait_for("/onl")
+    terminal.child.send("\t")
     terminal.wait_for("y.png")
     terminal.enter("")
     terminal.enter(f"/export {tmp_path}/talk.json")

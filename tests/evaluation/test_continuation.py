@@ -13,6 +13,7 @@ from prefixkv.cache.prefix_cache import PrefixKVCache
 from prefixkv.engine.decoding import decode
 from prefixkv.evaluation.cells import Cell, new_cache
 from prefixkv.evaluation.continuation import GivenText, OwnAnswer, State, follow, follow_together
+from prefixkv.evaluation.exercise import without_last
 from prefixkv.evaluation.perplexity import Reference, perplexity
 from prefixkv.evaluation.prefill import Prefill
 from prefixkv.generation.sampling import Sampling
@@ -64,7 +65,11 @@ def test_losses_are_those_of_a_run_of_its_own(demo: LoadedModel, inputs: dict[st
         full = _said(demo, inputs, Cell("full", "100%"), 50)
         texts = [full, [*full[:20], 7, 9, *full[22:]], [5, 4, 3]]
         given, own = [GivenText(text) for text in texts], OwnAnswer(stop_tokens(demo), 50)
-        follow(_state(demo, inputs, cell), [*given, own])
+        # What `perplexity` has read when it predicts the first token.
+        prompt, last = without_last(inputs)
+        state = _state(demo, prompt, cell)
+        state.read(last)
+        follow(state, [*given, own])
     for text, followed in zip(texts, given, strict=True):
         alone = perplexity(
             demo, [Reference(inputs, text)], lambda: PrefixKVCache(demo.geometry, cell.budget, cell.method)

@@ -21,11 +21,15 @@ from prefixkv.models.loading import LoadedModel
 from prefixkv.policy.budget import Budget
 
 
+WORDS = ["Ġred", "Ġsquare", "Ġblue"]
+"""Tokens of the vocabulary, as the model says them."""
+
+
 @pytest.fixture(scope="module")
 def demo() -> LoadedModel:
     """The demo model, three words of whose answers are special tokens."""
     loaded = prefixkv.load_model("demo", device="cpu")
-    loaded.tokenizer.add_special_tokens({"extra_special_tokens": ["red", "square", "blue"]})
+    loaded.tokenizer.add_special_tokens({"extra_special_tokens": WORDS})
     return loaded
 
 
@@ -35,7 +39,7 @@ def test_marks_are_kept_and_ends_and_pictures_are_not(demo: LoadedModel) -> None
     assert kept is not None
     assert stops <= kept
     assert tokenizer.convert_tokens_to_ids(demo.processor.image_token) in kept
-    assert not kept & set(tokenizer.convert_tokens_to_ids(["red", "square"]))
+    assert not kept & set(tokenizer.convert_tokens_to_ids(WORDS))
     assert left_out(demo.processor, stops, keep_marks=False) is None
     tokens = [*tokenizer("a red square", add_special_tokens=False)["input_ids"], *stops]
     for silent, said in ((None, "a"), (kept, "a red square")):
