@@ -20,7 +20,6 @@ from prefixkv.inputs.token_ids import stop_tokens
 from prefixkv.models.loading import LoadedModel
 from prefixkv.policy.budget import Budget
 
-
 WORDS = ["Ġred", "Ġsquare", "Ġblue"]
 """Tokens of the vocabulary, as the model says them."""
 
