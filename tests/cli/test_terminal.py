@@ -122,6 +122,7 @@ def test_interrupt_at_the_prompt_clears_a_line_and_asks_before_it_leaves(start: 
     assert (tmp_path / "home" / "last.safetensors").exists()
 
 
+@pytest.mark.exhaustive
 def test_last_conversation_goes_on_and_one_without_turns_does_not_replace_it(
     start: Start, model_folder: Path, tmp_path: Path
 ) -> None:

@@ -35,7 +35,7 @@ def _capacity(budget: str, method: str) -> Capacity:
     return Capacity(GEOMETRY, Budget.parse(budget), get_method(method))
 
 
-@pytest.mark.exhaustive(keep=12)
+@pytest.mark.exhaustive(keep=6)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("budget", ["100%", "50%", "20%", "5%", "40KiB", "30tok"])
 @pytest.mark.parametrize("length", [9, 200])
