@@ -288,12 +288,13 @@ class CacheRow:
                 self._finish()
 
     def _finish(self) -> None:
-        """All layers have read the chunk: what each holds from now on is settled."""
+        """All layers have read the chunk: settle what each may hold, room that a hard limit leaves included."""
         assert self._chunk is not None
         self._chunk.finish()
         self._chunk = self.prefix = None
         self.version += 1
-        if self.budget.is_hard_limit and all(layer.kept_tokens == layer.seen_tokens for layer in self._layers):
-            self.limits = allocation.uniform(self.capacity.stored(self.seen_tokens, self.bits), self.geometry.layers)
-        else:
-            self.limits = [layer.kept_tokens for layer in self._layers]
+        self.limits = [layer.kept_tokens for layer in self._layers]
+        if self.budget.is_hard_limit:
+            room = max(0, self.capacity.stored(self.seen_tokens, self.bits) - sum(self.limits))
+            spare = allocation.uniform(room, self.geometry.layers)
+            self.limits = [kept + more for kept, more in zip(self.limits, spare, strict=True)]

@@ -166,5 +166,6 @@ def test_guided_is_measured_with_random_look_ahead_and_without(run: Run) -> None
     ]
     # With a profile entries are packed in 4 bits here, without in 8: less of the budget is left over.
     whole = cells[0]["kv_bytes"]
-    assert all(0.12 * whole < cell["kv_bytes"] <= 0.2 * whole for cell in cells[1:])
+    # The model runs in float32, of whose bytes a fifth of a 16-bit cache is a tenth.
+    assert all(0.06 * whole < cell["kv_bytes"] <= 0.1 * whole for cell in cells[1:])
     assert "20% no look-ahead" in done.stderr
