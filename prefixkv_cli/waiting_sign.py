@@ -10,15 +10,17 @@ _WAITED_FOR = frozenset({"chat", "save", "batch", "eval", "bench", "profile", "s
 """Commands that load a model, which takes seconds."""
 _ANSWERED_AT_ONCE = frozenset({"--help", "-h", "--quiet", "-q", "list", "show", "compare", "remove", "path"})
 _ERASE = "\r\x1b[K"
-_is_shown = False
+_is_wanted, _is_shown = True, False
 
 
 def show_start(words: Sequence[str]) -> None:
-    """Show at once that a command has been taken, before its own modules are imported.
+    """Show at once that a command has been taken, before its own modules are imported; with `--plain` nothing ever.
 
     Args:
         words: the command line.
     """
+    global _is_wanted
+    _is_wanted = "--plain" not in words
     command = next((word for word in words if not word.startswith("-")), None)
     if command in _WAITED_FOR and not _ANSWERED_AT_ONCE & set(words):
         show_sign("starting")
@@ -32,7 +34,7 @@ def show_sign(doing: str) -> None:
     """
     global _is_shown
     stream = sys.stderr
-    if stream is None or stream.closed or not stream.isatty() or os.environ.get("TERM") == "dumb":
+    if not _is_wanted or stream is None or stream.closed or not stream.isatty() or os.environ.get("TERM") == "dumb":
         return
     stream.write(f"{_ERASE}{doing} ...")
     stream.flush()
