@@ -20,6 +20,7 @@ from prefixkv import __version__
 from prefixkv.documents import read_json, write_json
 from prefixkv.errors import PrefixKVError
 from prefixkv.home import home
+from prefixkv.models.choice import REAL_MODELS
 from prefixkv.models.files import model_folder
 
 _MOST_ENTRIES = 200
@@ -34,18 +35,18 @@ def request_digest(model: str, options: Mapping[str, Any]) -> str | None:
         options: of the command: all that may change an answer.
 
     Returns:
-        None where it cannot be seen: the model is not on this disk, or `auto` may yet choose another.
+        None where it cannot be seen: the model is not on this disk.
     """
     gpus = sorted(path.name for path in Path("/dev").glob("nvidia[0-9]*"))
-    folder = model_folder("llava" if model == "auto" else model)
-    if folder is None and model == "auto" and not gpus:
-        folder = model_folder("demo")
-    if folder is None:
+    # Which of these `auto` takes follows from the pictures, which the lines' own digests have, and from the machine.
+    names = ["demo", *(real.id for real in REAL_MODELS)] if model == "auto" else [model]
+    folders = [folder for name in names if (folder := model_folder(name)) is not None]
+    if not folders:
         return None
     where = [platform.node(), gpus, os.environ.get("CUDA_VISIBLE_DEVICES")]
     libraries = [__version__, *(version(name) for name in _LIBRARIES)]
-    files = [_listing(folder), _listing(home() / "profiles")]
-    content = [model, str(folder), sorted(options.items()), where, libraries, files]
+    files = [_listing(folder) for folder in (*folders, home() / "profiles")]
+    content = [model, [str(folder) for folder in folders], sorted(options.items()), where, libraries, files]
     return hashlib.sha256(json.dumps(content, default=str).encode()).hexdigest()[:24]
 
 

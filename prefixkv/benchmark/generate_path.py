@@ -16,7 +16,7 @@ import torch
 
 from prefixkv.benchmark import hardware
 from prefixkv.benchmark.cell import Cell
-from prefixkv.benchmark.load import STATIC, STOCK, Load, stored_bytes
+from prefixkv.benchmark.load import STATIC, STOCK, Load
 from prefixkv.cache import attention
 from prefixkv.cache.installations import shared
 from prefixkv.cache.prefix_cache import PrefixKVCache
@@ -64,7 +64,7 @@ def measure_generate(load: Load, budget: str, cell: Cell) -> Cell:
         hardware.reset_peak(load.device)
         seconds = list(_steps(run))
     kept = (
-        stored_bytes(caches[0].rows)
+        sum(row.stored_bytes for row in caches[0].rows)
         if caches
         else load.batch * load.geometry.token_bytes * (load.context_tokens + MANY_TOKENS - 1)
     )

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from transformers import PreTrainedModel
 
-from prefixkv.cache.row import CacheRow
 from prefixkv.methods.table import DEFAULT_METHOD
 from prefixkv.models.geometry import KVGeometry
 from prefixkv.policy.codec import DEFAULT_CODEC
@@ -16,11 +14,6 @@ from prefixkv.policy.look_ahead import LookAhead
 
 STOCK, STATIC = "transformers", "transformers-static"
 """Stand for a budget: stock generate with its usual cache, and with a compiled static one."""
-
-
-def stored_bytes(rows: Sequence[CacheRow]) -> int:
-    """Bytes of all entries in their buffers, which a step reads."""
-    return sum(layer.kept_bytes for row in rows for layer in row.layers)
 
 
 @dataclass(frozen=True)

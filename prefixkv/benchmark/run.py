@@ -16,7 +16,7 @@ from prefixkv.benchmark import hardware
 from prefixkv.benchmark.batch_path import measure_batch
 from prefixkv.benchmark.cell import Cell
 from prefixkv.benchmark.generate_path import measure_generate
-from prefixkv.benchmark.load import STATIC, STOCK, Load, stored_bytes
+from prefixkv.benchmark.load import STATIC, STOCK, Load
 from prefixkv.cache import attention
 from prefixkv.cache.capacity import Capacity
 from prefixkv.cache.prefix_cache import PrefixKVCache
@@ -91,7 +91,7 @@ def _measure_own(load: Load, cell: Cell) -> Cell:
         refusals: list[str] = []
         steps = decode_rows(model, {"input_ids": rest}, cache, Sampling(load.new_tokens), notify=refusals.append)
         seconds = list(_durations(steps))
-        kv_bytes, size = stored_bytes(cache.rows), 1 << (load.batch - 1).bit_length()
+        kv_bytes, size = sum(row.stored_bytes for row in cache.rows), 1 << (load.batch - 1).bit_length()
         plain = bool(refusals) or not CapturedStep.is_ready(model, size, formats_of(cache.rows))
     first, later = seconds[1], seconds[2:]
     return replace(

@@ -172,8 +172,8 @@ class CacheRow:
         return usage_of(self)
 
     @property
-    def kept_bytes(self) -> int:
-        """Bytes of what is stored, reckoned from the steps that were counted; they stay to be made up for."""
+    def stored_bytes(self) -> int:
+        """Bytes of all entries in their buffers, counted steps included, which stay to be made up for."""
         return sum(
             layer.entry_bytes * self.decode_limit(index).kept_after(layer.kept_tokens, layer.seen_tokens, self._steps)
             for index, layer in enumerate(self._layers)

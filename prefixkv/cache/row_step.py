@@ -55,17 +55,15 @@ class RowSteps:
         for index, row in enumerate(rows):
             stored = new if row.bits is None else packed[row.bits]
             layers.append(row.store_step(stored[index : index + 1], stored[count + index :][:1], place))
-        is_turned = torch.tensor([layer.is_read_turned for layer in layers])[:, None, None, None]
         # The heads of a group ask the same keys: they stand for several queries of one head.
-        queries = torch.where(is_turned, turn(query), query).reshape(count, kv_heads, -1, head_dim)
+        queries = _turned(query, layers).reshape(count, kv_heads, -1, head_dim)
         longest = max(layer.kept_tokens for layer in layers)
         together = max(1, BLOCK_BYTES // (2 * longest * kv_heads * head_dim * query.element_size()))
         outputs = [
             self._attend(layers[start : start + together], queries[start : start + together], scale)
             for start in range(0, count, together)
         ]
-        output = torch.cat(outputs).reshape(query.shape)
-        return torch.where(is_turned, turn(output), output).transpose(1, 2)
+        return _turned(torch.cat(outputs).reshape(query.shape), layers).transpose(1, 2)
 
     def _attend(self, layers: Sequence[CompressedLayer], queries: torch.Tensor, scale: float) -> torch.Tensor:
         """Attend to what some rows have stored, which is read into the working copy, padded to the longest."""
@@ -83,3 +81,13 @@ class RowSteps:
         if min(lengths) < max(lengths):
             seen = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None, None, None]
         return torch.nn.functional.scaled_dot_product_attention(queries, copy[0], copy[1], seen, scale=scale)
+
+
+def _turned(vectors: torch.Tensor, layers: Sequence[CompressedLayer]) -> torch.Tensor:
+    """Vectors, (rows, heads, 1, head_dim), turned, or turned back, in the rows whose entries are read turned."""
+    flags = [layer.is_read_turned for layer in layers]
+    if not any(flags):
+        return vectors
+    return (
+        turn(vectors) if all(flags) else torch.where(torch.tensor(flags)[:, None, None, None], turn(vectors), vectors)
+    )

@@ -70,11 +70,6 @@ class StoredEntries(RefusingLayer):
         return [tensor for tensor in held if tensor is not None]
 
     @property
-    def kept_bytes(self) -> int:
-        """Bytes of the buffers' part that holds entries."""
-        return self.kept_tokens * self.entry_bytes
-
-    @property
     def entry_bytes(self) -> int:
         """Bytes of one entry's key and value in all heads."""
         buffers = [tensor for tensor in (self.keys, self.values) if tensor is not None]

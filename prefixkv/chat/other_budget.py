@@ -41,11 +41,7 @@ def asked_again(conversation: Conversation, budget: str) -> Conversation:
     *earlier, (last, _) = conversation.history
     turns, answers = tuple(turn for turn, _ in earlier), tuple(answer for _, answer in earlier)
     other.resume(replace(other.state(), system=conversation.system, turns=turns, answers=answers))
-    if last.layout is None:
-        asked = other.ask(last.prompt, last.images)
-    else:
-        pictures = iter(last.images)
-        asked = other.ask(parts=[{"text": part} if part else {"image": next(pictures)} for part in last.layout])
+    asked = other.ask(last.prompt, last.images) if last.layout is None else other.ask(parts=last.parts)
     for _ in asked:
         pass
     return other

@@ -222,7 +222,7 @@ class Worker:
         """Count what the rows hold, now and then."""
         if (now := time.perf_counter()) - self._looked_at >= LOOK_SECONDS:
             self._looked_at = now
-            self.used_bytes = sum(request.row.kept_bytes for request in self.scheduler.running.values())
+            self.used_bytes = sum(request.row.stored_bytes for request in self.scheduler.running.values())
 
     def _end(self, request: Request, reason: FinishReason) -> None:
         request.row.discount_steps(request.queued)

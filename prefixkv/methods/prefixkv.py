@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from prefixkv.methods import allocation
 from prefixkv.methods.h2o import accumulated
 from prefixkv.methods.layers_read import LayersRead, prefix
@@ -27,17 +29,12 @@ PREFIXKV = Method(
     recent_tokens=1,
     window="distance",
 )
-RELEASE = Method(
-    "prefixkv-release",
-    "as PrefixKV's released code behaves, its positions and its deletion while decoding included",
-    accumulated,
-    release,
+RELEASE = replace(
+    PREFIXKV,
+    name="prefixkv-release",
+    summary="as PrefixKV's released code behaves, its positions and its deletion while decoding included",
+    allocate=release,
     shares="final",
-    queries="summed",
-    adds_up=True,
-    sink_tokens=1,
-    recent_tokens=1,
-    window="distance",
     positions="compressed",
     rounding="release",
 )

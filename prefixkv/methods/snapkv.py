@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from prefixkv.methods import allocation
@@ -39,15 +40,4 @@ SNAPKV = Method(
     recent_most=64,
     window="recent",
 )
-PYRAMIDKV = Method(
-    "pyramidkv",
-    "as snapkv, lower layers keep more (PyramidKV)",
-    observed,
-    pyramid,
-    queries="window",
-    per_head=True,
-    recent_tokens=1,
-    recent_fraction=0.5,
-    recent_most=64,
-    window="recent",
-)
+PYRAMIDKV = replace(SNAPKV, name="pyramidkv", summary="as snapkv, lower layers keep more (PyramidKV)", allocate=pyramid)

@@ -48,8 +48,8 @@ class LoggedAnswer:
         prompt_tokens: read for this question.
         new_tokens: of the answer.
         finish_reason: why it ended.
-        kept_bytes: of the cache behind the answer.
-        full_bytes: of the same cache uncompressed.
+        kept_bytes: of the cache behind the answer, as a 16-bit cache's are counted.
+        full_bytes: of a 16-bit cache of the same tokens.
         prefill_seconds: until the first token.
         decode_seconds: from there to the last.
         id: the number in the log; 0 for one that is not in it yet.

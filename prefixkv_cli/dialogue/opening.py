@@ -115,7 +115,7 @@ class Opening:
             )
 
     def load(self, model: str) -> LoadedModel:
-        """Load a model onto the device, and in the dtype, that were asked for.
+        """Load a model onto the device, and in the dtype, that were asked for; without its profile where that was said.
 
         Args:
             model: its name.
@@ -123,7 +123,12 @@ class Opening:
         Raises:
             PrefixKVError: it cannot be had.
         """
-        return load_shown(model, self.device, self.dtype, output.notice, self.placement)
+        loaded = load_shown(model, self.device, self.dtype, output.notice, self.placement)
+        if self.no_profile:
+            from prefixkv.profiles.guidance import leave_out_profile
+
+            leave_out_profile(loaded.model)
+        return loaded
 
     def conversation(self, needs_pictures: bool = True) -> Conversation:
         """Load the model and begin, or go on with what was saved.
@@ -137,10 +142,7 @@ class Opening:
         self.model = model_for_pictures(self.model, self.device, self._pictures)
         loaded = self.load(self.model)
         from prefixkv.chat.conversation import Conversation
-        from prefixkv.profiles.guidance import leave_out_profile
 
-        if self.no_profile:
-            leave_out_profile(loaded.model)
         if self._context_file is not None:
             from prefixkv.chat.context import load_context
 

@@ -166,13 +166,13 @@ def test_bytes_are_reckoned_without_making_up_for_counted_steps(budget: str) -> 
     with prefixkv.compress(model, budget, "h2o") as cache:
         model(input_ids=prompt, **cache_argument(cache))
     (row,) = cache.rows
-    read, sizes = row.kept_bytes, [row.kept_bytes]
-    assert read == sum(layer.kept_bytes for layer in row.layers)
+    read, sizes = row.stored_bytes, [row.stored_bytes]
+    assert read == sum(layer.kept_tokens * layer.entry_bytes for layer in row.layers)
     for _ in range(20):
         row.count_step()
-        sizes.append(row.kept_bytes)
+        sizes.append(row.stored_bytes)
     assert sizes == sorted(sizes)
     row.discount_steps(3)
-    assert row.kept_bytes == sizes[-4]
-    assert sum(layer.kept_bytes for layer in row.layers) == sizes[-4]
+    assert row.stored_bytes == sizes[-4]
+    assert sum(layer.kept_tokens * layer.entry_bytes for layer in row.layers) == sizes[-4]
     assert row.seen_tokens == 60 + 17

@@ -125,7 +125,7 @@ def _read(model: Any, other: Any, cache: PrefixKVCache, plain: PlainCache, token
         assert int(held.min()) >= 0, "a position is below 0"
         assert int(held.max()) < seen + new, "a position is beyond what was read"
         plain.positions[index] = held.clone()
-    stored = sum(layer.kept_bytes for layer in cache.row.layers)
+    stored = cache.row.stored_bytes
     if cache.budget.kind == "bytes":
         assert stored <= cache.budget.amount, "a limit in bytes is exceeded"
     assert cache.seen_tokens == plain.get_seq_length() == seen + new, "tokens are miscounted"
