@@ -34,10 +34,10 @@ demo: $(STAMP)
 
 # Two processes, each with one thread: the test models are small.
 test: $(STAMP)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal $(ARGS)
 
 test-all: $(STAMP)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --all $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal --all $(ARGS)
 
 # On a CUDA device: the result is JSON in GPU_RESULTS. Every process has its own copy of the small models on the one GPU.
 test-gpu: $(STAMP)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -106,9 +107,14 @@ USES_NO_TORCH = {
 }
 
 
+@functools.cache
+def _parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
 def _names(path: Path, everywhere: bool = True) -> Iterator[str]:
     """Full names of the modules that a file imports; with `everywhere` false, only what importing the file imports."""
-    pending: list[ast.AST] = [ast.parse(path.read_text())]
+    pending: list[ast.AST] = [_parsed(path)]
     while pending:
         node = pending.pop()
         if isinstance(node, ast.Import):
@@ -139,31 +145,37 @@ def _part(path: Path) -> str:
 
 ENGINE = [path for path in SOURCES if path.is_relative_to(ROOT / "prefixkv")]
 CLI = [path for path in SOURCES if path.is_relative_to(ROOT / "prefixkv_cli")]
-per_file = pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-per_engine_file = pytest.mark.parametrize("path", ENGINE, ids=lambda path: str(path.relative_to(ROOT)))
-per_cli_file = pytest.mark.parametrize("path", CLI, ids=lambda path: str(path.relative_to(ROOT)))
 
 
-@per_engine_file
-def test_engine_knows_nothing_of_the_command_line(path: Path) -> None:
-    assert not _roots(path) & {"prefixkv_cli", "typer", "rich", "click", "prompt_toolkit"}
+def _place(path: Path) -> str:
+    """`cache/row` for `prefixkv/cache/row.py`."""
+    return path.relative_to(ROOT / "prefixkv").with_suffix("").as_posix()
 
 
-@per_cli_file
-def test_command_line_touches_no_tensor(path: Path) -> None:
-    assert not _roots(path) & {"torch", "transformers", "click"}
+def _importing(paths: Iterable[Path], forbidden: set[str]) -> list[Path]:
+    """Those of the files that import one of these packages."""
+    return [path for path in paths if _roots(path) & forbidden]
 
 
-@pytest.mark.parametrize(
-    "path", [path for path in ENGINE if _part(path) not in ("", "demo")], ids=lambda path: path.stem
-)
-def test_engine_imports_point_downwards(path: Path) -> None:
-    part = _part(path)
+def test_engine_knows_nothing_of_the_command_line() -> None:
+    assert _importing(ENGINE, {"prefixkv_cli", "typer", "rich", "click", "prompt_toolkit"}) == []
+
+
+def test_command_line_touches_no_tensor() -> None:
+    assert _importing(CLI, {"torch", "transformers", "click"}) == []
+
+
+def test_engine_imports_point_downwards() -> None:
     level = {module: number for number, modules in enumerate(LEVELS) for module in modules}
-    assert part in level, f"give {part} a place in LEVELS"
-    imported = {name.split(".")[1] for name in _names(path, everywhere=False) if name.startswith("prefixkv.")}
-    upwards = {name for name in imported if level.get(name, -1) > level[part]}
-    assert not upwards
+    upwards = []
+    for path in ENGINE:
+        part = _part(path)
+        if part in ("", "demo"):
+            continue
+        assert part in level, f"give {part} a place in LEVELS"
+        imported = {name.split(".")[1] for name in _names(path, everywhere=False) if name.startswith("prefixkv.")}
+        upwards += [(path, name) for name in imported if level.get(name, -1) > level[part]]
+    assert upwards == []
 
 
 def test_no_two_parts_import_each_other() -> None:
@@ -183,40 +195,36 @@ def test_modules_that_need_no_torch_are_there() -> None:
     ]
 
 
-@per_engine_file
-def test_demo_is_imported_only_when_it_is_asked_for(path: Path) -> None:
-    if _part(path) != "demo":
-        assert not {name for name in _names(path, everywhere=False) if name.startswith("prefixkv.demo")}
+def test_demo_is_imported_only_when_it_is_asked_for() -> None:
+    others = [path for path in ENGINE if _part(path) != "demo"]
+    assert [path for path in others if any(n.startswith("prefixkv.demo") for n in _names(path, everywhere=False))] == []
 
 
-@per_engine_file
-def test_transformers_stays_where_it_may_be(path: Path) -> None:
-    if _part(path) in USES_NO_TRANSFORMERS:
-        assert "transformers" not in _roots(path)
+def test_transformers_stays_where_it_may_be() -> None:
+    assert _importing((path for path in ENGINE if _part(path) in USES_NO_TRANSFORMERS), {"transformers"}) == []
 
 
-@per_engine_file
-def test_inside_of_transformers_is_known_to_few(path: Path) -> None:
-    inside = {name for name in _names(path) if name.startswith("transformers.") and name.split(".")[1].islower()}
-    if path.relative_to(ROOT / "prefixkv").with_suffix("").as_posix() not in USES_INSIDE_OF_TRANSFORMERS:
-        assert not inside
+def test_inside_of_transformers_is_known_to_few() -> None:
+    knowing = {
+        _place(path)
+        for path in ENGINE
+        if any(name.startswith("transformers.") and name.split(".")[1].islower() for name in _names(path))
+    }
+    assert knowing <= USES_INSIDE_OF_TRANSFORMERS
 
 
-@per_engine_file
-def test_plain_modules_know_nothing_of_torch(path: Path) -> None:
-    if {_part(path), path.relative_to(ROOT / "prefixkv").with_suffix("").as_posix()} & USES_NO_TORCH:
-        assert "torch" not in _roots(path)
+def test_plain_modules_know_nothing_of_torch() -> None:
+    plain = [path for path in ENGINE if {_part(path), _place(path)} & USES_NO_TORCH]
+    assert _importing(plain, {"torch"}) == []
 
 
-@pytest.mark.parametrize("path", [*ENGINE, *CLI], ids=lambda path: str(path.relative_to(ROOT)))
-def test_what_is_installed_needs_nothing_that_is_not(path: Path) -> None:
-    assert not _roots(path) & {"tools", "benchmarks", "tests"}
+def test_what_is_installed_needs_nothing_that_is_not() -> None:
+    assert _importing([*ENGINE, *CLI], {"tools", "benchmarks", "tests"}) == []
 
 
-@per_file
-def test_file_is_short_and_named_for_what_it_holds(path: Path) -> None:
-    assert len(path.read_text().splitlines()) <= MAX_LINES
-    assert path.stem not in {"utils", "common", "helpers", "misc"}
+def test_files_are_short_and_named_for_what_they_hold() -> None:
+    assert [path for path in SOURCES if len(path.read_text().splitlines()) > MAX_LINES] == []
+    assert [path for path in SOURCES if path.stem in {"utils", "common", "helpers", "misc"}] == []
 
 
 @pytest.mark.parametrize(

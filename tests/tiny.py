@@ -23,7 +23,7 @@ def _decoder(layers: int, query_heads: int, kv_heads: int) -> LlamaConfig:
     )
 
 
-def _sharpen(model: torch.nn.Module) -> None:
+def sharpen(model: torch.nn.Module) -> None:
     """Larger weights, so that attention is far from flat, and the more so the deeper the layer."""
     for name, parameter in model.named_parameters():
         if parameter.ndim > 1 and "embed" not in name:
@@ -51,7 +51,7 @@ def llava(layers: int = 4, query_heads: int = 4, kv_heads: int = 2, seed: int = 
         image_token_index=IMAGE_TOKEN,
     )
     model = LlavaForConditionalGeneration(config).eval()
-    _sharpen(model)
+    sharpen(model)
     model.generation_config.eos_token_id = 198
     return model
 
@@ -60,7 +60,7 @@ def llama(layers: int = 2, query_heads: int = 4, kv_heads: int = 2, seed: int = 
     """A language model without images."""
     torch.manual_seed(seed)
     model = LlamaForCausalLM(_decoder(layers, query_heads, kv_heads)).eval()
-    _sharpen(model)
+    sharpen(model)
     return model
 
 

@@ -18,6 +18,7 @@ from prefixkv.generation.sampling import Sampling
 from prefixkv.methods.table import METHODS
 from prefixkv.models.loading import LoadedModel
 from prefixkv.transformers_compat import cache_argument
+from tests.small_demo import small_demo
 
 THREE_TURNS = ("How many objects are there?", "Describe the image.", "How many red objects are there?")
 
@@ -31,7 +32,7 @@ def said(conversation: Conversation, prompt: str, *images: Any) -> str:
     return "".join(conversation.ask(prompt, images)).strip()
 
 
-def stock_answers(loaded: LoadedModel, image: Any, prompts: tuple[str, ...]) -> list[str]:
+def stock_answers(loaded: LoadedModel, image: Any, prompts: tuple[str, ...], new_tokens: int = 512) -> list[str]:
     """The same turns through transformers alone: its template, its cache, its generate."""
     cache, messages, answers = DynamicCache(config=loaded.model.config), [], []
     for prompt in prompts:
@@ -41,21 +42,29 @@ def stock_answers(loaded: LoadedModel, image: Any, prompts: tuple[str, ...]) -> 
         inputs = loaded.processor(text=text, images=image, return_tensors="pt")
         if answers:
             inputs.pop("pixel_values")
-        out = loaded.model.generate(**inputs, **cache_argument(cache), max_new_tokens=512, do_sample=False)
+        out = loaded.model.generate(**inputs, **cache_argument(cache), max_new_tokens=new_tokens, do_sample=False)
         new = out[0, inputs["input_ids"].shape[1] :]
         answers.append(loaded.processor.decode(new, skip_special_tokens=True).strip())
         messages.append({"role": "assistant", "content": [{"type": "text", "text": answers[-1]}]})
     return answers
 
 
-@pytest.mark.exhaustive(keep=2)
+@pytest.mark.exhaustive(keep=3)
 @pytest.mark.parametrize("method", METHODS)
-def test_three_turns_equal_stock_on_the_whole_cache(demo: LoadedModel, method: str) -> None:
+def test_three_turns_equal_stock_on_the_whole_cache(method: str) -> None:
+    _assert_three_turns_equal_stock(small_demo(), method, new_tokens=24)
+
+
+def test_three_real_answers_equal_stock_on_the_whole_cache(demo: LoadedModel) -> None:
+    _assert_three_turns_equal_stock(demo, "prefixkv", new_tokens=512)
+
+
+def _assert_three_turns_equal_stock(model: LoadedModel, method: str, new_tokens: int) -> None:
     image = draw_scene(31).image
     notices: list[str] = []
-    conversation = Conversation(demo, "100%", method, notify=notices.append)
+    conversation = Conversation(model, "100%", method, Sampling(new_tokens), notify=notices.append)
     answers = [said(conversation, prompt, *([image] if turn == 0 else [])) for turn, prompt in enumerate(THREE_TURNS)]
-    assert answers == stock_answers(demo, image, THREE_TURNS)
+    assert answers == stock_answers(model, image, THREE_TURNS, new_tokens)
     assert notices == []
 
 
@@ -80,7 +89,7 @@ def test_a_fifth_of_the_cache_is_a_fifth(demo: LoadedModel) -> None:
     assert len({layer.kept_tokens for layer in usage.layers}) > 3
 
 
-@pytest.mark.exhaustive(keep=1)
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(("method", "share"), [("prefixkv", 0.4), ("guided", 0.1)])
 def test_hard_limit_holds_through_a_long_answer(demo: LoadedModel, method: str, share: float) -> None:
     """200 new tokens on a share of the full cache's bytes, looked at after every piece of text."""

@@ -15,15 +15,21 @@ from prefixkv.generation.sampling import Sampling
 from prefixkv.methods.table import METHODS
 from prefixkv.models.loading import LoadedModel
 from tests.passes import passes
+from tests.small_demo import small_demo
 
 LATER = ("How many objects are there?", "Describe the image.", "How many red objects are there?")
-SHORT = Sampling(max_new_tokens=30)
+SHORT = Sampling(max_new_tokens=16)
 EVICTING = [name for name, method in METHODS.items() if not method.keeps_all]
 
 
 @pytest.fixture(scope="module")
 def demo() -> LoadedModel:
     return prefixkv.load_model("demo", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def small() -> LoadedModel:
+    return small_demo()
 
 
 def said(conversation: Conversation, prompt: str) -> str:
@@ -57,9 +63,9 @@ def assert_same_cache(one: Conversation, other: Conversation) -> None:
 
 @pytest.mark.exhaustive(keep=2)
 @pytest.mark.parametrize("method", EVICTING)
-def test_stopped_turn_is_kept_exactly_as_far_as_it_was_said(demo: LoadedModel, method: str) -> None:
+def test_stopped_turn_is_kept_exactly_as_far_as_it_was_said(small: LoadedModel, method: str) -> None:
     """The next answers are those of a conversation in which that answer was as long as what was said, and no longer."""
-    stopped, cut = begun(demo, method=method), begun(demo, method=method)
+    stopped, cut = begun(small, method=method), begun(small, method=method)
     answer = stopped.ask("Describe the image.")
     # What is left of the picture under the paper's code may end the answer with its second word.
     for _ in range(1 if method == "prefixkv-release" else 2):
@@ -75,10 +81,10 @@ def test_stopped_turn_is_kept_exactly_as_far_as_it_was_said(demo: LoadedModel, m
 
 
 @pytest.mark.exhaustive(keep=2)
-@pytest.mark.parametrize("budget", ["20%", "400KiB"])
+@pytest.mark.parametrize("budget", ["20%", "60KiB"])
 @pytest.mark.parametrize("method", EVICTING)
-def test_turn_that_fails_in_the_middle_was_never_asked(demo: LoadedModel, method: str, budget: str) -> None:
-    failed, never = begun(demo, budget, method), begun(demo, budget, method)
+def test_turn_that_fails_in_the_middle_was_never_asked(small: LoadedModel, method: str, budget: str) -> None:
+    failed, never = begun(small, budget, method), begun(small, budget, method)
     calls = []
 
     def fail(*args: Any, **kwargs: Any) -> None:
@@ -86,7 +92,7 @@ def test_turn_that_fails_in_the_middle_was_never_asked(demo: LoadedModel, method
         if len(calls) == 2:
             raise KeyboardInterrupt
 
-    hook = demo.model.model.language_model.layers[3].register_forward_pre_hook(fail, with_kwargs=True)
+    hook = small.model.model.language_model.layers[2].register_forward_pre_hook(fail, with_kwargs=True)
     pieces = []
     try:
         with pytest.raises(KeyboardInterrupt):
@@ -101,8 +107,8 @@ def test_turn_that_fails_in_the_middle_was_never_asked(demo: LoadedModel, method
 
 @pytest.mark.exhaustive(keep=2)
 @pytest.mark.parametrize("method", EVICTING)
-def test_undone_turn_was_never_asked(demo: LoadedModel, method: str) -> None:
-    undone, never = begun(demo, method=method), begun(demo, method=method)
+def test_undone_turn_was_never_asked(small: LoadedModel, method: str) -> None:
+    undone, never = begun(small, method=method), begun(small, method=method)
     for question in LATER[:2]:
         said(undone, question)
     assert [undone.undo().prompt for _ in LATER[:2]] == [LATER[1], LATER[0]]
@@ -120,8 +126,8 @@ def test_undone_first_turn_gives_its_picture_back(demo: LoadedModel) -> None:
             conversation.undo()
 
 
-def test_more_turns_than_are_remembered_are_read_again(demo: LoadedModel) -> None:
-    conversation, fresh = begun(demo), begun(demo)
+def test_more_turns_than_are_remembered_are_read_again(small: LoadedModel) -> None:
+    conversation, fresh = begun(small), begun(small)
     for _ in range(UNDO_TURNS + 1):
         said(conversation, "How many objects are there?")
     for _ in range(UNDO_TURNS + 1):
@@ -134,8 +140,8 @@ def test_more_turns_than_are_remembered_are_read_again(demo: LoadedModel) -> Non
 
 @pytest.mark.exhaustive(keep=1)
 @pytest.mark.parametrize(("budget", "method"), [("50%", "prefixkv"), ("20%", "h2o"), ("1MiB", "prefixkv")])
-def test_changed_budget_is_that_of_a_conversation_read_in_one_go(demo: LoadedModel, budget: str, method: str) -> None:
-    changed, other = begun(demo), begun(demo, "100%")
+def test_changed_budget_is_that_of_a_conversation_read_in_one_go(small: LoadedModel, budget: str, method: str) -> None:
+    changed, other = begun(small), begun(small, "100%")
     changed.change_budget(budget, method)
     assert changed.usage().allocated_bytes == 0
     answer = said(changed, LATER[0])

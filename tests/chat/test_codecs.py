@@ -19,6 +19,7 @@ from prefixkv.methods.table import METHODS
 from prefixkv.models.loading import LoadedModel
 from prefixkv.policy.codec import CODECS
 from tests.chat.test_context import changed_head
+from tests.small_demo import small_demo
 
 SAMPLE = Path(__file__).parent / "samples" / "context-1.safetensors"
 
@@ -26,6 +27,11 @@ SAMPLE = Path(__file__).parent / "samples" / "context-1.safetensors"
 @pytest.fixture(scope="module")
 def demo() -> LoadedModel:
     return prefixkv.load_model("demo", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def small() -> LoadedModel:
+    return small_demo()
 
 
 def said(conversation: Conversation, prompt: str) -> str:
@@ -42,9 +48,9 @@ def held(conversation: Conversation) -> list[torch.Tensor]:
     ]
 
 
-def is_refused(demo: LoadedModel, method: str, codec: str, budget: str) -> bool:
+def is_refused(small: LoadedModel, method: str, codec: str, budget: str) -> bool:
     """A method that keeps everything needs all the bytes that its codec takes; `auto` never applies its budget."""
-    share = CODECS[codec].entry_size(demo.geometry).counted / demo.geometry.counted_bytes
+    share = CODECS[codec].entry_size(small.geometry).counted / small.geometry.counted_bytes
     return METHODS[method].keeps_all and codec != "auto" and share > float(budget.rstrip("%")) / 100
 
 
@@ -53,14 +59,14 @@ def is_refused(demo: LoadedModel, method: str, codec: str, budget: str) -> bool:
 @pytest.mark.parametrize("codec", CODECS)
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_in_every_codec_is_saved_opened_undone_and_asked_again(
-    demo: LoadedModel, tmp_path: Path, method: str, codec: str, budget: str
+    small: LoadedModel, tmp_path: Path, method: str, codec: str, budget: str
 ) -> None:
     sampling = Sampling(max_new_tokens=12)
-    if is_refused(demo, method, codec, budget):
+    if is_refused(small, method, codec, budget):
         with pytest.raises(BudgetTooSmallError, match=r"takes .* of the cache in codec .*: give at least [\d.]+%"):
-            Conversation(demo, budget, method, sampling, codec=codec)
+            Conversation(small, budget, method, sampling, codec=codec)
         return
-    conversation = Conversation(demo, budget, method, sampling, codec=codec)
+    conversation = Conversation(small, budget, method, sampling, codec=codec)
     conversation.attach(draw_scene(31).image)
     said(conversation, "Describe the image.")
     usage = conversation.usage()
@@ -70,13 +76,13 @@ def test_every_method_in_every_codec_is_saved_opened_undone_and_asked_again(
         assert all(layer.bits == CODECS[codec].bits for layer in conversation.cache.layers)
     if not METHODS[method].keeps_all:
         # The release may exceed its share by an entry of each layer.
-        spare = len(usage.layers) * 2 * demo.geometry.counted_bytes
+        spare = len(usage.layers) * 2 * small.geometry.counted_bytes
         assert usage.kept_bytes <= float(budget.rstrip("%")) / 100 * usage.full_bytes + spare
     path = tmp_path / "a.safetensors"
     save_context(conversation, path, "a")
     read_whole(path)
     assert read_head(path)["codec"] == codec
-    opened = load_context(path, demo, sampling)
+    opened = load_context(path, small, sampling)
     assert opened.cache.codec.name == codec
     assert all(torch.equal(one, other) for one, other in zip(held(opened), held(conversation), strict=True))
     answer = said(conversation, "How many red objects are there?")

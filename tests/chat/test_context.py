@@ -31,6 +31,7 @@ from prefixkv.methods.table import METHODS
 from prefixkv.models.loading import LoadedModel
 from prefixkv.profiles.config import PrefixConfig
 from tests.passes import Passes, passes
+from tests.small_demo import small_demo
 
 LATER = ("Describe the image.", "How many red objects are there?", "Which object is in row 2, column 2?")
 
@@ -40,27 +41,32 @@ def demo() -> LoadedModel:
     return prefixkv.load_model("demo", device="cpu")
 
 
+@pytest.fixture(scope="module")
+def small() -> LoadedModel:
+    return small_demo()
+
+
 def said(conversation: Conversation, prompt: str) -> str:
     return "".join(conversation.ask(prompt)).strip()
 
 
 def begun(demo: LoadedModel, budget: Any = "20%", method: str = "prefixkv", seed: int = 31) -> Conversation:
     """A conversation after one turn, whose answer has overwritten entries."""
-    conversation = Conversation(demo, budget, method, Sampling(max_new_tokens=60))
+    conversation = Conversation(demo, budget, method, Sampling(max_new_tokens=24))
     conversation.attach(draw_scene(seed).image)
     said(conversation, "Describe the image.")
     return conversation
 
 
 @pytest.mark.exhaustive(keep=4)
-@pytest.mark.parametrize("budget", ["20%", "400KiB", "120tok"])
+@pytest.mark.parametrize("budget", ["20%", "60KiB", "40tok"])
 @pytest.mark.parametrize("method", [name for name, method in METHODS.items() if not method.keeps_all])
 def test_loaded_context_goes_on_as_if_it_had_never_been_saved(
-    demo: LoadedModel, tmp_path: Path, method: str, budget: str
+    small: LoadedModel, tmp_path: Path, method: str, budget: str
 ) -> None:
-    conversation = begun(demo, budget, method)
+    conversation = begun(small, budget, method)
     save_context(conversation, tmp_path / "a.safetensors", "a")
-    loaded = load_context(tmp_path / "a.safetensors", demo, conversation.sampling)
+    loaded = load_context(tmp_path / "a.safetensors", small, conversation.sampling)
     assert loaded.usage() == dataclasses.replace(conversation.usage(), allocated_bytes=loaded.usage().allocated_bytes)
     for layer, other in zip(conversation.cache.layers, loaded.cache.layers, strict=True):
         assert torch.equal(layer.keys[:, :, : layer.kept_tokens], other.keys)
@@ -73,21 +79,21 @@ def test_loaded_context_goes_on_as_if_it_had_never_been_saved(
 ROUND_TRIPS = [
     pytest.param(method, budget, marks=() if budget in often else pytest.mark.exhaustive)
     for method in METHODS
-    for often in [("20%", "10%", "5%", "3%") if METHODS[method].packs else ("5%",)]
+    for often in [("10%", "3%") if METHODS[method].packs else ("5%",)]
     for budget in ("100%", "50%", "20%", "10%", "5%", "3%")
 ]
 
 
 @pytest.mark.parametrize(("method", "budget"), ROUND_TRIPS)
 def test_every_method_at_every_budget_is_saved_opened_and_asked_again(
-    demo: LoadedModel, tmp_path: Path, method: str, budget: str
+    small: LoadedModel, tmp_path: Path, method: str, budget: str
 ) -> None:
-    conversation = Conversation(demo, budget, method, Sampling(max_new_tokens=12))
+    conversation = Conversation(small, budget, method, Sampling(max_new_tokens=12))
     conversation.attach(draw_scene(31).image)
     said(conversation, "Describe the image.")
     save_context(conversation, tmp_path / "a.safetensors", "a")
     read_whole(tmp_path / "a.safetensors")
-    loaded = load_context(tmp_path / "a.safetensors", demo, conversation.sampling)
+    loaded = load_context(tmp_path / "a.safetensors", small, conversation.sampling)
     assert loaded.cache.row.bits == conversation.cache.row.bits
     assert said(loaded, LATER[1]) == said(conversation, LATER[1])
 
@@ -234,6 +240,7 @@ def test_what_was_written_is_read_back(demo: LoadedModel, tmp_path: Path, monkey
         save_context(begun(demo), tmp_path / "a.safetensors", "a")
 
 
+@pytest.mark.exhaustive
 def test_context_of_a_configuration_keeps_its_shares(demo: LoadedModel, tmp_path: Path) -> None:
     config = PrefixConfig.search("30%", demo.identity, 700, allocation_name="uniform", name="third")
     shares = tuple(share * factor for share, factor in zip(config.keep_fractions, [0.5, 1.5] * 4, strict=True))

@@ -57,6 +57,7 @@ def test_everything_is_kept_at_full_budget_and_the_pixels_are_the_pictures(demo:
     assert np.array_equal(picture.pixels, np.asarray(draw_scene(31).image))
 
 
+@pytest.mark.exhaustive
 def test_pictures_of_one_question_are_told_apart(demo: LoadedModel, tmp_path: Path) -> None:
     conversation = asked(demo, "30%", "prefixkv", 31, 32)
     first, second = kept_patches(conversation)

@@ -10,6 +10,7 @@ import pytest
 from tests.cli.program import ENVIRONMENT, Run, run_in_new_process
 
 
+@pytest.mark.exhaustive(keep=1)
 @pytest.mark.skipif(sys.platform != "linux", reason="blocks that grow are for Linux")
 @pytest.mark.parametrize(
     ("given", "expected"),

@@ -66,6 +66,7 @@ def test_lines_of_stdin_to_stdout(run: Run, photos: Path) -> None:
     assert [record["line"] for record in _records(only.stdout)] == [1]
 
 
+@pytest.mark.exhaustive
 def test_options_hold_for_lines_that_do_not_say_their_own(run: Run, photos: Path) -> None:
     picture = str(photos / "31.png")
     own = {"temperature": 0, "seed": None}

@@ -77,6 +77,7 @@ def test_generate_is_measured_as_a_user_calls_it(run: Run, monkeypatch: pytest.M
     assert own["kv_bytes"] == sum(int(0.4 * 4 * tokens) for tokens in (55, 45, 35)) * 2 * 4 * 32 * 4
 
 
+@pytest.mark.exhaustive
 def test_an_answer_of_a_conversation_is_measured(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("FEW_TOKENS", 2), ("MANY_TOKENS", 6), ("RUNS", 1)):
         monkeypatch.setattr(generate_path, name, value)
@@ -89,6 +90,7 @@ def test_an_answer_of_a_conversation_is_measured(run: Run, monkeypatch: pytest.M
     assert own["kv_bytes"] == int(0.4 * 4 * 55) * 2 * 4 * 32 * 4
 
 
+@pytest.mark.exhaustive
 def test_requests_of_the_engine_are_measured_beside_stock_generate(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("FEW_TOKENS", 2), ("MANY_TOKENS", 6), ("RUNS", 1)):
         monkeypatch.setattr(generate_path, name, value)

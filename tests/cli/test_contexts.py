@@ -39,6 +39,7 @@ def saved(prefixkv: Prefixkv) -> dict[str, object]:
     return json.loads(done.stdout)
 
 
+@pytest.mark.exhaustive
 def test_later_answer_is_that_of_a_conversation_that_went_on(prefixkv: Prefixkv, saved: dict) -> None:
     later = json.loads(prefixkv("chat", "--context", "eleven", "-p", LATER, "--json").stdout)
     whole = prefixkv("chat", "scene11.png", "--model", "demo", "-p", QUESTION, "-p", LATER).stdout.splitlines()

@@ -24,6 +24,7 @@ from prefixkv_cli.dialogue.talk import Talk
 from tests.cli.screen import Terminal, home_of
 
 
+@pytest.mark.exhaustive
 def test_toolbar_descriptions_editor_and_map_in_a_terminal(picture: Path, model_folder: Path, tmp_path: Path) -> None:
     editor = tmp_path / "editor"
     editor.write_text('#!/bin/sh\nprintf "%s\\nbi bo\\n" "$(cat "$1")" > "$1"\n')

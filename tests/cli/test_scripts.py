@@ -74,6 +74,7 @@ def test_turn_event_is_what_json_prints(chat: Run) -> None:
         assert turn[name] == one[name]
 
 
+@pytest.mark.exhaustive
 def test_long_answer_has_stats_and_an_interrupted_one_ends_with_130(scene: Path, model_folder: Path) -> None:
     words = [*PROGRAM, "chat", str(scene), "--model", str(model_folder), "-p", "ba", "--json-lines"]
     child = subprocess.Popen(
@@ -156,6 +157,7 @@ def test_environment_variables_stand_for_options_and_the_command_line_wins(chat:
     assert (bad.returncode, bad.stderr.count("\n")) == (2, 1)
 
 
+@pytest.mark.exhaustive
 def test_picture_may_come_through_stdin(run: Run, model_folder: Path, scene: Path) -> None:
     words = ["chat", "-i", "-", "--model", str(model_folder), "--max-new-tokens", "5", "-p", "ba", "--json"]
     piped = subprocess.run(

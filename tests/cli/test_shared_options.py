@@ -68,6 +68,7 @@ def test_profile_says_what_does_not_go_together(given: list[str], says: str, run
     assert says in done.stderr
 
 
+@pytest.mark.exhaustive
 def test_profile_draws_the_scenes_that_data_names(run: Run, model_folder: Path, tmp_path: Path) -> None:
     out = ("--model", str(model_folder), "--device", "cpu", "--json", "--out", str(tmp_path / "profile.json"))
     named = run("profile", "--data", "scenes:2:5", *out)

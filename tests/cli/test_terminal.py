@@ -164,6 +164,7 @@ def test_leaving_by_end_of_file_and_by_command_exits_with_0(start: Start) -> Non
         assert terminal.end() == 0
 
 
+@pytest.mark.exhaustive
 def test_interrupted_answer_is_kept_and_the_conversation_goes_on(start: Start) -> None:
     terminal = start("--max-new-tokens", "4000")
     terminal.wait_for_prompt()
@@ -181,6 +182,7 @@ def test_interrupted_answer_is_kept_and_the_conversation_goes_on(start: Start) -
     assert 9 < seen[0] < seen[1]
 
 
+@pytest.mark.exhaustive
 def test_lines_of_input_history_and_completion(start: Start, tmp_path: Path) -> None:
     terminal = start("--max-new-tokens", "5", columns=200)
     terminal.wait_for_prompt()
@@ -238,6 +240,7 @@ def test_dropped_pictures_are_understood(start: Start, tmp_path: Path) -> None:
     assert "missing.png' does not exist" in " ".join(terminal.text.split("\n"))
 
 
+@pytest.mark.exhaustive
 def test_conversation_about_a_piped_picture_reads_the_keyboard(
     picture: Path, model_folder: Path, tmp_path: Path
 ) -> None:

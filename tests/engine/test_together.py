@@ -65,7 +65,7 @@ requests = st.fixed_dictionaries(
 )
 
 
-@pytest.mark.exhaustive(keep=2)
+@pytest.mark.exhaustive(keep=1)
 @pytest.mark.filterwarnings("ignore:guided works without look-ahead")
 @pytest.mark.parametrize("most", [16, 64])
 @pytest.mark.parametrize("method", METHODS)

@@ -137,6 +137,7 @@ def test_text_side_by_side_is_text_alone(text_model: LoadedModel) -> None:
     assert len({round(sum(joint.losses), 3) for joint in together}) > len(cells) // 2
 
 
+@pytest.mark.exhaustive
 def test_a_cache_is_copied_though_what_its_last_chunk_waited_for_cannot_be(
     demo: LoadedModel, inputs: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:

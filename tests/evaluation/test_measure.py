@@ -15,7 +15,7 @@ from prefixkv.models.loading import LoadedModel
 METRICS = ("ppl", "rouge", "accuracy", "kl")
 
 
-@pytest.mark.exhaustive(keep=1)
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("data", ["scenes:9:6", "followups:10:6"])
 def test_side_by_side_is_one_after_the_other(demo: LoadedModel, data: str) -> None:
     """Every method on the last sample (what is further left; letters): the same answers, figures up to rounding."""

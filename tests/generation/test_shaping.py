@@ -26,7 +26,7 @@ from prefixkv.models.loading import LoadedModel
 from prefixkv.transformers_compat import cache_argument
 from tests import tiny
 
-QUESTION, TOKENS = "Describe the image.", 20
+QUESTION, TOKENS = "Describe the image.", 12
 IMAGE = draw_scene(31).image
 ON_TINY = {"forced_bos_token_id": 7, "remove_invalid_values": True}
 """A prompt of one token, and logits that are no numbers, which a conversation on the demo model does not have."""
@@ -83,6 +83,7 @@ def a_value(demo: LoadedModel, attribute: str, usual: list[int]) -> Any:
     }[attribute]
 
 
+@pytest.mark.exhaustive(keep=4)
 @pytest.mark.parametrize("attribute", sorted({*PROCESSED, *ENDS} - ON_TINY.keys()))
 def test_an_attribute_changes_every_answer_as_it_changes_that_of_stock_generate(
     demo: LoadedModel, attribute: str

@@ -12,7 +12,7 @@ from prefixkv.kernels.gathering import Move
 from prefixkv.kernels.packing import unpack
 from tests.kernels.precision import noise
 
-pytestmark = pytest.mark.exhaustive(keep=8)
+pytestmark = pytest.mark.exhaustive(keep=4)
 
 ENTRIES = 70
 

@@ -27,7 +27,7 @@ def demo() -> LoadedModel:
     return prefixkv.load_model("demo", device="cpu")
 
 
-@pytest.mark.exhaustive(keep=1)
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("bits", [4, 2])
 def test_loss_is_that_of_the_rounded_prompt(bits: int, demo: LoadedModel) -> None:
     """Against the same by hand: the answer in one pass behind a whole and behind a rounded prompt."""
@@ -53,6 +53,7 @@ def test_loss_is_that_of_the_rounded_prompt(bits: int, demo: LoadedModel) -> Non
     assert nats[bits] > 0
 
 
+@pytest.mark.exhaustive
 def test_profile_says_what_the_model_bears(demo: LoadedModel) -> None:
     (sample,) = drawn_samples(1, first_seed=71)
     profile = LayerProfile.measure(demo, [sample], "one scene", answer_tokens=30)
