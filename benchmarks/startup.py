@@ -8,11 +8,13 @@ from __future__ import annotations
 import json
 import os
 import platform
+import pty
 import resource
 import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,9 +22,13 @@ from typing import Any
 from prefixkv.demo import scene_path
 
 RUNS = 5
+LINES = 1000
+"""Of the finished batch."""
 _PROGRAM = ["-m", "prefixkv_cli"]
 _STOCK = "import torch, transformers; from transformers import LlavaForConditionalGeneration"
-_ASK = ["chat", str(scene_path()), "--model", "demo", "--device", "cpu", "-q", "-p", "How many objects are there?"]
+_DEMO = ["--model", "demo", "--device", "cpu"]
+_ASK = ["chat", str(scene_path()), *_DEMO, "-q", "-p", "How many objects are there?"]
+_BATCH = ["batch", "questions.jsonl", "--out", "answers.jsonl", *_DEMO, "--max-new-tokens", "1", "--rows", "64"]
 _TAB = {"_PREFIXKV_COMPLETE": "complete_bash", "COMP_WORDS": "prefixkv chat --mo", "COMP_CWORD": "2"}
 CASES: dict[str, tuple[list[str], dict[str, str]]] = {
     "stock imports": (["-c", _STOCK], {}),
@@ -30,28 +36,66 @@ CASES: dict[str, tuple[list[str], dict[str, str]]] = {
     "--help": ([*_PROGRAM, "--help"], {}),
     "info demo": ([*_PROGRAM, "info", "demo"], {}),
     "completion of an option": (_PROGRAM, _TAB),
+    f"a finished batch of {LINES:,} lines": ([*_PROGRAM, *_BATCH], {}),
 }
 
 
 def measure() -> dict[str, Any]:
-    """Median seconds of user and system time of each case; the cases take turns."""
+    """Median seconds of user and system time of each case, and until a terminal shows something; cases take turns."""
     taken: dict[str, list[float]] = {name: [] for name in CASES}
+    shown: list[float] = []
     with tempfile.TemporaryDirectory() as home:
+        environment = {**os.environ, "PREFIXKV_HOME": home, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+        # An installed package has its bytecode beside it; a checkout gets it here.
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)
+        environment["PYTHONPATH"] = os.pathsep.join([str(Path.cwd()), os.environ.get("PYTHONPATH", "")])
+        questions = ({"image": str(scene_path()), "prompt": f"How many objects are there? {n}"} for n in range(LINES))
+        lines = "".join(json.dumps(question) + "\n" for question in questions)
+        Path(home, "questions.jsonl").write_text(lines, encoding="utf-8")
+        for words, variables in CASES.values():
+            _run(words, environment | variables, home)
         for _ in range(RUNS):
             for name, (words, variables) in CASES.items():
-                environment = {**os.environ, "PREFIXKV_HOME": home, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
                 before = _children()
-                done = subprocess.run([sys.executable, *words], env=environment | variables, capture_output=True)
-                assert done.returncode == 0, done.stderr
+                _run(words, environment | variables, home)
                 taken[name].append(_children() - before)
+            shown.append(_seconds_until_shown([*_PROGRAM, *_ASK[:-3]], environment))
     return {
         "format": "prefixkv-startup",
-        "version": 1,
+        "version": 2,
         "python": platform.python_version(),
         "packages": {name: version(name) for name in ("torch", "transformers", "typer")},
         "processor_seconds": {name: round(statistics.median(values), 2) for name, values in taken.items()},
+        "seconds_until_a_terminal_shows_something": round(statistics.median(shown), 2),
         "load_average": round(os.getloadavg()[0], 1),
     }
+
+
+def _run(words: list[str], environment: dict[str, str], folder: str) -> None:
+    done = subprocess.run([sys.executable, *words], env=environment, cwd=folder, capture_output=True)
+    assert done.returncode == 0, done.stderr
+
+
+def _seconds_until_shown(words: list[str], environment: dict[str, str]) -> float:
+    """Wall time from Enter to the first thing that a conversation's terminal shows."""
+    master, slave = pty.openpty()
+    started = time.perf_counter()
+    process = subprocess.Popen(
+        [sys.executable, *words],
+        env=environment | {"TERM": "xterm"},
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        start_new_session=True,
+    )
+    try:
+        os.read(master, 1)
+        return time.perf_counter() - started
+    finally:
+        process.kill()
+        process.wait()
+        os.close(master)
+        os.close(slave)
 
 
 def _children() -> float:

@@ -12,6 +12,7 @@ import typer
 import prefixkv
 from prefixkv_cli import output
 from prefixkv_cli.allocator import prepare_allocator
+from prefixkv_cli.collector import collect_seldom
 from prefixkv_cli.command_table import COMPLETE_VARIABLE, ProgramGroup
 from prefixkv_cli.failures import Failure
 from prefixkv_cli.waiting_sign import end_sign, show_start
@@ -70,6 +71,7 @@ def main(arguments: list[str] | None = None) -> None:
     """
     words = sys.argv[1:] if arguments is None else arguments
     show_start(words)
+    collect_seldom()
     prepare_allocator()
     # What transformers logs is about its own defaults; what concerns the user is said by us, in one line.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

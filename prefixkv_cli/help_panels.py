@@ -57,6 +57,9 @@ class _Panelled:
         parameters = super().get_params(ctx)  # type: ignore[misc]
         for parameter in parameters:
             _lay_out(parameter, ctx)
+            if ctx.resilient_parsing:
+                # A shell asks for completions. To make values of words typer would load pydantic.
+                parameter.process_value = _as_it_is
         order = [None, *PANELS]
         return sorted(parameters, key=lambda parameter: order.index(panel_of(parameter)))
 
@@ -111,6 +114,10 @@ def _lay_out(parameter: Any, ctx: Any) -> None:
         parameter.display_type_rich = _no_type
     elif parameter.metavar is None:
         parameter.metavar = "" if parameter.is_flag else _VALUES[parameter.display_type(ctx)]
+
+
+def _as_it_is(ctx: Any, value: Any) -> Any:
+    return value
 
 
 def _no_type(ctx: Any) -> str:

@@ -8,15 +8,15 @@ from __future__ import annotations
 import json
 import sys
 from collections import deque
-from collections.abc import Iterable, Mapping
-from typing import Any
-
-from rich.console import Console, ConsoleOptions, RenderableType
-from rich.segment import Segment
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from prefixkv.errors import PrefixKVError
 from prefixkv_cli.escaping import visible, visible_json
 from prefixkv_cli.waiting_sign import end_sign
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
 
 _quiet = False
 _MOST_NOTICES = 100
@@ -27,19 +27,12 @@ class ReaderLeftError(Exception):
     """Nobody reads stdout any more, as after `| head -1`; no OSError, because Typer ends those with exit code 1."""
 
 
-class _SafeConsole(Console):
-    """Rich's console, which hands on the control characters of a text as they are; here they are shown."""
-
-    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """Make segments; those of Rich's own control are left alone."""
-        for segment in super().render(renderable, options):
-            yield segment if segment.control else Segment(visible(segment.text), segment.style)
-
-
 def stderr_console() -> Console:
     """A console on stderr; without colour where that is no terminal, or where NO_COLOR is set."""
+    from prefixkv_cli.safe_console import SafeConsole
+
     end_sign()
-    return _SafeConsole(stderr=True, highlight=False)
+    return SafeConsole(stderr=True, highlight=False)
 
 
 def stdout_console() -> Console:
@@ -48,14 +41,18 @@ def stdout_console() -> Console:
     Raises:
         PrefixKVError: there is no stdout.
     """
+    from prefixkv_cli.safe_console import SafeConsole
+
     end_sign()
     _require_stdout()
-    return _SafeConsole(highlight=False)
+    return SafeConsole(highlight=False)
 
 
 def natural_width(renderable: RenderableType) -> int:
     """Columns that a table takes where there is room for all of it."""
-    return _SafeConsole(width=10**4).measure(renderable).maximum
+    from prefixkv_cli.safe_console import SafeConsole
+
+    return SafeConsole(width=10**4).measure(renderable).maximum
 
 
 def be_quiet(quiet: bool) -> bool:

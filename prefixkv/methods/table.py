@@ -7,7 +7,7 @@ point of the group `prefixkv.methods`, which has the method's name and refers to
 from __future__ import annotations
 
 import difflib
-from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING
 
 from prefixkv.errors import OptionError
 from prefixkv.methods.full import FULL
@@ -18,6 +18,9 @@ from prefixkv.methods.method import Method
 from prefixkv.methods.prefixkv import PREFIXKV, RELEASE
 from prefixkv.methods.snapkv import PYRAMIDKV, SNAPKV
 from prefixkv.methods.tgv import TGV
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint, EntryPoints
 
 GROUP = "prefixkv.methods"
 """The group of entry points."""
@@ -51,7 +54,7 @@ def register_method(method: Method) -> Method:
 
 def method_names() -> list[str]:
     """All names that `get_method` knows; packages are not loaded for it."""
-    return list(dict.fromkeys([*METHODS, *sorted(point.name for point in entry_points(group=GROUP))]))
+    return list(dict.fromkeys([*METHODS, *sorted(point.name for point in _offered())]))
 
 
 def get_method(name: str | Method) -> Method:
@@ -64,11 +67,19 @@ def get_method(name: str | Method) -> Method:
         return name
     if name in METHODS:
         return METHODS[name]
-    for point in entry_points(group=GROUP, name=name):
-        return _load(point)
+    for point in _offered():
+        if point.name == name:
+            return _load(point)
     near = difflib.get_close_matches(name.lower(), method_names(), n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     raise OptionError(f"method {name!r} is not known: {hint}choose one of {', '.join(method_names())}")
+
+
+def _offered() -> EntryPoints:
+    """The methods of installed packages; who names one of our own does not wait for the import of what finds them."""
+    from importlib.metadata import entry_points
+
+    return entry_points(group=GROUP)
 
 
 def _load(point: EntryPoint) -> Method:

@@ -18,7 +18,6 @@ from prefixkv.policy.codec import DEFAULT_CODEC
 from prefixkv_cli import options, output
 from prefixkv_cli.answer_log.journal import Journal
 from prefixkv_cli.dialogue.last_conversation import find_last_conversation
-from prefixkv_cli.dialogue.opening import Opening
 from prefixkv_cli.dialogue.picture_input import STDIN
 from prefixkv_cli.dialogue.prompt_input import read_prompts
 from prefixkv_cli.reports.kept_file import check_kept_file, write_kept_file
@@ -120,6 +119,9 @@ def chat(
     sources = [*(images or ()), *(image or ())]
     sampling = Sampling(max_new_tokens, temperature, top_p, seed, stop=tuple(stop or ()))
     placement = options.placement(device, device_map, load_in_8bit, load_in_4bit, trust_remote_code)
+    # Here, so that a shell that completes a word does not wait for it.
+    from prefixkv_cli.dialogue.opening import Opening
+
     opening = Opening(
         given,
         model,

@@ -161,6 +161,17 @@ def test_bash_completes_values(tmp_path: Path, option: str, begun: str, offered:
     assert _completed(tmp_path, ["prefixkv", "chat", option, begun]) == offered
 
 
+def test_a_shell_that_completes_does_not_wait_for_what_answers_need() -> None:
+    """Neither values are made of the words, nor screens drawn, nor packages looked through."""
+    asked = {"_PREFIXKV_COMPLETE": "complete_bash", "COMP_WORDS": "prefixkv chat --budget 5", "COMP_CWORD": "3"}
+    command = [PROGRAM[0], "-X", "importtime", *PROGRAM[1:]]
+    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT | asked, check=False)
+    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert done.stdout.split() == ["50%", "5%", "512MiB"]
+    assert "typer.core" in loaded
+    assert loaded & {*HEAVY, "pydantic", "rich.console", "importlib.metadata", "prefixkv.models.loading"} == set()
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish", "powershell"])
 def test_completion_prints_a_script_for_every_shell(shell: str) -> None:
     done = subprocess.run([*PROGRAM, "completion", shell], capture_output=True, text=True, env=ENVIRONMENT, check=False)
