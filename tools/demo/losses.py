@@ -6,13 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from prefixkv.demo.questions import KINDS
 from tools.demo.labels import ATTRIBUTES, BACKGROUND, CONTEXTUAL
-from tools.demo.packing import CONTEXT_KIND, NOT_AN_ANSWER
+from tools.demo.packing import ALL_KINDS, CONTEXT_KIND, NOT_AN_ANSWER
 
 _CONTEXTUAL_WEIGHT = 0.5
 _CLASSES = max(2, *ATTRIBUTES.values())
-KIND_NAMES = (*KINDS, "context")
+KIND_NAMES = (*ALL_KINDS, "context")
 
 
 class DenseHeads(nn.Module):

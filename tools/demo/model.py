@@ -79,7 +79,7 @@ def build_processor(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
     images = CLIPImageProcessorPil(
-        size={"shortest_edge": IMAGE_PIXELS},
+        size={"height": IMAGE_PIXELS, "width": IMAGE_PIXELS},
         crop_size={"height": IMAGE_PIXELS, "width": IMAGE_PIXELS},
         image_mean=list(PIXEL_MEAN),
         image_std=list(PIXEL_STD),

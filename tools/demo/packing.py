@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from prefixkv.demo.documents.questions import READING_KINDS
 from prefixkv.demo.questions import KINDS, Question
 from tools.demo.tokens import BOS, EOS, IMAGE, IMAGE_TOKENS
 
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 # Answers given earlier in a conversation are trained on too, but counted apart from the kind of its last question.
-CONTEXT_KIND = len(KINDS)
+ALL_KINDS = (*KINDS, *READING_KINDS)
+CONTEXT_KIND = len(ALL_KINDS)
 NOT_AN_ANSWER = 255
 PADDING_SEGMENT = 255
 
@@ -35,7 +37,7 @@ class PackedText:
         segments: uint8, the block of a token from 1 on; `PADDING_SEGMENT` for padding.
         positions: int16, the position that the token has in its own conversation.
         answers: uint8, which answer the token belongs to, from 1 on; 0 outside of answers.
-        kinds: uint8, index of the answer's kind in `KINDS`; `NOT_AN_ANSWER` outside of answers.
+        kinds: uint8, index of the answer's kind in `ALL_KINDS`; `NOT_AN_ANSWER` outside of answers.
         weights: float16, weight of the token in the loss; 0 outside of answers.
     """
 
@@ -111,10 +113,12 @@ def _conversations(questions: list[Question], rng: np.random.Generator) -> list[
     keep_describe = rng.random() < 0.4
     chosen = [item for item in questions if item.kind != "describe" or keep_describe]
     singles: list[list[Turn]] = []
-    for index in np.argsort(rng.random(len(chosen)), kind="stable"):
+    # Transcriptions come first, as they teach most and would seldom fit behind the others.
+    order = np.argsort(rng.random(len(chosen)) - [item.kind == "transcription" for item in chosen], kind="stable")
+    for index in order:
         item = chosen[index]
         earlier = [(question, answer, CONTEXT_KIND) for question, answer in item.context]
-        singles.append([*earlier, (item.question, item.answer, KINDS.index(item.kind))])
+        singles.append([*earlier, (item.question, item.answer, ALL_KINDS.index(item.kind))])
     conversations: list[list[Turn]] = []
     while singles:
         joined = 1 if rng.random() < 0.75 else int(rng.integers(2, 5))

@@ -11,12 +11,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
+from prefixkv.demo.documents.document import draw_document
+from prefixkv.demo.documents.questions import document_questions
 from prefixkv.demo.questions import scene_questions
 from prefixkv.demo.scenes import IMAGE_PIXELS, MAX_OBJECTS, draw_scene
-from tools.demo.labels import ATTRIBUTES, PATCHES, object_attributes, patch_objects
+from tools.demo.labels import ATTRIBUTES, BACKGROUND, PATCHES, object_attributes, patch_objects
 from tools.demo.packing import Packer
+from tools.demo.reading_labels import LABELS, no_labels, patch_labels
 
 _PACKING_STREAM = 7004
 
@@ -29,6 +33,7 @@ def fields(text_tokens: int) -> Fields:
     return {
         "images": ((IMAGE_PIXELS, IMAGE_PIXELS, 3), np.uint8),
         "patch_objects": ((PATCHES * PATCHES,), np.uint8),
+        "reading": ((PATCHES * PATCHES, 1 + len(LABELS)), np.uint8),
         "attributes": ((MAX_OBJECTS, len(ATTRIBUTES)), np.uint8),
         "tokens": (text, np.int16),
         "segments": (text, np.uint8),
@@ -55,28 +60,50 @@ def _bytes(count: int, layout: Fields) -> int:
     return sum(-(-size // 8) * 8 for size in sizes)
 
 
-def fill(views: dict[str, np.ndarray], row: int, seed: int, packer: Packer) -> None:
-    """Draw, label and pack the scene of a seed into one row of the arrays."""
-    scene = draw_scene(seed)
+def fill(views: dict[str, np.ndarray], row: int, seed: int, packer: Packer, documents: float) -> None:
+    """Draw, label and pack the scene or the document of a seed into one row of the arrays.
+
+    Args:
+        views: Arrays as in `fields`.
+        row: Which row to fill.
+        seed: Of the picture.
+        packer: Packs its questions.
+        documents: Share of documents among all pictures.
+    """
     rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([_PACKING_STREAM, seed])))
-    packed = packer.pack(scene_questions(scene, 0), rng)
-    views["images"][row] = np.asarray(scene.image)
-    views["patch_objects"][row] = patch_objects(scene)
-    views["attributes"][row] = object_attributes(scene)
+    if rng.random() < documents:
+        document = draw_document(seed)
+        size = (IMAGE_PIXELS, IMAGE_PIXELS)
+        # As the processor does it.
+        image = document.image if document.image.size == size else document.image.resize(size, Image.Resampling.BICUBIC)
+        packed = packer.pack(document_questions(document.kind, document.content, 0, seed), rng)
+        views["images"][row] = np.asarray(image)
+        views["patch_objects"][row] = BACKGROUND
+        views["attributes"][row] = 0
+        views["reading"][row] = patch_labels(document)
+    else:
+        scene = draw_scene(seed)
+        packed = packer.pack(scene_questions(scene, 0), rng)
+        views["images"][row] = np.asarray(scene.image)
+        views["patch_objects"][row] = patch_objects(scene)
+        views["attributes"][row] = object_attributes(scene)
+        views["reading"][row] = no_labels()
     for name in ("tokens", "segments", "positions", "answers", "kinds", "weights"):
         views[name][row] = getattr(packed, name)
 
 
-def fixed_scenes(seeds: range, packer: Packer) -> dict[str, Tensor]:
-    """The scenes of some seeds as CPU tensors, for measuring while training."""
+def fixed_pictures(seeds: range, packer: Packer, documents: float) -> dict[str, Tensor]:
+    """The scenes and documents of some seeds as CPU tensors, for measuring while training."""
     layout = fields(packer.text_tokens)
     views = _views(bytearray(_bytes(len(seeds), layout)), len(seeds), layout)
     for row, seed in enumerate(seeds):
-        fill(views, row, seed, packer)
+        fill(views, row, seed, packer, documents)
     return {name: torch.from_numpy(view) for name, view in views.items()}
 
 
-def _work(slots: list[Any], chunk: int, packer: Packer, seeds: tuple[int, int], free: Any, ready: Any) -> None:
+def _work(
+    slots: list[Any], chunk: int, packer: Packer, seeds: tuple[int, int], documents: float, free: Any, ready: Any
+) -> None:
     os.nice(5)
     seed, step = seeds
     layout = fields(packer.text_tokens)
@@ -84,7 +111,7 @@ def _work(slots: list[Any], chunk: int, packer: Packer, seeds: tuple[int, int], 
         slot = free.get()
         views = _views(slots[slot], chunk, layout)
         for row in range(chunk):
-            fill(views, row, seed, packer)
+            fill(views, row, seed, packer, documents)
             seed += step
         ready.put(slot)
 
@@ -99,10 +126,13 @@ class ScenePool:
         first_seed: Seeds are counted up from here.
         workers: Worker processes.
         capacity: Scenes in the ring, a multiple of `chunk`.
+        documents: Share of documents among the pictures.
         chunk: Scenes that move to the device together.
     """
 
-    def __init__(self, packer: Packer, first_seed: int, workers: int, capacity: int, chunk: int = 64) -> None:
+    def __init__(
+        self, packer: Packer, first_seed: int, workers: int, capacity: int, documents: float, chunk: int = 64
+    ) -> None:
         self._layout = fields(packer.text_tokens)
         self._chunk = chunk
         self.capacity = capacity
@@ -117,7 +147,7 @@ class ScenePool:
         self._processes = []
         for worker in range(workers):
             seeds = (first_seed + worker, workers)
-            arguments = (self._slots, chunk, packer, seeds, self._free, self._ready)
+            arguments = (self._slots, chunk, packer, seeds, documents, self._free, self._ready)
             self._processes.append(context.Process(target=_work, args=arguments, daemon=True))
             self._processes[-1].start()
 

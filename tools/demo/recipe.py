@@ -23,6 +23,7 @@ class Recipe:
         workers: Processes that draw scenes.
         capacity: Scenes kept on the device.
         flex: Use flex attention on a GPU; else attention with a dense mask.
+        documents: Share of documents among the pictures; the others are scenes.
         tiny: Train the tiny configuration.
     """
 
@@ -39,4 +40,5 @@ class Recipe:
     workers: int = 15
     capacity: int = 24576
     flex: bool = True
+    documents: float = 0.8
     tiny: bool = False

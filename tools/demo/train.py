@@ -1,7 +1,7 @@
 """Train the demo model: `python -m tools.demo.train --minutes 14 --out DIR`.
 
-First the vision tower alone on dense labels of its patches, then the whole model on packed conversations: trained
-end to end from scratch the decoder never learns to look at the picture.
+The pictures are scenes and documents. First the vision tower alone on dense labels of its patches, then the whole model
+on packed conversations: trained end to end from scratch the decoder never learns to look at the picture.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from tools.demo.labels import ATTRIBUTES
 from tools.demo.losses import KIND_NAMES, DenseHeads, answer_loss, exact_matches
 from tools.demo.model import build_config, build_model, build_processor, save_model
 from tools.demo.packing import Packer
-from tools.demo.pool import ScenePool, fixed_scenes
+from tools.demo.pool import ScenePool, fixed_pictures
+from tools.demo.reading_heads import ReadingHeads, describe
 from tools.demo.recipe import Recipe
 from tools.demo.tokens import build_tokenizer
 
@@ -63,8 +64,9 @@ class Trainer:
         self.processor = build_processor(tokenizer)
         packer = Packer(tokenizer, recipe.text_tokens)
         first_seed = TRAINING_SEED_START + recipe.seed * 10**9 + (5 * 10**8 if resume else 0)
-        self.pool = ScenePool(packer, first_seed, recipe.workers, recipe.capacity)
-        held_out = fixed_scenes(range(_HELD_OUT_SEED_START, _HELD_OUT_SEED_START + 6 * recipe.batch), packer)
+        self.pool = ScenePool(packer, first_seed, recipe.workers, recipe.capacity, recipe.documents)
+        held_out_seeds = range(_HELD_OUT_SEED_START, _HELD_OUT_SEED_START + 6 * recipe.batch)
+        held_out = fixed_pictures(held_out_seeds, packer, recipe.documents)
         model: Any
         if resume is None:
             model = build_model(build_config(tokenizer, recipe.tiny), recipe.seed)
@@ -73,8 +75,12 @@ class Trainer:
         self.heads = DenseHeads(model.config.vision_config.hidden_size)
         if resume is not None:
             self.heads.load_state_dict(load_file(resume / "heads.safetensors"))
+        self.reading = ReadingHeads(model.config.vision_config.hidden_size)
+        # A model that has only seen scenes has none: they begin anew.
+        if resume is not None and (resume / "reading_heads.safetensors").is_file():
+            self.reading.load_state_dict(load_file(resume / "reading_heads.safetensors"))
         self.resumed = resume is not None
-        self.model, self.heads = model.to(device), self.heads.to(device)
+        self.model, self.heads, self.reading = model.to(device), self.heads.to(device), self.reading.to(device)
         self.held_out = {name: value.to(device) for name, value in held_out.items()}
         self.prefix = torch.from_numpy(packer.prefix).to(device)
         on_gpu = device.type == "cuda"
@@ -104,7 +110,7 @@ class Trainer:
         total = self.recipe.minutes * 60
         self.pool.refresh(at_least=min(self.recipe.capacity, 16 * self.recipe.batch))
         self.log(f"pool holds {self.pool.drawn} scenes")
-        if not self.resumed:
+        if self.recipe.tower_share:
             self._train("tower", self.seconds(), total * self.recipe.tower_share)
         self._train("whole", self.seconds(), total)
         self.pool.close()
@@ -156,7 +162,8 @@ class Trainer:
     def _parameter_groups(self, phase: str) -> list[dict[str, Any]]:
         tower_peak = self.recipe.tower_peak if phase == "tower" else self.recipe.joint_tower_peak
         named = [(name, parameter, tower_peak) for name, parameter in self.model.model.vision_tower.named_parameters()]
-        named += [(name, parameter, tower_peak) for name, parameter in self.heads.named_parameters()]
+        for heads in (self.heads, self.reading):
+            named += [(name, parameter, tower_peak) for name, parameter in heads.named_parameters()]
         if phase == "whole":
             for part in (self.model.model.language_model, self.model.model.multi_modal_projector):
                 named += [(name, parameter, self.recipe.peak) for name, parameter in part.named_parameters()]
@@ -173,9 +180,11 @@ class Trainer:
 
     def _losses(self, phase: str, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         patches = self.forward.patches(batch["images"])
-        dense, accuracies = self.heads(patches, batch["patch_objects"], batch["attributes"])
+        scenes, accuracies = self.heads(patches, batch["patch_objects"], batch["attributes"])
+        reading, right = self.reading(patches, batch["reading"])
+        dense = scenes + reading
         if phase == "tower":
-            return dense, {"dense": dense.detach(), "right": accuracies.mean()}
+            return dense, {"dense": dense.detach(), "right": accuracies.mean(), "characters": right[1]}
         answers = answer_loss(self._logits(patches, batch), batch)
         return answers + self.recipe.dense_weight * dense, {"answers": answers.detach(), "dense": dense.detach()}
 
@@ -186,15 +195,17 @@ class Trainer:
     def measure(self, tower_only: bool = False) -> str:
         """Accuracy on the held-out scenes, in one line."""
         # Gradients stay on: without them every compiled graph would be compiled a second time.
-        accuracies, counts = [], torch.zeros(2, len(KIND_NAMES), device=self.device)
+        accuracies, rights, counts = [], [], torch.zeros(2, len(KIND_NAMES), device=self.device)
         for start in range(0, len(self.held_out["images"]), self.recipe.batch):
             batch = {name: value[start : start + self.recipe.batch] for name, value in self.held_out.items()}
             patches = self.forward.patches(batch["images"])
             accuracies.append(self.heads(patches, batch["patch_objects"], batch["attributes"])[1])
+            rights.append(self.reading(patches, batch["reading"])[1])
             if not tower_only:
                 counts += torch.stack(exact_matches(self._logits(patches, batch).detach(), batch))
         dense = torch.stack(accuracies).mean(0).tolist()
         line = " ".join(f"{name} {value:.3f}" for name, value in zip(("object", *ATTRIBUTES), dense, strict=True))
+        line = f"{line} | reading: {describe(torch.stack(rights).mean(0))}"
         if tower_only:
             return f"held-out patches: {line}"
         exact, total = counts.tolist()
@@ -205,9 +216,8 @@ class Trainer:
     def save(self) -> None:
         """Write the weights, so far, as a folder for `from_pretrained`, and the dense heads beside it."""
         save_model(self.model, self.processor, self.out / "weights")
-        save_file(
-            {name: value.cpu() for name, value in self.heads.state_dict().items()}, self.out / "heads.safetensors"
-        )
+        for heads, name in ((self.heads, "heads.safetensors"), (self.reading, "reading_heads.safetensors")):
+            save_file({key: value.cpu() for key, value in heads.state_dict().items()}, self.out / name)
         facts: dict[str, Any] = {
             "command": f"python -m tools.demo.train --minutes {self.recipe.minutes:g} --seed {self.recipe.seed}",
             "recipe": asdict(self.recipe),
@@ -247,6 +257,10 @@ def main() -> None:
     parser.add_argument(
         "--tower-share", type=float, default=Recipe.tower_share, help="share of the time for the tower alone"
     )
+    parser.add_argument(
+        "--documents", type=float, default=Recipe.documents, help="share of documents; the other pictures are scenes"
+    )
+    parser.add_argument("--dense-weight", type=float, default=Recipe.dense_weight)
     parser.add_argument("--plain-attention", action="store_true", help="no flex attention on a GPU")
     parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 1))
     parser.add_argument("--tiny", action="store_true", help="a tiny model and small batches, to try the code")
@@ -264,6 +278,8 @@ def main() -> None:
         joint_tower_peak=0.3 * options.peak,
         tower_share=options.tower_share,
         warm_up=options.warm_up,
+        dense_weight=options.dense_weight,
+        documents=options.documents,
         flex=not options.plain_attention,
         tiny=options.tiny,
     )

@@ -1,0 +1,4 @@
+"""Drawn documents that can be read: receipts, forms, tables, charts, signs and notes, with questions and exact answers.
+
+A seed gives the same content, questions and answers everywhere. Importing this package loads neither torch nor Pillow.
+"""
