@@ -1,4 +1,4 @@
-"""What is asked in an evaluation: drawn scenes, the paper's data files, or plain text. Knows nothing of torch."""
+"""What is asked in an evaluation: drawn pictures, the paper's data files, or plain text. Knows nothing of torch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ from prefixkv.errors import OptionError, PrefixKVError
 from prefixkv.inputs.picture_source import open_source
 from prefixkv.profiles.calibration import TEXT_SUFFIXES
 
-DATA_HELP = "scenes[:N[:SEED]], followups[:N[:SEED]], text:FILE, or a JSON file shaped as LLaVA-Description or MM-Vet"
+DATA_HELP = (
+    "scenes[:N[:SEED]], followups[:N[:SEED]], documents[:N[:SEED]], text:FILE, or a JSON file shaped as "
+    "LLaVA-Description or MM-Vet"
+)
 DEFAULT_COUNT, DEFAULT_SEED = 200, 1
 FIRST_TOKENS = ("cache", "prompt")
 """Where an answer's first token comes from: a decoding step on the compressed cache, which reads the last token of the
@@ -48,15 +51,15 @@ class DataSource:
     """Where samples come from, as the user names it.
 
     Attributes:
-        kind: drawn scenes, drawn scenes with an unrelated second question, plain text, or a data file.
+        kind: drawn scenes, drawn scenes with an unrelated second question, drawn documents, plain text, or a data file.
         path: the file, or the folder of text files.
         count: how many samples are taken; all where None.
-        seed: of drawn scenes.
+        seed: of drawn scenes and documents.
         images: folder of a data file's pictures; beside the file where None.
         follow_up: whether the question comes after the prompt and its first answer were compressed.
     """
 
-    kind: Literal["scenes", "followups", "text", "file"]
+    kind: Literal["scenes", "followups", "documents", "text", "file"]
     path: Path | None = None
     count: int | None = None
     seed: int = DEFAULT_SEED
@@ -82,13 +85,18 @@ class DataSource:
         if limit is not None and limit < 1:
             raise OptionError(f"limit {limit} is too small: give 1 or more")
         kind, _, rest = text.partition(":")
-        if images is not None and kind in ("scenes", "followups", "text"):
+        if images is not None and kind in ("scenes", "followups", "documents", "text"):
             raise OptionError(f"--images is the folder of a JSON file's pictures: data {text!r} has no such")
         if kind in ("scenes", "followups"):
             count, seed = _numbers(text, rest)
             follow_up = follow_up or kind == "followups"
             count = count if limit is None else min(count, limit)
             return cls("followups" if follow_up else "scenes", None, count, seed, None, follow_up)
+        if kind == "documents":
+            if follow_up:
+                raise OptionError("documents have no unrelated second questions: --follow-up needs followups or a file")
+            count, seed = _numbers(text, rest)
+            return cls("documents", None, count if limit is None else min(count, limit), seed)
         if kind == "text":
             if follow_up:
                 raise OptionError("plain text has no questions: --follow-up needs followups or a JSON file")
@@ -110,6 +118,11 @@ class DataSource:
             assert self.count is not None
             make = followup_questions if self.follow_up else scene_questions
             return make(self.count, self.seed)
+        if self.kind == "documents":
+            from prefixkv.evaluation.drawn import reading_questions
+
+            assert self.count is not None
+            return reading_questions(self.count, self.seed)
         assert self.path is not None
         return read_questions(self.path, self.count, self.images, self.follow_up)
 

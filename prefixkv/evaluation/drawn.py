@@ -1,4 +1,4 @@
-"""Questions about drawn scenes that no training has seen: single ones, and unrelated second ones. No torch in here."""
+"""Questions about drawn scenes and documents that no training has seen. No torch in here."""
 
 from __future__ import annotations
 
@@ -70,6 +70,21 @@ def followup_questions(count: int, seed: int) -> list[Question]:
     return found
 
 
+def reading_questions(count: int, seed: int) -> list[Question]:
+    """A test set about documents in which every kind of question is equally frequent, each with a picture of its own.
+
+    Args:
+        count: how many; a larger set begins with the smaller one.
+        seed: different seeds give different documents.
+    """
+    from prefixkv.demo.documents.questions import document_set
+
+    return [
+        Question(asked.question, asked.answer, asked.kind, asked.context, partial(_document, document_seed, kind))
+        for document_seed, kind, asked in document_set(count, seed)
+    ]
+
+
 def _unrelated(first_kind: str, first_words: str, second_kind: str, second_answer: str) -> bool:
     if first_kind in ("describe", second_kind):
         return False
@@ -86,3 +101,9 @@ def _picture(scene_seed: int) -> Image.Image:
     from prefixkv.demo.scenes import draw_scene
 
     return draw_scene(scene_seed).image
+
+
+def _document(document_seed: int, kind: str) -> Image.Image:
+    from prefixkv.demo.documents.document import draw_document
+
+    return draw_document(document_seed, kind).image

@@ -56,6 +56,21 @@ def drawn_samples(count: int, first_seed: int = 0) -> list[Sample]:
     return samples
 
 
+def document_samples(count: int, first_seed: int = 0) -> list[Sample]:
+    """Drawn documents, each with one of its questions; every other one that has a text is to be read out whole."""
+    from prefixkv.demo.documents.document import draw_document
+    from prefixkv.demo.documents.questions import document_questions
+
+    samples = []
+    for seed in range(first_seed, first_seed + count):
+        document = draw_document(seed)
+        questions = document_questions(document.kind, document.content, seed, seed)
+        asked = [question.question for question in questions if not question.context]
+        # The request to read it out is the last one; a chart has none.
+        samples.append(Sample(asked[-1] if seed % 2 else asked[seed % len(asked)], document.image))
+    return samples
+
+
 def folder_samples(folder: Path, count: int, prompts: Sequence[str] = (DEFAULT_PROMPT,)) -> list[Sample]:
     """The first pictures of a folder in the order of their names, with the prompts in turn.
 

@@ -1,4 +1,4 @@
-"""`prefixkv demo-scene`: draw a picture that the demo model can be asked about, with questions and exact answers."""
+"""`prefixkv demo-scene`: draw shapes or a document, with questions and exact answers."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from prefixkv.demo.documents import DOCUMENT_KINDS
 from prefixkv.errors import OptionError, PrefixKVError
 from prefixkv_cli import options, output
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from prefixkv.demo.questions import Question
 
 _FRESH_SEEDS = 10**9
+_SHAPES = "shapes"
+_KINDS = (_SHAPES, *DOCUMENT_KINDS)
 
 
 def demo_scene(
@@ -31,23 +34,31 @@ def demo_scene(
             show_default="a new one",
         ),
     ] = None,
+    kind: Annotated[
+        str,
+        typer.Option(
+            "--kind", help=f"What to draw: {', '.join(_KINDS)}.", autocompletion=options.starting_with(lambda: _KINDS)
+        ),
+    ] = _SHAPES,
     json: options.JsonOption = False,
 ) -> None:
     """Draw a picture for the demo model; print questions about it with their answers.
 
+    The demo model knows shapes. Documents are for models that read.
+
     Example: prefixkv demo-scene scene.png --seed 7
+
+    Example: prefixkv demo-scene receipt.png --kind receipt
     """
     if not path.lower().endswith(".png"):
         raise OptionError(f"picture {path!r} cannot be written: give a name that ends in .png")
     if seed is not None and seed < 0:
         raise OptionError(f"seed {seed} is negative: give 0 or more")
-    from prefixkv.demo.questions import scene_questions
-    from prefixkv.demo.scenes import draw_scene
-
+    if kind not in _KINDS:
+        raise OptionError(f"kind {kind!r} is not known: give {', '.join(_KINDS)}")
     seed = secrets.randbelow(_FRESH_SEEDS) if seed is None else seed
-    scene = draw_scene(seed)
-    questions = scene_questions(scene, seed)
-    _write_png(scene.image, Path(path))
+    image, questions = _drawn(kind, seed)
+    _write_png(image, Path(path))
     if json:
         asked = [
             {
@@ -58,10 +69,24 @@ def demo_scene(
             }
             for question in questions
         ]
-        output.write_document("scene", {"path": path, "seed": seed, "questions": asked})
+        output.write_document("scene", {"path": path, "kind": kind, "seed": seed, "questions": asked})
         return
     output.notice(f"wrote {path} (seed {seed})")
     output.write_text("".join(f"{_as_text(question)}\n" for question in questions))
+
+
+def _drawn(kind: str, seed: int) -> tuple[Image, list[Question]]:
+    if kind != _SHAPES:
+        from prefixkv.demo.documents.document import draw_document
+        from prefixkv.demo.documents.questions import document_questions
+
+        document = draw_document(seed, kind)
+        return document.image, document_questions(kind, document.content, seed, seed)
+    from prefixkv.demo.questions import scene_questions
+    from prefixkv.demo.scenes import draw_scene
+
+    scene = draw_scene(seed)
+    return scene.image, scene_questions(scene, seed)
 
 
 def _as_text(question: Question) -> str:

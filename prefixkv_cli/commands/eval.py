@@ -31,8 +31,8 @@ def evaluate(
         str,
         typer.Option(
             "--data",
-            help="scenes, scenes:N or scenes:N:SEED (drawn, with answers), followups (likewise), text:FILE (or a "
-            "folder), or a JSON file shaped as LLaVA-Description or MM-Vet.",
+            help="scenes, scenes:N or scenes:N:SEED (drawn, with answers), followups and documents (likewise), "
+            "text:FILE (or a folder), or a JSON file shaped as LLaVA-Description or MM-Vet.",
         ),
     ],
     model: options.ModelOption = "auto",

@@ -60,8 +60,8 @@ def profile(
         str | None,
         typer.Option(
             "--data",
-            help="As for eval: scenes[:N[:SEED]] (drawn), text:FILE (or a folder; pieces of it), or a JSON file shaped "
-            "as LLaVA-Description or MM-Vet.",
+            help="As for eval: scenes[:N[:SEED]] or documents[:N[:SEED]] (drawn), text:FILE (or a folder; pieces of "
+            "it), or a JSON file shaped as LLaVA-Description or MM-Vet.",
         ),
     ] = None,
     prompts: Annotated[
@@ -267,13 +267,17 @@ def _samples(
     from prefixkv.profiles import calibration
 
     if data is not None:
-        limit = count if count is not None or data.startswith("scenes:") else DEFAULT_SAMPLES
+        limit = count if count is not None or data.startswith(("scenes:", "documents:")) else DEFAULT_SAMPLES
         source = DataSource.parse(data, limit, images)
         if source.kind == "followups":
-            raise OptionError("followups are for eval: measure on scenes[:N[:SEED]]")
+            raise OptionError("followups are for eval: measure on scenes[:N[:SEED]] or documents[:N[:SEED]]")
         if source.kind == "scenes":
             assert source.count is not None
             return _drawn(source.count, source.seed)
+        if source.kind == "documents":
+            assert source.count is not None
+            last = source.seed + source.count - 1
+            return calibration.document_samples(source.count, source.seed), f"drawn documents {source.seed} to {last}"
         assert source.path is not None
         wanted = limit or DEFAULT_SAMPLES
         if source.kind == "text":

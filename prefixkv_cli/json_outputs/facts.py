@@ -58,7 +58,7 @@ class ModelOutput(Output):
 
 
 class QuestionOutput(Part):
-    """A question about a drawn scene, with its exact answer and the turns before it."""
+    """A question about a drawn picture, with its exact answer and the turns before it."""
 
     kind: str
     question: str
@@ -71,6 +71,7 @@ class SceneOutput(Output):
 
     format: Literal["prefixkv-scene"]
     path: str
+    kind: str
     seed: int
     questions: list[QuestionOutput]
 

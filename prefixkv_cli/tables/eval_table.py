@@ -125,7 +125,7 @@ def eval_title(figures: Mapping[str, Any]) -> str:
 def data_title(settings: Mapping[str, Any]) -> str:
     """The data in words: a drawn set's number is its seed, not how many there are."""
     kind, _, rest = settings["data"].partition(":")
-    return f"{kind} with seed {rest}" if kind in ("scenes", "followups") else settings["data"]
+    return f"{kind} with seed {rest}" if kind in ("scenes", "followups", "documents") else settings["data"]
 
 
 def best_value(group: Sequence[Mapping[str, Any]], name: str) -> float | None:

@@ -23,13 +23,26 @@ def test_demo_scene_writes_a_picture_and_prints_questions(run: Run, tmp_path: Pa
 def test_demo_scene_json_is_one_object_that_a_seed_repeats(run: Run, tmp_path: Path) -> None:
     done = run("demo-scene", "a.png", "--seed", "7", "--json", cwd=tmp_path)
     record = json.loads(done.stdout)
-    assert (record["path"], record["seed"], done.stderr) == ("a.png", 7, "")
+    assert (record["path"], record["kind"], record["seed"], done.stderr) == ("a.png", "shapes", 7, "")
     assert {"kind", "question", "answer", "context"} == set(record["questions"][0])
     follow_up = next(question for question in record["questions"] if question["context"])
     assert all(len(turn) == 2 for turn in follow_up["context"])
     again = json.loads(run("demo-scene", "b.png", "--seed", "7", "--json", cwd=tmp_path).stdout)
     assert again["questions"] == record["questions"]
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def test_demo_scene_draws_documents_of_a_kind(run: Run, tmp_path: Path) -> None:
+    done = run("demo-scene", "receipt.png", "--kind", "receipt", "--seed", "7", "--json", cwd=tmp_path)
+    record = json.loads(done.stdout)
+    assert record["kind"] == "receipt"
+    asked = {question["kind"]: question for question in record["questions"]}
+    assert {"total", "transcription"} <= set(asked)
+    assert asked["total"]["answer"] in asked["transcription"]["answer"]
+    assert Image.open(tmp_path / "receipt.png").mode == "RGB"
+    wrong = run("demo-scene", "a.png", "--kind", "bill", cwd=tmp_path)
+    assert wrong.returncode == 2
+    assert "kind 'bill' is not known: give shapes, receipt, form" in wrong.stderr
 
 
 def test_demo_scene_without_seed_reports_one_that_draws_the_same(run: Run, tmp_path: Path) -> None:

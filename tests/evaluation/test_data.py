@@ -64,7 +64,7 @@ def test_other_shapes_are_refused(folder: Path, content: Any) -> None:
         DataSource.parse(_file(folder, content)).questions()
 
 
-@pytest.mark.parametrize("text", ["scenes:0", "scenes:x", "scenes:5:y", "followups:1:2:3", "scenes:-1"])
+@pytest.mark.parametrize("text", ["scenes:0", "documents:0", "scenes:x", "scenes:5:y", "followups:1:2:3", "scenes:-1"])
 def test_numbers_that_are_none(text: str) -> None:
     with pytest.raises(OptionError, match=r"give scenes\[:N"):
         DataSource.parse(text)
@@ -118,6 +118,21 @@ def test_followups_are_unrelated_and_of_every_kind() -> None:
             assert given_away <= {"a", "the", "row,", "column", "row", "in", "is", "of", "to"}, (question, given_away)
 
 
+def test_documents_come_with_their_pictures_and_answers() -> None:
+    from prefixkv.demo.documents.document import draw_document
+    from prefixkv.demo.documents.questions import READING_KINDS, document_set
+
+    questions = DataSource.parse("documents:20:6").questions()
+    assert [question.kind for question in questions] == [*READING_KINDS, *READING_KINDS]
+    few = DataSource.parse("documents:9:6", limit=3).questions()
+    assert [question.answer for question in few] == [question.answer for question in questions[:3]]
+    for question, (seed, kind, _) in zip(few, document_set(3, 6), strict=True):
+        assert question.picture is not None
+        assert question.picture().tobytes() == draw_document(seed, kind).image.tobytes()
+    with pytest.raises(OptionError, match="documents have no unrelated second questions"):
+        DataSource.parse("documents", follow_up=True)
+
+
 def test_digest_follows_contents_and_seed_but_not_the_number(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("one", encoding="utf-8")
     before = DataSource.parse(f"text:{tmp_path}").digest()
@@ -125,5 +140,7 @@ def test_digest_follows_contents_and_seed_but_not_the_number(tmp_path: Path) -> 
     (tmp_path / "b.md").write_text("two", encoding="utf-8")
     assert DataSource.parse(f"text:{tmp_path}").digest() != before
     assert DataSource.parse("scenes:5:1").digest() == DataSource.parse("scenes:9:1").digest()
-    digests = {DataSource.parse(text).digest() for text in ("scenes:5:1", "scenes:5:2", "followups:5:1")}
-    assert len(digests) == 3
+    digests = {
+        DataSource.parse(text).digest() for text in ("scenes:5:1", "scenes:5:2", "followups:5:1", "documents:5:1")
+    }
+    assert len(digests) == 4

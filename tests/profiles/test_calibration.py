@@ -12,6 +12,7 @@ from prefixkv.errors import PrefixKVError
 from prefixkv.profiles.calibration import (
     TEXT_CHARACTERS,
     data_samples,
+    document_samples,
     drawn_samples,
     folder_samples,
     read_prompts,
@@ -67,6 +68,15 @@ def test_missing_things_are_one_line(folder: Path) -> None:
     ):
         with pytest.raises(PrefixKVError):
             action()
+
+
+def test_document_samples_ask_for_the_text_and_for_single_things() -> None:
+    first, again = document_samples(8, 7), document_samples(8, 7)
+    assert [(sample.prompt, sample.image_sha256) for sample in first] == [
+        (sample.prompt, sample.image_sha256) for sample in again
+    ]
+    assert len({sample.prompt for sample in first}) > 4
+    assert any("text" in sample.prompt or "say" in sample.prompt for sample in first)
 
 
 def test_drawn_samples_are_the_same_every_time() -> None:

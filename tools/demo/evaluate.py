@@ -104,11 +104,13 @@ def accuracy(pairs: Sequence[Pair], answers: list[str]) -> dict[str, Any]:
     every = [value for values in right.values() for value in values]
     short = [value for kind, values in right.items() if kind not in _LONG_KINDS for value in values]
     texts = [(q.answer, said) for (_, q), said in zip(pairs, answers, strict=True) if q.kind == "transcription"]
-    wrong = sum(edit_distance(*text) for text in texts)
-    reading = {
-        "short_answers": round(sum(short) / len(short), 4),
-        "wrong_characters": round(wrong / sum(len(text) for text, _ in texts), 5),
-    }
+    reading = {}
+    if texts and short:
+        wrong = sum(edit_distance(*text) for text in texts)
+        reading = {
+            "short_answers": round(sum(short) / len(short), 4),
+            "wrong_characters": round(wrong / sum(len(text) for text, _ in texts), 5),
+        }
     return {
         "questions": len(every),
         "accuracy": round(sum(every) / len(every), 4),
@@ -117,7 +119,7 @@ def accuracy(pairs: Sequence[Pair], answers: list[str]) -> dict[str, Any]:
             for kind in ALL_KINDS
             if kind in right
         },
-        **(reading if texts and short else {}),
+        **reading,
     }
 
 

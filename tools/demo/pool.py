@@ -14,15 +14,20 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from prefixkv.demo.documents.document import draw_document
+from prefixkv.demo.documents.document import Document, draw_document
 from prefixkv.demo.documents.questions import document_questions
-from prefixkv.demo.questions import scene_questions
+from prefixkv.demo.questions import Question, scene_questions
 from prefixkv.demo.scenes import IMAGE_PIXELS, MAX_OBJECTS, draw_scene
 from tools.demo.labels import ATTRIBUTES, BACKGROUND, PATCHES, object_attributes, patch_objects
 from tools.demo.packing import Packer
 from tools.demo.reading_labels import LABELS, no_labels, patch_labels
 
 _PACKING_STREAM = 7004
+_MORE_CHARTS = 0.2
+"""Share of documents that are charts whatever their seeds say: arithmetic takes the most examples."""
+_HARD_KINDS = ("difference", "compare")
+_MORE_SEEDS = 4
+"""Questions of the hard kinds are asked from so many seeds, the others from one."""
 
 Fields = dict[str, tuple[tuple[int, ...], type]]
 
@@ -72,11 +77,11 @@ def fill(views: dict[str, np.ndarray], row: int, seed: int, packer: Packer, docu
     """
     rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([_PACKING_STREAM, seed])))
     if rng.random() < documents:
-        document = draw_document(seed)
+        document = draw_document(seed, "chart" if rng.random() < _MORE_CHARTS else None)
         size = (IMAGE_PIXELS, IMAGE_PIXELS)
         # As the processor does it.
         image = document.image if document.image.size == size else document.image.resize(size, Image.Resampling.BICUBIC)
-        packed = packer.pack(document_questions(document.kind, document.content, 0, seed), rng)
+        packed = packer.pack(_training_questions(document), rng)
         views["images"][row] = np.asarray(image)
         views["patch_objects"][row] = BACKGROUND
         views["attributes"][row] = 0
@@ -90,6 +95,17 @@ def fill(views: dict[str, np.ndarray], row: int, seed: int, packer: Packer, docu
         views["reading"][row] = no_labels()
     for name in ("tokens", "segments", "positions", "answers", "kinds", "weights"):
         views[name][row] = getattr(packed, name)
+
+
+def _training_questions(document: Document) -> list[Question]:
+    questions = document_questions(document.kind, document.content, 0, document.seed)
+    more = [
+        question
+        for seed in range(1, _MORE_SEEDS)
+        for question in document_questions(document.kind, document.content, seed, document.seed)
+        if question.kind in _HARD_KINDS
+    ]
+    return list(dict.fromkeys((*questions, *more)))
 
 
 def fixed_pictures(seeds: range, packer: Packer, documents: float) -> dict[str, Tensor]:

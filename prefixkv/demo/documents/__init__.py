@@ -2,3 +2,5 @@
 
 A seed gives the same content, questions and answers everywhere. Importing this package loads neither torch nor Pillow.
 """
+
+DOCUMENT_KINDS = ("receipt", "form", "table", "chart", "sign", "note")

@@ -1,4 +1,4 @@
-"""Bar and line charts: three to six whole numbers, written at their marks or read off an axis."""
+"""Bar and line charts: three to five whole numbers up to ten, written at their marks or read off an axis."""
 
 from __future__ import annotations
 
@@ -107,5 +107,5 @@ def compose(choose: Chooser) -> Chart:
     labels = choose.one(_LABELS)
     count = 3 + choose.below(min(len(labels), 5) - 2)
     has_axis = choose.chance(0.4)
-    values = [1 + value for value in choose.shuffled(range(_AXIS_TOP if has_axis else 40))[:count]]
+    values = [1 + value for value in choose.shuffled(range(_AXIS_TOP))[:count]]
     return Chart(choose.one(_TITLES), labels[:count], tuple(values), choose.chance(0.4), has_axis)

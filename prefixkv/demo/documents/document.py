@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from PIL import Image
 
-from prefixkv.demo.documents import chart, form, receipt, table
+from prefixkv.demo.documents import DOCUMENT_KINDS, chart, form, receipt, table
 from prefixkv.demo.documents.chart import Chart
 from prefixkv.demo.documents.form import Form
 from prefixkv.demo.documents.lines import Lines, compose_note, compose_sign
@@ -19,7 +20,7 @@ from prefixkv.demo.phrasing import Chooser
 Content = Receipt | Form | Table | Chart | Lines
 
 _CONTENT_STREAM, _DRAWING_STREAM = 7011, 7012
-_COMPOSERS = {
+_COMPOSERS: dict[str, Callable[[Chooser], Content]] = {
     "receipt": receipt.compose,
     "form": form.compose,
     "table": table.compose,
@@ -27,7 +28,6 @@ _COMPOSERS = {
     "sign": compose_sign,
     "note": compose_note,
 }
-DOCUMENT_KINDS = tuple(_COMPOSERS)
 
 
 @dataclass(frozen=True, eq=False)

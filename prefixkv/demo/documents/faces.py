@@ -47,10 +47,11 @@ def load_face(face: str, pixels: int) -> ImageFont.FreeTypeFont:
         if not isinstance(font, ImageFont.FreeTypeFont):
             raise PrefixKVError("Pillow was built without FreeType, so no document can be drawn: reinstall pillow")
         return font
-    try:
-        return ImageFont.truetype(str(_folder() / f"{face}.ttf"), pixels, layout_engine=ImageFont.Layout.BASIC)
-    except OSError as error:
-        raise PrefixKVError(f"matplotlib's font {face}.ttf is missing: reinstall matplotlib") from error
+    path = _folder() / f"{face}.ttf"
+    # Pillow would look for a font of this name elsewhere on the machine, and another version has other widths.
+    if not path.is_file():
+        raise PrefixKVError(f"matplotlib's font {face}.ttf is missing: reinstall matplotlib")
+    return ImageFont.truetype(str(path), pixels, layout_engine=ImageFont.Layout.BASIC)
 
 
 @lru_cache(maxsize=4096)

@@ -65,6 +65,12 @@ class Lines:
 
 def compose_sign(choose: Chooser) -> Lines:
     """The content of a sign: two to four short lines in capitals."""
+    while True:
+        if len(lines := _without_repeats(_sign_lines(choose))) > 1:
+            return Lines("sign", lines, is_centred=choose.chance(0.8))
+
+
+def _sign_lines(choose: Chooser) -> list[str]:
     form, nouns = choose.one(_SIGNS)
     lines = [form.format(noun=choose.one(nouns.split()))]
     more = [
@@ -75,8 +81,7 @@ def compose_sign(choose: Chooser) -> Lines:
         f"CALL {words.phone(choose)}",
         f"LEVEL {1 + choose.below(9)}",
     ]
-    lines += choose.shuffled(more)[: 1 + choose.below(3)]
-    return Lines("sign", _without_repeats(lines), is_centred=choose.chance(0.8))
+    return lines + choose.shuffled(more)[: 1 + choose.below(3)]
 
 
 def compose_note(choose: Chooser) -> Lines:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from prefixkv.demo.documents import DOCUMENT_KINDS
 from prefixkv.demo.documents.chart import Chart
-from prefixkv.demo.documents.document import DOCUMENT_KINDS, Content, compose_content
+from prefixkv.demo.documents.document import Content, compose_content
 from prefixkv.demo.documents.wordings import phrase
 from prefixkv.demo.phrasing import Asked, Chooser
 from prefixkv.demo.questions import Question
