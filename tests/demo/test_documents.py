@@ -182,7 +182,7 @@ def test_every_answer_is_what_the_printed_text_says():
 
 def test_a_seed_gives_the_same_questions_everywhere():
     asked = [question for seed in range(60) for question in document_questions(*compose_content(seed), 1, seed)]
-    assert hashlib.sha256(repr(asked).encode()).hexdigest() == "2f5e547c782cdf1dc6d8331cc8c1d0255f2db7f8ee3c1f1e270c2c9fcd987e89"
+    assert hashlib.sha256(repr(asked).encode()).hexdigest()[:16] == "2f5e547c782cdf1d"
 
 
 def test_the_same_seed_draws_the_same_picture_and_another_seed_another():
