@@ -21,6 +21,10 @@ class BudgetTooSmallError(PrefixKVError):
     exit_code = 3
 
 
+class PictureTooLargeError(PrefixKVError):
+    """A picture has more pixels or bytes than are read."""
+
+
 class DeviceMemoryError(PrefixKVError):
     """The device ran out of memory."""
 

@@ -41,6 +41,11 @@ _TABLE = {
         "Answer every line of a file, or ask the same about many pictures; each answer is what it would be alone.",
         "batch",
     ),
+    "serve": _Entry(
+        _ANSWERS,
+        "Keep a model loaded and answer OpenAI's chat completions, each conversation on a compressed cache of its own.",
+        "serve",
+    ),
     "save": _Entry(
         _ANSWERS, "Read pictures once and keep the compressed cache as a file, to ask about them later.", "save"
     ),

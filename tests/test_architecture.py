@@ -24,7 +24,7 @@ LEVELS = (
     {"profiles", "generation"},
     {"engine"},
     {"compression", "chat", "evaluation", "benchmark"},
-    {"batch"},
+    {"batch", "server"},
 )
 """From the bottom up: a part may import from its own level and from those below, and no two parts import each other."""
 

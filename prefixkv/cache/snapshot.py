@@ -1,10 +1,11 @@
-"""A copy of a row of the compressed cache in host memory, and the way back: bit for bit what the cache held.
+"""A row of the compressed cache at one moment, and the way back: bit for bit what the cache held.
 
 Knows nothing of conversations or files.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -39,14 +40,14 @@ class LayerSnapshot:
     anchor_kept: int
 
     @classmethod
-    def take(cls, layer: CompressedLayer) -> LayerSnapshot:
-        """Copy a layer that is not in the middle of a forward pass."""
-        kept = layer.kept_tokens
+    def take(cls, layer: CompressedLayer, copied: bool = True) -> LayerSnapshot:
+        """Take a layer that is not in the middle of a forward pass; `copied` as for `CacheSnapshot.take`."""
+        kept, own = layer.kept_tokens, _host if copied else _same
         return cls(
-            _entries(layer.keys, kept),
-            _entries(layer.values, kept),
-            _entries(layer.positions, kept),
-            _entries(layer.importance, kept),
+            _entries(layer.keys, kept, own),
+            _entries(layer.values, kept, own),
+            _entries(layer.positions, kept, own),
+            _entries(layer.importance, kept, own),
             tuple(layer.queue.tolist()),
             layer.seen_tokens,
             layer.anchor_seen,
@@ -108,19 +109,21 @@ class CacheSnapshot:
     is_text: torch.Tensor | None = None
 
     @classmethod
-    def take(cls, row: CacheRow) -> CacheSnapshot:
-        """Copy a row between two forward passes.
+    def take(cls, row: CacheRow, copied: bool = True) -> CacheSnapshot:
+        """Take a row between two forward passes.
 
         Args:
             row: stays as it is.
+            copied: whether its tensors are copied to host memory; else they are the row's own, which is reset next.
         """
+        own = _host if copied else _same
         windows = {
-            place: WindowSnapshot(_host(layer.keys), _host(layer.values), layer.cumulative_length)
+            place: WindowSnapshot(own(layer.keys), own(layer.values), layer.cumulative_length)
             for place, layer in row.windows.items()
             if layer.keys is not None and layer.values is not None and layer.cumulative_length
         }
-        positions, is_text = (None if tensor is None else _host(tensor) for tensor in (row.next_positions, row.is_text))
-        layers = tuple(map(LayerSnapshot.take, row.layers))
+        positions, is_text = (None if tensor is None else own(tensor) for tensor in (row.next_positions, row.is_text))
+        layers = tuple(LayerSnapshot.take(layer, copied) for layer in row.layers)
         return cls(layers, tuple(row.limits), windows, positions, row.bits, is_text)
 
     def restore(self, row: CacheRow, device: torch.device) -> None:
@@ -159,5 +162,11 @@ def _host(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.to("cpu", copy=True).contiguous()
 
 
-def _entries(tensor: torch.Tensor | None, kept: int) -> torch.Tensor | None:
-    return None if tensor is None else _host(tensor[:, :, :kept])
+def _same(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor
+
+
+def _entries(
+    tensor: torch.Tensor | None, kept: int, own: Callable[[torch.Tensor], torch.Tensor]
+) -> torch.Tensor | None:
+    return None if tensor is None else own(tensor[:, :, :kept])

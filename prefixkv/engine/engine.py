@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from prefixkv.cache.compaction import small_bytes
 from prefixkv.cache.row import CacheRow
 from prefixkv.engine.admission import Footprint, Ledger
+from prefixkv.engine.kept import CacheName, KeptCaches
 from prefixkv.engine.memory import memory_bytes
 from prefixkv.engine.prefix import Prefixes, SharedPart
 from prefixkv.engine.request import Request
@@ -111,6 +112,11 @@ class Engine:
         stop_tokens: Collection[int] | None = None,
         on_end: Callable[[Stream], None] = lambda stream: None,
         left_out: Collection[int] | None = None,
+        method: str | Method | None = None,
+        codec: str | Codec | None = None,
+        owner: str = "",
+        keep: bool = False,
+        on_token: Callable[[Stream], None] = lambda stream: None,
     ) -> Stream:
         """Ask; returns at once.
 
@@ -123,6 +129,12 @@ class Engine:
             stop_tokens: that end the answer; the model's own where None.
             on_end: called with the stream when the answer has ended, in the engine's thread, which it must not hold up.
             left_out: ids that leave no text in which a stop text may be found; all special tokens where None.
+            method: name of a method; the engine's where None.
+            codec: name of a codec; the engine's where None.
+            owner: whose request this is: no part of its cache is used for another owner's.
+            keep: whether the prompt, which is a `Prompt` then, goes on from the cache that its earlier turns have left
+                where that was kept, and leaves its own. Kept caches go where others need their memory.
+            on_token: called with the stream when a token has come, in the engine's thread, as `on_end` is.
 
         Returns:
             The answer's tokens as they come.
@@ -145,15 +157,19 @@ class Engine:
             raise OptionError(
                 f"stop text {texts[0]!r} needs a tokenizer: give the engine a model of prefixkv.load_model"
             )
-        row = self._new_row(budget)
+        row = self._new_row(budget, method, codec)
         footprint = self._footprint(row, ids.shape[1], sampling.max_new_tokens)
         stops = self._stop_tokens if stop_tokens is None else frozenset(stop_tokens)
-        stream = Stream(next(self._numbers), ids.shape[1], self, on_end)
+        stream = Stream(next(self._numbers), ids.shape[1], self, on_end, on_token)
         ends_at = None if deadline is None else stream.submitted_at + deadline
         shaping = shaping_of(self._model, ids, sampling.max_new_tokens)
         watch = stop_watch(self._tokenizer, texts, left_out)
-        shared = SharedPart.of(self._model, tensors, row)
+        shared = SharedPart.of(self._model, tensors, row, owner)
         request = Request(dict(tensors), row, sampling, stops, footprint, stream, shaping, watch, ends_at, shared)
+        if keep:
+            if not isinstance(inputs, Prompt):
+                raise PrefixKVError("the cache of a prompt is kept, and this is none: give a Prompt")
+            request.prompt, request.name = inputs, CacheName.of(inputs, owner, row)
         with self._worker.lock:
             if self._is_closed:
                 raise PrefixKVError("the engine is closed: make another")
@@ -181,6 +197,17 @@ class Engine:
     def prefixes(self) -> Prefixes:
         """What several requests begin with, and how often that was so."""
         return self._worker.prefixes
+
+    @property
+    def kept(self) -> KeptCaches:
+        """Caches that later prompts may go on from; their bytes are reserved."""
+        return self._worker.kept
+
+    @property
+    def waiting(self) -> int:
+        """Requests that were not read yet."""
+        with self._worker.lock:
+            return len(self._worker.scheduler.waiting)
 
     @property
     def prefix_bytes(self) -> int:
@@ -220,8 +247,14 @@ class Engine:
         """Close."""
         self.close()
 
-    def _new_row(self, budget: str | float | Budget | PrefixConfig) -> CacheRow:
-        return make_cache(self._model, self._identity, budget, self._method, self._notify, self._codec).row
+    def _new_row(
+        self,
+        budget: str | float | Budget | PrefixConfig,
+        method: str | Method | None = None,
+        codec: str | Codec | None = None,
+    ) -> CacheRow:
+        chosen = method or self._method, self._notify, codec or self._codec
+        return make_cache(self._model, self._identity, budget, *chosen).row
 
     def _footprint(self, row: CacheRow, prompt_tokens: int, new_tokens: int) -> Footprint:
         return Footprint.of(row.capacity, prompt_tokens, new_tokens - 1 + AHEAD, small_bytes(self._model.device))
@@ -233,4 +266,6 @@ def _stop(worker: Worker, trace: Trace) -> None:
     for request in requests:
         request.stream.cancel()
     worker.join()
+    with worker.lock:
+        worker.kept.clear()
     trace.close()

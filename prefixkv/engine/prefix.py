@@ -40,13 +40,16 @@ class SharedPart:
     bytes: int
 
     @classmethod
-    def of(cls, model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], row: CacheRow) -> SharedPart | None:
+    def of(
+        cls, model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], row: CacheRow, owner: str = ""
+    ) -> SharedPart | None:
         """Find it.
 
         Args:
             model: that will read it.
             inputs: of the whole prompt, `input_ids` (1, tokens) among them.
             row: where the prompt will be read.
+            owner: whose it is: nothing is shared with another's.
 
         Returns:
             None where there is no picture, no token behind the last one, or nothing can be read apart.
@@ -65,7 +68,7 @@ class SharedPart:
         size = geometry.head_dim * getattr(torch, geometry.dtype).itemsize
         queries = setting(text, "num_attention_heads") * size * (tokens if count is None else min(count, tokens))
         return cls(
-            f"{own.hexdigest()} {count}",
+            f"{own.hexdigest()} {count} {owner}",
             tokens,
             count,
             geometry.layers * (tokens * geometry.entry_bytes + queries) + geometry.window_bytes,

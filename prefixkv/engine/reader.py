@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from transformers import PreTrainedModel
 
 from prefixkv.cache.prefix_cache import PrefixKVCache
 from prefixkv.cache.prefix_entries import PrefixEntries
+from prefixkv.engine.kept import KeptCache
 from prefixkv.engine.prefix import cut, on_device
 from prefixkv.engine.request import Request
 from prefixkv.generation.choice import RowChoice
+from prefixkv.generation.logprobs import Logprobs, LogprobTensors
 from prefixkv.transformers_compat import cache_argument
 
 
-def read(model: PreTrainedModel, request: Request, ahead: int, prefix: PrefixEntries | None = None) -> int:
+def read(
+    model: PreTrainedModel,
+    request: Request,
+    ahead: int,
+    prefix: PrefixEntries | None = None,
+    earlier: KeptCache | None = None,
+) -> tuple[int, Logprobs | None]:
     """Read a request's prompt: score, choose and store, layer by layer.
 
     Args:
@@ -21,21 +31,41 @@ def read(model: PreTrainedModel, request: Request, ahead: int, prefix: PrefixEnt
         request: its row is empty; its inputs are freed.
         ahead: tokens that may be read beyond its longest answer.
         prefix: what its prompt begins with, where that was read; else None.
+        earlier: the cache that it goes on from; None for none.
 
     Returns:
-        The answer's first token.
+        The answer's first token, and how likely it was where that was asked for.
     """
-    if prefix is None:
-        inputs = on_device(model, request.inputs)
-    else:
+    inputs = None if earlier is None else _continued(model, request, earlier)
+    if prefix is not None:
         inputs = on_device(model, cut(request.inputs, prefix.tokens))
         prefix.begin(request.row)
+    elif inputs is None:
+        inputs = on_device(model, request.inputs)
     cache = PrefixKVCache.of_rows([request.row])
     with torch.no_grad():
         output = model(**inputs, **cache_argument(cache), use_cache=True, logits_to_keep=1)
-    request.inputs = {}
+    request.inputs, request.prompt = {}, None
     sampling = request.sampling
     request.row.reserve(sampling.max_new_tokens - 1 + ahead)
     choice = RowChoice(1, output.logits.device)
     choice.set(0, sampling, 0, request.shaping)
-    return int(choice(output.logits[:, -1].float(), [0]))
+    logits = output.logits[:, -1].float()
+    token = choice(logits, [0])
+    scored = None if sampling.logprobs is None else LogprobTensors.of(logits[0], token, sampling.logprobs).fetched()
+    return int(token), scored
+
+
+def _continued(model: PreTrainedModel, request: Request, earlier: KeptCache) -> dict[str, Any] | None:
+    """Have the row hold what an earlier prompt and its answer have left, and give the inputs of what follows.
+
+    Returns:
+        None where the pictures that were read cannot be told from those that were not; the row is empty then.
+    """
+    assert request.prompt is not None
+    rest = request.prompt.after(earlier.name.ids.tolist(), len(earlier.name.pictures))
+    if rest is None:
+        return None
+    earlier.snapshot.restore(request.row, model.device)
+    request.stream.cached_tokens = len(earlier.name.ids)
+    return on_device(model, rest)

@@ -17,7 +17,10 @@ from prefixkv.generation.shaping import Shaping
 from prefixkv.generation.stop_text import StopWatch
 
 if TYPE_CHECKING:
+    from prefixkv.engine.kept import CacheName
     from prefixkv.engine.prefix import SharedPart
+    from prefixkv.generation.logprobs import Logprobs
+    from prefixkv.inputs.prompts import Prompt
 
 
 @dataclass(eq=False)
@@ -35,6 +38,8 @@ class Request:
         watch: for texts that end the answer; None for none.
         deadline: seconds of `time.perf_counter` at which it ends; None for none.
         shared: the part of its prompt that others may begin with; None for none.
+        prompt: its conversation, where its cache stays for a later one; freed once it is read.
+        name: of its cache, likewise; None where it goes when the answer has ended.
         place: of its row in the step, while it takes steps; -1 otherwise.
         queued: steps of its row whose tokens it was not given.
     """
@@ -49,6 +54,8 @@ class Request:
     watch: StopWatch | None = None
     deadline: float | None = None
     shared: SharedPart | None = None
+    prompt: Prompt | None = None
+    name: CacheName | None = None
     place: int = field(default=-1, init=False)
     queued: int = field(default=0, init=False)
     _given: int = field(default=0, init=False)
@@ -68,13 +75,13 @@ class Request:
         """Whether the longest answer needs no further step than those that are queued."""
         return self._given + self.queued >= self.sampling.max_new_tokens
 
-    def push(self, token: int) -> FinishReason | None:
-        """Give a token to the stream.
+    def push(self, token: int, logprobs: Logprobs | None = None) -> FinishReason | None:
+        """Give a token to the stream, with how likely it was where that was asked for.
 
         Returns:
             Why it is the last one; None where more follow.
         """
-        self.stream.push(token)
+        self.stream.push(token, logprobs)
         self._given += 1
         if token in self.stop_tokens or (self.watch is not None and self.watch.push(token)):
             return "stop"

@@ -17,6 +17,7 @@ from prefixkv.decoder.refusal import NotCapturableError
 from prefixkv.engine.captured_rows import CapturedRows
 from prefixkv.generation.choice import RowChoice
 from prefixkv.generation.forward import read_tokens
+from prefixkv.generation.logprobs import Logprobs, LogprobTensors
 from prefixkv.generation.places import place_index
 from prefixkv.generation.sampling import Sampling
 from prefixkv.generation.shaping import Shaping
@@ -40,11 +41,13 @@ class Arrival:
         places: of the rows that stepped.
         tokens: (most_rows,), int64, on the host, by place.
         event: recorded when they are there; None where they are at once.
+        scored: how likely the tokens of rows were that want it told, by place.
     """
 
     places: list[int]
     tokens: torch.Tensor
     event: torch.cuda.Event | None
+    scored: dict[int, LogprobTensors]
 
 
 class Stepper:
@@ -52,6 +55,9 @@ class Stepper:
 
     On a CUDA device the step of a Llama-like decoder is captured as one graph and replayed; what cannot be captured
     takes transformers' own forward pass, to the same tokens.
+
+    Attributes:
+        logprobs: of the tokens that `tokens` has given last, by place, for the rows that want them told.
     """
 
     def __init__(
@@ -82,6 +88,9 @@ class Stepper:
         self._arrivals: deque[Arrival] = deque()
         self._spare: list[tuple[torch.Tensor, torch.cuda.Event | None]] = []
         self._logits: torch.Tensor | None = None
+        # Places of rows whose tokens' probabilities are told, with the number of likeliest tokens beside them.
+        self._told: dict[int, int] = {}
+        self.logprobs: dict[int, Logprobs] = {}
 
     def join(self, row: CacheRow, token: int, sampling: Sampling, step: int = 0, shaping: Shaping | None = None) -> int:
         """Take a row in.
@@ -108,6 +117,9 @@ class Stepper:
             self._plain[place], self._plain_view = row, None
         self._tokens[place] = token
         self._choice.set(place, sampling, step, shaping)
+        self._told.pop(place, None)
+        if sampling.logprobs is not None:
+            self._told[place] = sampling.logprobs
         return place
 
     def _joins(self, rows: CapturedRows, place: int, row: CacheRow) -> bool:
@@ -159,12 +171,18 @@ class Stepper:
             parts.append(read_tokens(self._model, self._plain_view, tokens))
             places += plain
         self._logits = torch.cat(parts) if len(parts) > 1 else parts[0]
-        self._tokens[place_index(tuple(places), self._tokens.device)] = self._choice(self._logits, places)
+        chosen = self._choice(self._logits, places)
+        self._tokens[place_index(tuple(places), self._tokens.device)] = chosen
+        scored = {
+            place: LogprobTensors.of(self._logits[row], chosen[row : row + 1], self._told[place])
+            for row, place in enumerate(places)
+            if place in self._told
+        }
         fetched, event = self._spare.pop() if self._spare else self._new_buffer()
         fetched.copy_(self._tokens, non_blocking=True)
         if event is not None:
             event.record(torch.cuda.current_stream(self._tokens.device))
-        self._arrivals.append(Arrival(places, fetched, event))
+        self._arrivals.append(Arrival(places, fetched, event, scored))
 
     def _new_buffer(self) -> tuple[torch.Tensor, torch.cuda.Event | None]:
         on_gpu = self._tokens.is_cuda
@@ -178,6 +196,7 @@ class Stepper:
             arrival.event.synchronize()
         fetched = arrival.tokens.tolist()
         self._spare.append((arrival.tokens, arrival.event))
+        self.logprobs = {place: scored.fetched() for place, scored in arrival.scored.items()}
         return {place: fetched[place] for place in arrival.places}
 
     def logits(self) -> torch.Tensor:

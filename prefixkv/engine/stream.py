@@ -5,9 +5,12 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from prefixkv.cache.usage import CacheUsage
+
+if TYPE_CHECKING:
+    from prefixkv.generation.logprobs import Logprobs
 
 FinishReason = Literal["stop", "length", "cancelled", "deadline"]
 
@@ -23,6 +26,8 @@ class Stream:
         usage: what its cache held at the end; None until then, and where nothing was read.
         submitted_at: when it was asked, by `time.perf_counter`.
         times: when each token was there, by the same clock.
+        logprobs: of each token, where they were asked for; else empty.
+        cached_tokens: of the prompt, that an earlier prompt had read already.
     """
 
     def __init__(
@@ -31,6 +36,7 @@ class Stream:
         prompt_tokens: int,
         owner: Any = None,
         on_end: Callable[[Stream], None] = lambda stream: None,
+        on_token: Callable[[Stream], None] = lambda stream: None,
     ) -> None:
         """Begin an empty answer.
 
@@ -39,13 +45,16 @@ class Stream:
             prompt_tokens: of its prompt.
             owner: kept alive as long as the stream, so that nobody else has to.
             on_end: called with the stream when its answer has ended, in a thread of the engine's.
+            on_token: called with the stream when a token has come, likewise.
         """
-        self._owner, self._on_end = owner, on_end
+        self._owner, self._on_end, self._on_token = owner, on_end, on_token
         self.number, self.prompt_tokens = number, prompt_tokens
         self.finish_reason: FinishReason | None = None
         self.usage: CacheUsage | None = None
         self.submitted_at = time.perf_counter()
         self.times: list[float] = []
+        self.logprobs: list[Logprobs] = []
+        self.cached_tokens = 0
         self.is_cancelled = False
         self._changed = threading.Condition()
         self._tokens: list[int] = []
@@ -105,12 +114,15 @@ class Stream:
         """End the answer with the tokens that are there; its memory is free before the next step. Harmless later."""
         self.is_cancelled = True
 
-    def push(self, token: int) -> None:
+    def push(self, token: int, logprobs: Logprobs | None = None) -> None:
         """Add a token; called by the engine."""
         with self._changed:
             self.times.append(time.perf_counter())
+            if logprobs is not None:
+                self.logprobs.append(logprobs)
             self._tokens.append(token)
             self._changed.notify_all()
+        self._on_token(self)
 
     def end(self, reason: FinishReason, usage: CacheUsage | None) -> None:
         """Note that no more tokens come; called by the engine."""

@@ -12,6 +12,7 @@ import torch
 from transformers import PreTrainedModel
 
 from prefixkv.cache import attention
+from prefixkv.engine.kept import KeptCache, KeptCaches, kept_cache
 from prefixkv.engine.prefix import Prefixes
 from prefixkv.engine.reader import read
 from prefixkv.engine.request import Request
@@ -20,6 +21,7 @@ from prefixkv.engine.stepper import Stepper
 from prefixkv.engine.stream import FinishReason
 from prefixkv.engine.trace import Trace
 from prefixkv.errors import DeviceMemoryError
+from prefixkv.generation.logprobs import Logprobs
 
 AHEAD = 1
 """Steps that a device which replays them by itself has queued while the host hands out tokens: so many tokens a row may
@@ -34,6 +36,7 @@ class Worker:
     Attributes:
         scheduler: says what is done next; touched under `lock` only.
         prefixes: what several requests begin with.
+        kept: caches that later prompts may go on from.
         lock: held for a moment at a time, never while the model computes.
         used_bytes: that running rows held when they were last looked at.
         generated_tokens: given to all streams so far.
@@ -48,7 +51,7 @@ class Worker:
         notify: Callable[[str], None],
     ) -> None:
         self.scheduler, self.lock = scheduler, threading.Lock()
-        self.prefixes = Prefixes(model, scheduler.ledger)
+        self.prefixes, self.kept = Prefixes(model, scheduler.ledger), KeptCaches(scheduler.ledger)
         self._model, self._trace = model, trace
         self._stepper = Stepper(model, most_rows, notify)
         # By place, the requests of each step that is queued, the oldest first.
@@ -84,6 +87,7 @@ class Worker:
         with self.lock:
             self._thread = None
             self.prefixes.clear()
+            self.kept.clear()
             requests = self.scheduler.all()
             for request in requests:
                 self.scheduler.end(request)
@@ -92,6 +96,7 @@ class Worker:
 
     def _has_finished(self) -> bool:
         with self.lock:
+            self.kept.settle(self.scheduler.waiting)
             self.prefixes.settle(self.scheduler.waiting)
             if self.scheduler.is_idle:
                 self._thread = None
@@ -102,13 +107,14 @@ class Worker:
         self._interrupt()
         with self.lock:
             request = self.scheduler.next_to_read()
-            is_shared = request is not None and self.prefixes.offer(request, self.scheduler.waiting)
+            earlier = self.kept.find(request.name) if request is not None and request.name is not None else None
+            is_shared = request is not None and earlier is None and self.prefixes.offer(request, self.scheduler.waiting)
             reserved = self.scheduler.ledger.reserved_bytes
         if request is not None:
             # Tokens that are there do not wait for a prompt.
             self._hand_out(0)
             self._trace.moment("admission", request=request.number, reserved_bytes=reserved)
-            self._read(request, is_shared)
+            self._read(request, is_shared, earlier)
         if self.scheduler.running and (request is None or not self._may_read()):
             self._step()
         if not self.scheduler.running:
@@ -126,11 +132,11 @@ class Worker:
             if reason := request.interruption():
                 self._end(request, reason)
 
-    def _read(self, request: Request, is_shared: bool) -> None:
+    def _read(self, request: Request, is_shared: bool, earlier: KeptCache | None) -> None:
         try:
             with self._trace.span("read", request=request.number, tokens=request.prompt_tokens, shared=is_shared):
                 prefix = self.prefixes.entries(request) if is_shared else None
-                token = read(self._model, request, AHEAD, prefix)
+                token, logprobs = read(self._model, request, AHEAD, prefix, earlier)
         except torch.OutOfMemoryError as error:
             failure: Exception | None = self._exhausted(error)
         except Exception as error:  # whatever it is, it is this request's own
@@ -143,7 +149,7 @@ class Worker:
             return
         with self.lock:
             self.scheduler.run(request)
-        if reason := self._push(request, token):
+        if reason := self._push(request, token, logprobs):
             self._end(request, reason)
         else:
             request.place = self._stepper.join(request.row, token, request.sampling, 1, request.shaping)
@@ -211,12 +217,12 @@ class Worker:
                 request.queued -= 1
                 if request.number not in self.scheduler.running:
                     continue
-                if reason := self._push(request, tokens[place]):
+                if reason := self._push(request, tokens[place], self._stepper.logprobs.get(place)):
                     self._end(request, reason)
 
-    def _push(self, request: Request, token: int) -> FinishReason | None:
+    def _push(self, request: Request, token: int, logprobs: Logprobs | None = None) -> FinishReason | None:
         self.generated_tokens += 1
-        return request.push(token)
+        return request.push(token, logprobs)
 
     def _look(self) -> None:
         """Count what the rows hold, now and then."""
@@ -225,9 +231,17 @@ class Worker:
             self.used_bytes = sum(request.row.stored_bytes for request in self.scheduler.running.values())
 
     def _end(self, request: Request, reason: FinishReason) -> None:
-        request.row.discount_steps(request.queued)
-        usage = request.row.usage() if request.row.seen_tokens else None
+        row, kept = request.row, None
+        if request.name is not None and reason in ("stop", "length"):
+            self._vacate(request)
+            # A step that was queued ahead has read the answer's last token, too.
+            kept = kept_cache(request.name, row, request.stream.tokens)
+        row.discount_steps(request.queued)
+        usage = row.usage() if row.seen_tokens else None
         self._leave(request)
+        if kept is not None:
+            with self.lock:
+                self.kept.keep(kept)
         request.stream.end(reason, usage)
 
     def _leave(self, request: Request) -> None:

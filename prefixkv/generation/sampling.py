@@ -7,6 +7,9 @@ from dataclasses import dataclass, replace
 
 from prefixkv.errors import OptionError
 
+MOST_LOGPROBS = 20
+"""Likeliest tokens that are told of each place of an answer."""
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -19,6 +22,7 @@ class Sampling:
         seed: makes drawing repeatable, whatever else is answered at the same time; None draws afresh.
         top_k: draw from so many of the most likely tokens; 0 draws from all.
         stop: texts that end the answer, which ends before them.
+        logprobs: likeliest tokens that are told with each token and its probability; None tells neither.
 
     Raises:
         OptionError: when a value is not allowed.
@@ -30,6 +34,7 @@ class Sampling:
     seed: int | None = None
     top_k: int = 0
     stop: tuple[str, ...] = ()
+    logprobs: int | None = None
 
     def __post_init__(self) -> None:
         """Check the values."""
@@ -43,6 +48,8 @@ class Sampling:
             raise OptionError(f"top-k {self.top_k} is below 0: 0 draws from all tokens")
         if "" in self.stop:
             raise OptionError("stop is an empty text: give one that ends an answer, or leave it out")
+        if self.logprobs is not None and not 0 <= self.logprobs <= MOST_LOGPROBS:
+            raise OptionError(f"logprobs {self.logprobs} is outside 0 .. {MOST_LOGPROBS}")
         if self.seed is not None and not 0 <= self.seed < 2**63:
             raise OptionError(f"seed {self.seed} is outside 0 .. 2^63 - 1")
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from prefixkv.errors import PrefixKVError
+from prefixkv.errors import PictureTooLargeError, PrefixKVError
 from prefixkv.inputs.heic import is_heic, read_heic
 from prefixkv.inputs.pdf_page import SIGNATURE as PDF_SIGNATURE
 from prefixkv.inputs.pdf_page import draw_page
@@ -205,7 +205,7 @@ def _open(source: Path | bytes, name: str) -> Image.Image:
     """Read the header only.
 
     Raises:
-        PrefixKVError: the picture has more pixels than Pillow thinks safe to decode.
+        PictureTooLargeError: the picture has more pixels than Pillow thinks safe to decode.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -215,7 +215,7 @@ def _open(source: Path | bytes, name: str) -> Image.Image:
         except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
             pixels = re.search(r"\d+", str(error))
             count = f"{int(pixels[0]):,} pixels" if pixels else "too many pixels"
-            raise PrefixKVError(
+            raise PictureTooLargeError(
                 f"image {name!r} has {count}, more than the limit of {Image.MAX_IMAGE_PIXELS:,}: make it smaller"
             ) from error
 

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import base64
 import re
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import unquote, unquote_to_bytes, urlsplit
 
 from PIL import Image
 
 from prefixkv.errors import PrefixKVError
-from prefixkv.inputs.download import fetch
+from prefixkv.inputs import download
 from prefixkv.inputs.images import check_file, decode_image, open_image
 
 SUFFIXES = ("png", "jpg", "jpeg", "webp", "gif", "bmp", "tif", "tiff", "ppm", "avif", "heic", "heif", "pdf")
@@ -23,13 +24,14 @@ _PAGE = re.compile(r"(?P<source>.+)#page=(?P<page>\d{1,6})", re.IGNORECASE | re.
 _DATA = re.compile(r"data:(?P<kind>[^,]*),(?P<content>.*)", re.IGNORECASE | re.DOTALL)
 
 
-def open_source(source: str, folder: Path | None = None) -> Image.Image:
+def open_source(source: str, folder: Path | None = None, fetch: Callable[[str], bytes] = download.fetch) -> Image.Image:
     """Read a picture, RGB.
 
     Args:
         source: a path, a file:// or http(s):// address, or a data: address with the picture in it; of a PDF file with
             several pages, `#page=2` behind it says which.
         folder: what a relative path starts from; the working directory where None.
+        fetch: gets what is under an address.
 
     Raises:
         PrefixKVError: there is none that can be read; says why.

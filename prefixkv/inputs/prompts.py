@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +17,9 @@ from prefixkv.inputs.turn import Turn
 from prefixkv.models.pretrained import chat_template
 
 __all__ = ["Prompt", "Turn"]
+
+_PROCESSING = threading.RLock()
+"""A tokenizer of transformers cannot be used by two threads at the same time, and engines make prompts in theirs."""
 
 
 @dataclass
@@ -42,6 +46,10 @@ class Prompt:
         Raises:
             PrefixKVError: the template, the tokenizer or the processor does not take this conversation.
         """
+        with _PROCESSING:
+            self._process()
+
+    def _process(self) -> None:
         spoken = (text for turn in self.turns for text in (*turn.content, turn.answer) if text)
         check_texts([self.system, *spoken], self.processor)
         text = self._render()

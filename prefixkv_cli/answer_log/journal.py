@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -41,13 +41,18 @@ class Journal:
             yield
         finally:
             if self.is_on and len(conversation.history) > turns:
-                self._add(conversation)
+                self.add(lambda: self._entry(conversation))
 
-    def _add(self, conversation: Conversation) -> None:
+    def add(self, entry: Callable[[], LoggedAnswer]) -> None:
+        """Log an answer.
+
+        Args:
+            entry: makes what is logged.
+        """
         from prefixkv_cli.answer_log.store import add_answer
 
         try:
-            add_answer(self._entry(conversation))
+            add_answer(entry())
         # Whatever goes wrong here, the answer was given. It is said once, not after each answer.
         except Exception as error:
             self.is_on = False

@@ -20,6 +20,8 @@ from prefixkv_cli.answer_log.journal import Journal
 from prefixkv_cli.dialogue.last_conversation import find_last_conversation
 from prefixkv_cli.dialogue.picture_input import STDIN
 from prefixkv_cli.dialogue.prompt_input import read_prompts
+from prefixkv_cli.remote.opening import remote_conversation
+from prefixkv_cli.remote.questions import ask_remotely
 from prefixkv_cli.reports.kept_file import check_kept_file, write_kept_file
 
 if TYPE_CHECKING:
@@ -92,6 +94,15 @@ def chat(
         bool, typer.Option("--plain", help="Show answers as they are: no Markdown, no live view.")
     ] = False,
     log: options.LogOption = True,
+    server: Annotated[
+        str | None,
+        typer.Option(
+            "--server",
+            metavar="URL",
+            help="Have a running `prefixkv serve` answer --prompt; off loads the model here.",
+            show_default="your own, where it runs",
+        ),
+    ] = None,
     quiet: options.QuietOption = False,
 ) -> None:
     """Ask about pictures: once with --prompt or piped text, else in a conversation.
@@ -147,6 +158,18 @@ def chat(
     questions = read_prompts(asked, needed_for, stdin_is_taken=STDIN in sources)
     if questions:
         opening.require_pictures()
+    needs_engine = [
+        name
+        for name, is_asked in (
+            ("a conversation in the terminal", not questions),
+            ("--show-kept", show_kept is not None),
+            ("--stats", stats),
+        )
+        if is_asked
+    ]
+    if talk_with := remote_conversation(opening, server, needs_engine):
+        ask_remotely(talk_with, questions, opening.pictures, Journal(log), json, json_lines, plain)
+        return
     conversation = opening.conversation(needs_pictures=bool(questions))
     if questions:
         _ask(conversation, questions, Journal(log), json, json_lines, plain, stats)

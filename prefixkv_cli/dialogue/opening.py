@@ -23,6 +23,8 @@ from prefixkv_cli.model_choice import model_for_pictures
 from prefixkv_cli.model_loading import load_shown
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from prefixkv.chat.conversation import Conversation
 
 
@@ -98,6 +100,16 @@ class Opening:
         if self._context_file is not None:
             self._require_pictures_of(head, self._context_file)
         check_model_name(self.model)
+
+    @property
+    def pictures(self) -> list[Image]:
+        """The pictures, once they are checked."""
+        return self._pictures
+
+    @property
+    def parsed_template_args(self) -> dict[str, Any]:
+        """The values for the chat template by name, once they are checked."""
+        return self._template_args
 
     def require_pictures(self, model: str | None = None) -> None:
         """Refuse a question without a picture to the demo model, which cannot answer one.

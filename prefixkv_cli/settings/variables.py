@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 PREFIX = "PREFIXKV_"
-BESIDE_OPTIONS = ("PREFIXKV_HOME", "PREFIXKV_CAPTURE", "PREFIXKV_GPU_RESULTS")
+BESIDE_OPTIONS = ("PREFIXKV_HOME", "PREFIXKV_API_KEY", "PREFIXKV_CAPTURE", "PREFIXKV_GPU_RESULTS")
 """Variables that are read and belong to no option."""
 
 

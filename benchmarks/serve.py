@@ -1,0 +1,182 @@
+"""A server under load on a CPU, with the demo model: `python -m benchmarks.serve FILE.json`.
+
+64 clients at once: none fails, each answer is the one that is given alone, and the bytes that are reserved, sampled
+from /metrics, stay within the limit. Then 2,000 requests, half of them short texts: how much the process grows. And the
+wall time of `prefixkv chat -p` while the server runs, its start included.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from prefixkv.demo.scenes import draw_scene
+from prefixkv.documents import read_json, write_json
+from prefixkv.machine import describe_machine
+
+CLIENTS = 64
+REQUESTS, BEFORE = 2000, 200
+WORKERS = 8
+MEMORY = "32MiB"
+QUESTIONS = ("Describe the image.", "How many objects are there?", "How many red objects are there?")
+PROGRAM = (sys.executable, "-m", "prefixkv_cli")
+
+
+class Server:
+    """A running server, as its clients see it."""
+
+    def __init__(self, url: str, process: int) -> None:
+        self.url, self.process = url, psutil.Process(process)
+
+    def ask(self, text: str, picture: str | None = None, **options: Any) -> str:
+        """One answer."""
+        parts: Any = [{"type": "text", "text": text}]
+        if picture is not None:
+            parts.insert(0, {"type": "image_url", "image_url": {"url": picture}})
+        body = json.dumps({"messages": [{"role": "user", "content": parts}], **options}).encode()
+        request = urllib.request.Request(f"{self.url}/v1/chat/completions", body, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=600) as reply:
+            return str(json.load(reply)["choices"][0]["message"]["content"])
+
+    def metric(self, name: str) -> float:
+        """A gauge."""
+        with urllib.request.urlopen(f"{self.url}/metrics", timeout=60) as reply:
+            lines = reply.read().decode().splitlines()
+        return next(float(line.split()[1]) for line in lines if line.startswith(f"{name} "))
+
+
+@contextmanager
+def started() -> Iterator[tuple[Server, Path]]:
+    """A server in a process and a home of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        home, where = Path(folder), {**os.environ, "PREFIXKV_HOME": folder}
+        words = ("serve", "--model", "demo", "--port", "0", "--memory", MEMORY, "--device", "cpu", "--quiet")
+        process = subprocess.Popen([*PROGRAM, *words], env=where)
+        try:
+            while not (home / "server.json").exists():
+                assert process.poll() is None
+                time.sleep(0.1)
+            yield Server(read_json(home / "server.json")["url"], process.pid), home
+        finally:
+            process.terminate()
+            process.wait(60)
+
+
+@contextmanager
+def sampled(server: Server, name: str) -> Iterator[list[float]]:
+    """Values of a gauge while something goes on."""
+    values: list[float] = []
+    ended = threading.Event()
+
+    def sample() -> None:
+        while not ended.wait(0.05):
+            values.append(server.metric(name))
+
+    thread = threading.Thread(target=sample)
+    thread.start()
+    try:
+        yield values
+    finally:
+        ended.set()
+        thread.join()
+
+
+def picture(seed: int) -> str:
+    """A drawn scene as a data: address."""
+    file = io.BytesIO()
+    draw_scene(seed).image.save(file, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def at_once(server: Server) -> dict[str, Any]:
+    """All clients together, then each alone."""
+    asked = [(QUESTIONS[number % 3], picture(100 + number // 2)) for number in range(CLIENTS)]
+    barrier = threading.Barrier(CLIENTS)
+
+    def one(number: int) -> str:
+        barrier.wait()
+        return server.ask(*asked[number], max_tokens=60)
+
+    began = time.perf_counter()
+    with ThreadPoolExecutor(CLIENTS) as threads, sampled(server, "prefixkv_reserved_bytes") as reserved:
+        together = list(threads.map(one, range(CLIENTS)))
+        seconds = time.perf_counter() - began
+    alone = [server.ask(*each, max_tokens=60) for each in asked]
+    return {
+        "clients": CLIENTS,
+        "answered": len(together),
+        "as_alone": sum(a == b for a, b in zip(together, alone, strict=True)),
+        "seconds": round(seconds, 2),
+        "memory_bytes": int(server.metric("prefixkv_memory_bytes")),
+        "most_reserved_bytes": int(max(reserved)),
+        "samples": len(reserved),
+    }
+
+
+def growth(server: Server) -> dict[str, Any]:
+    """Resident memory after the first requests and after the last, each the median of a few looks."""
+    scenes = [picture(seed) for seed in range(8)]
+
+    def one(number: int) -> None:
+        if number % 2:
+            server.ask(f"Say {number}.", max_tokens=4)
+        else:
+            server.ask(QUESTIONS[number % 3], scenes[number // 2 % 8], max_tokens=8)
+
+    def resident() -> float:
+        looks = []
+        for _ in range(9):
+            looks.append(server.process.memory_info().rss)
+            time.sleep(0.05)
+        return statistics.median(looks)
+
+    curve = []
+    with ThreadPoolExecutor(WORKERS) as threads:
+        for start in range(0, REQUESTS, BEFORE):
+            list(threads.map(one, range(start, start + BEFORE)))
+            curve.append(int(resident()))
+    return {
+        "requests": REQUESTS,
+        "resident_bytes_every_200": curve,
+        "growth_bytes_a_request": round((curve[-1] - curve[0]) / (REQUESTS - BEFORE), 1),
+    }
+
+
+def one_shot(home: Path) -> dict[str, Any]:
+    """`prefixkv chat -p` by the server, start included."""
+    where = {**os.environ, "PREFIXKV_HOME": str(home)}
+    path = home / "scene.png"
+    draw_scene(31).image.save(path)
+    seconds = []
+    for _ in range(7):
+        began = time.perf_counter()
+        subprocess.run([*PROGRAM, "chat", str(path), "-p", QUESTIONS[1]], env=where, check=True, capture_output=True)
+        seconds.append(round(time.perf_counter() - began, 3))
+    return {"seconds": seconds, "median_seconds": statistics.median(seconds)}
+
+
+def main(path: Path) -> None:
+    """Measure and write."""
+    with started() as (server, home):
+        found = {"one_shot": one_shot(home), "at_once": at_once(server), "growth": growth(server)}
+    write_json(path, {"machine": describe_machine(), "memory": MEMORY, **found})
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,119 @@
+"""`prefixkv serve`: a resident model behind OpenAI's API."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from prefixkv.errors import OptionError, PrefixKVError
+from prefixkv.home import find_file
+from prefixkv.methods.table import DEFAULT_METHOD, get_method
+from prefixkv.models.loading import check_device_name, check_dtype_name, check_model_name
+from prefixkv.policy.budget import Budget
+from prefixkv.policy.codec import DEFAULT_CODEC, get_codec
+from prefixkv.profiles.config import PrefixConfig
+from prefixkv_cli import options, output
+from prefixkv_cli.model_loading import load_shown
+
+NEEDED = ("starlette", "uvicorn", "prometheus_client")
+DEFAULT_PORT = 8311
+
+
+def serve(
+    model: options.ModelOption = "auto",
+    budget: options.BudgetOption = options.DEFAULT_BUDGET,
+    method: options.MethodOption = DEFAULT_METHOD,
+    codec: options.CodecOption = DEFAULT_CODEC,
+    no_profile: options.NoProfileOption = False,
+    config: options.ConfigOption = None,
+    host: Annotated[
+        str, typer.Option("--host", help="Address to listen at; others than this machine's need keys.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", help="Port to listen at; 0 takes a free one.")] = DEFAULT_PORT,
+    api_key_file: Annotated[
+        Path | None,
+        typer.Option("--api-key-file", metavar="FILE", help="API keys, one a line; each has conversations of its own."),
+    ] = None,
+    allow_addresses: Annotated[
+        bool,
+        # As with --trust-remote-code: said each time.
+        typer.Option(
+            "--allow-addresses",
+            help="Fetch pictures that are given by http(s) address, from public addresses only.",
+            allow_from_autoenv=False,
+        ),
+    ] = False,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            "--memory",
+            metavar="SIZE",
+            help="What the caches of all conversations may take, such as 20GB.",
+            show_default="1GiB, or 60% of the GPU's free memory",
+        ),
+    ] = None,
+    rows: Annotated[int, typer.Option("--rows", help="Most requests that are decoded together.")] = 64,
+    queue: Annotated[int, typer.Option("--queue", help="Most requests that wait; further ones get status 429.")] = 256,
+    max_new_tokens: options.MaxNewTokensOption = 512,
+    max_pixels: options.MaxPixelsOption = None,
+    device: options.DeviceOption = "auto",
+    dtype: options.DtypeOption = "auto",
+    device_map: options.DeviceMapOption = None,
+    load_in_8bit: options.EightBitOption = False,
+    load_in_4bit: options.FourBitOption = False,
+    trust_remote_code: options.TrustOption = False,
+    quiet: options.QuietOption = False,
+) -> None:
+    """Keep a model loaded and answer OpenAI's chat completions, each conversation on a compressed cache of its own.
+
+    `prefixkv chat` and `prefixkv chat -p` use it while it runs. Ctrl-C or SIGTERM ends it.
+
+    Example: prefixkv serve --model llava --budget 20% --memory 20GB
+
+    Example: prefixkv serve --host 0.0.0.0 --api-key-file keys.txt
+    """
+    if missing := [name for name in NEEDED if find_spec(name) is None]:
+        raise PrefixKVError(f"serve needs {', '.join(missing)}: run `pip install 'prefixkv[serve]'`")
+    rule = _rule(budget, method, codec, config)
+    if rows < 1 or queue < 0 or max_new_tokens < 1:
+        raise OptionError(f"rows {rows} and max-new-tokens {max_new_tokens} must be 1 or more, queue {queue} 0 or more")
+    size = Budget.parse(memory) if memory is not None else None
+    if size is not None and size.kind != "bytes":
+        raise OptionError(f"memory {memory!r} is no size: give one such as 20GB")
+    check_device_name(device)
+    check_dtype_name(dtype)
+    check_model_name(model)
+    placement = options.placement(device, device_map, load_in_8bit, load_in_4bit, trust_remote_code)
+    # Here, so that the other commands start without the picture code and the server's libraries.
+    from prefixkv.inputs.picture_size import check_max_pixels
+    from prefixkv.server.program import Place, serve
+
+    check_max_pixels(max_pixels)
+    place = Place(host, port, api_key_file)
+    place.check()
+    loaded = load_shown(model, device, dtype, output.notice, placement)
+    if no_profile:
+        from prefixkv.profiles.guidance import leave_out_profile
+
+        leave_out_profile(loaded.model)
+    from prefixkv.engine.engine import Engine
+    from prefixkv.server.desk import Desk, Manner
+
+    manner = Manner(rule, method, codec, max_new_tokens, max_pixels, allow_addresses)
+    bytes_of_memory = None if size is None else int(size.amount)
+    with Engine(loaded, method, bytes_of_memory, rows, notify=output.notice, codec=codec) as engine:
+        serve(Desk(loaded, engine, manner, model), place, rows + queue, _say_begun)
+
+
+def _rule(budget: str, method: str, codec: str, config: str | None) -> Budget | PrefixConfig:
+    get_method(method)
+    get_codec(codec)
+    return Budget.parse(budget) if config is None else PrefixConfig.load(find_file("configs", config))
+
+
+def _say_begun(url: str, is_found: bool) -> None:
+    found = "; `prefixkv chat` uses it" if is_found else ""
+    output.notice(f"serving at {url}/v1{found}; Ctrl-C ends it")

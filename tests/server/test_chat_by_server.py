@@ -1,0 +1,121 @@
+"""`prefixkv chat -p` by a server that runs: the same answers, objects and events, and no model loaded for them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from prefixkv.demo.scenes import draw_scene
+from tests.cli.program import PROGRAM, environment, run_here
+from tests.server.running import Running, running
+
+QUESTIONS = ("How many objects are there?", "Describe the image.")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    with running(tmp_path_factory.mktemp("home"), "--memory", "64MiB") as it:
+        yield it
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("pictures") / "scene.png"
+    draw_scene(31).image.save(path)
+    return str(path)
+
+
+def chat(server: Running | None, *words: str, **more: str) -> subprocess.CompletedProcess[str]:
+    home = {} if server is None else {"PREFIXKV_HOME": str(server.home)}
+    return run_here("chat", *words, env={**environment(), **home, **more})
+
+
+def test_answers_are_those_of_a_model_in_this_process(server: Running, scene: str) -> None:
+    words = (scene, "-p", QUESTIONS[0], "-p", QUESTIONS[1], "--budget", "30%", "--method", "h2o")
+    here, there = chat(None, *words, "--server", "off"), chat(server, *words)
+    assert (here.stdout, here.returncode) == (there.stdout, 0)
+    assert len(there.stdout.splitlines()) == 2
+    one = (scene, "-p", QUESTIONS[0], "--json")
+    objects = [json.loads(each.stdout) for each in (chat(None, *one, "--server", "off"), chat(server, *one))]
+    for each in objects:
+        assert each.pop("kv")["bytes_fraction"] > 0
+        assert sorted(each.pop("seconds")) == ["decode", "load", "prefill"]
+        del each["tokens_per_second"], each["peak_device_bytes"]
+    assert objects[0] == objects[1]
+    lines = chat(server, scene, "-p", QUESTIONS[0], "-p", QUESTIONS[1], "--json-lines").stdout.splitlines()
+    events = [json.loads(line) for line in lines]
+    assert [event["event"] for event in events if event["event"] != "token"] == ["start", "turn", "turn", "end"]
+    assert (
+        "".join(event["text"] for event in events if event.get("turn") == 2 and "text" in event) == events[-2]["answer"]
+    )
+
+
+def test_answers_by_a_server_are_logged(server: Running, scene: str) -> None:
+    assert chat(server, scene, "-p", QUESTIONS[0], PREFIXKV_LOG="true").returncode == 0
+    logged = run_here("log", "list", "--json", env={**environment(), "PREFIXKV_HOME": str(server.home)})
+    assert [entry["prompt"] for entry in json.loads(logged.stdout)["answers"]] == [QUESTIONS[0]]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (("--server", "{url}", "--config", "c"), 2, "--config needs a model in this process"),
+        (("--server", "nowhere"), 2, "no address"),
+        (("--server", "http://127.0.0.1:9"), 1, "no server answers at http://127.0.0.1:9"),
+        (("--server", "{url}", "--model", "other"), 1, "model other is not served: ask for demo"),
+        (("--server", "{url}", "--max-pixels", "1000", "--budget", "12B"), 3, "budget"),
+    ],
+)
+def test_what_a_server_cannot_do_is_said(
+    server: Running, scene: str, words: tuple[str, ...], code: int, says: str
+) -> None:
+    done = chat(server, scene, "-p", QUESTIONS[0], *(word.format(url=server.url) for word in words))
+    assert (done.returncode, done.stdout.strip()) == (code, "")
+    assert says in done.stderr
+
+
+def test_options_that_need_the_model_have_it_loaded_here(server: Running, scene: str) -> None:
+    done = chat(server, scene, "-p", QUESTIONS[0], "--device", "cpu")
+    assert done.returncode == 0
+    assert f"the server at {server.url} is not asked: --device needs a model in this process" in done.stderr
+    assert done.stdout == chat(server, scene, "-p", QUESTIONS[0]).stdout
+
+
+def test_nothing_heavy_is_loaded_to_ask_a_server(server: Running, scene: str) -> None:
+    """And so an answer is there within a second, its program's start included, on a machine that does nothing else."""
+    check = (
+        "import sys; from prefixkv_cli.app import _run; code = _run(sys.argv[1:]); "
+        "sys.exit(', '.join({'torch', 'transformers', 'prefixkv.chat.conversation'} & set(sys.modules)) or code)"
+    )
+    began = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-c", check, "chat", scene, "-p", QUESTIONS[0]],
+        env={**environment(), "PREFIXKV_HOME": str(server.home)},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    print(f"one question in {time.perf_counter() - began:.2f} s")
+
+
+@pytest.mark.exhaustive
+def test_a_server_that_has_gone_is_not_waited_for(server: Running, scene: str, tmp_path: Path) -> None:
+    facts = json.loads((server.home / "server.json").read_text())
+    # A process that is there, at an address where nothing listens.
+    file = tmp_path / "server.json"
+    file.write_text(json.dumps({**facts, "url": "http://127.0.0.1:9"}))
+    file.chmod(0o600)
+    words = [*PROGRAM, "chat", scene, "-p", QUESTIONS[0]]
+    here = {**environment(), "PREFIXKV_HOME": str(tmp_path)}
+    done = subprocess.run(words, env=here, capture_output=True, text=True)
+    assert done.returncode == 0
+    assert "does not answer" in done.stderr
+    file.chmod(0o644)
+    done = subprocess.run(words, env=here, capture_output=True, text=True)
+    assert "does not answer" not in done.stderr, "a file that others may write is not believed"
