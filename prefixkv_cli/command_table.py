@@ -64,6 +64,12 @@ _TABLE = {
         "Measure time and memory of prefill and decoding at each budget, beside stock transformers in the same run.",
         "bench",
     ),
+    "lm-eval": _Entry(
+        _MEASURES,
+        "Run lm-evaluation-harness; every prompt is compressed before its answer is scored or written.",
+        "lm_eval",
+        "lm_eval",
+    ),
     "models": _Entry(
         _FACTS,
         "List the families that work, with an alias for one model of each, and those that cannot work.",

@@ -24,7 +24,7 @@ LEVELS = (
     {"profiles", "generation"},
     {"engine"},
     {"compression", "chat", "evaluation", "benchmark"},
-    {"batch", "server"},
+    {"batch", "harnesses", "server"},
 )
 """From the bottom up: a part may import from its own level and from those below, and no two parts import each other."""
 
@@ -100,6 +100,11 @@ USES_NO_TORCH = {
     "profiles/config",
     "profiles/profile",
     "profiles/profile_path",
+    "server/failures",
+    "server/home_file",
+    "server/keys",
+    "server/messages",
+    "server/metrics",
     "chat/context_file",
     "chat/context_layout",
     "chat/context_pictures",

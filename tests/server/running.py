@@ -70,8 +70,10 @@ def running(home: Path, *words: str, key: str | None = None) -> Iterator[Running
         yield Running(read_json(found)["url"], process, home, key)
     finally:
         if process.poll() is None:
-            os.kill(process.pid, signal.SIGTERM)
+            os.kill(process.pid, signal.SIGINT)
         process.communicate(timeout=PATIENCE_SECONDS)
+    assert process.returncode == 0
+    assert not found.exists()
 
 
 def data_address(image: Image.Image, kind: str = "PNG") -> str:

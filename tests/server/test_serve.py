@@ -81,6 +81,7 @@ def test_three_turns_with_a_picture_are_those_of_chat(server: Running, demo: Loa
     assert other.usage.prompt_tokens_details.cached_tokens == 0
 
 
+@pytest.mark.exhaustive
 def test_pieces_of_a_stream_are_the_answer(server: Running, demo: LoadedModel) -> None:
     chunks = list(ask(client(server), [user(QUESTIONS[0], SCENE)], stream=True, stream_options={"include_usage": True}))
     pieces = [chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices]
@@ -131,11 +132,14 @@ def test_errors_are_those_that_the_client_knows(server: Running) -> None:
         with pytest.raises(openai.APIStatusError) as refused:
             ask(client(server), too_large)
         assert refused.value.status_code == 413
-    with pytest.raises(openai.APIStatusError, match="memory is") as refused:
-        ask(client(server), [user("so " * 60 * 1000, SCENE)], extra_body={"budget": "100%"})
-    assert refused.value.status_code in (400, 413)
+    with pytest.raises(openai.APIStatusError, match="2KiB") as refused:
+        ask(client(server), question, extra_body={"budget": "2KiB"})
+    assert refused.value.status_code == 413
+    with pytest.raises(openai.BadRequestError, match=r"the model reads 4,096"):
+        ask(client(server), [user("so " * 5000, SCENE)])
 
 
+@pytest.mark.exhaustive
 def test_stop_logprobs_seed_and_our_own_fields(server: Running, demo: LoadedModel) -> None:
     usual = said_by_chat(demo, QUESTIONS[:1], SCENE)[0]
     stop = usual.split()[4]
@@ -183,16 +187,17 @@ def test_who_hangs_up_is_not_answered_any_more(server: Running) -> None:
     assert server.metrics()["prefixkv_cancelled_total"] == before["prefixkv_cancelled_total"] + 2
 
 
+@pytest.mark.exhaustive
 def test_further_requests_than_may_wait_are_sent_away(server: Running) -> None:
     def one(number: int) -> str | None:
         try:
-            ask(client(server), [user(QUESTIONS[0], SCENE)], temperature=50.0, max_tokens=150, seed=number)
+            ask(client(server), [user(QUESTIONS[0], SCENE)], temperature=50.0, max_tokens=60, seed=number)
         except openai.RateLimitError as error:
             return str(error.response.headers["retry-after"])
         return None
 
-    with ThreadPoolExecutor(24) as threads:
-        found = list(threads.map(one, range(24)))
+    with ThreadPoolExecutor(20) as threads:
+        found = list(threads.map(one, range(20)))
     assert set(found) == {None, "1"}
     assert found.count(None) >= 10
     server.wait_for("prefixkv_requests_running", 0)
@@ -225,13 +230,12 @@ def test_other_addresses_of_the_server(server: Running) -> None:
 
 
 @pytest.mark.exhaustive
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it_while_it_answers(tmp_path: Path, number: signal.Signals) -> None:
+def test_a_signal_ends_it_while_it_answers(tmp_path: Path) -> None:
     with running(tmp_path) as it:
         stream = ask(client(it), [user(QUESTIONS[0], SCENE)], stream=True, temperature=50.0, max_tokens=5000)
         next(iter(stream))
         began = time.monotonic()
-        it.process.send_signal(number)
+        it.process.send_signal(signal.SIGTERM)
         assert it.process.wait(30) == 0
         assert time.monotonic() - began < 20
         assert not (tmp_path / "server.json").exists()
