@@ -137,7 +137,7 @@ def growth(server: Server) -> dict[str, Any]:
         if number % 2:
             server.ask(f"Say {number}.", max_tokens=4)
         else:
-            server.ask(QUESTIONS[number % 3], scenes[number // 2 % 8], max_tokens=8)
+            server.ask(QUESTIONS[number % 3], scenes[number // 16 % 8], max_tokens=8)
 
     def resident() -> float:
         looks = []

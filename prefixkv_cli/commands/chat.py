@@ -20,8 +20,6 @@ from prefixkv_cli.answer_log.journal import Journal
 from prefixkv_cli.dialogue.last_conversation import find_last_conversation
 from prefixkv_cli.dialogue.picture_input import STDIN
 from prefixkv_cli.dialogue.prompt_input import read_prompts
-from prefixkv_cli.remote.opening import remote_conversation
-from prefixkv_cli.remote.questions import ask_remotely
 from prefixkv_cli.reports.kept_file import check_kept_file, write_kept_file
 
 if TYPE_CHECKING:
@@ -167,7 +165,12 @@ def chat(
         )
         if is_asked
     ]
+    # Here, so that help and completion start without what speaks HTTP.
+    from prefixkv_cli.remote.opening import remote_conversation
+
     if talk_with := remote_conversation(opening, server, needs_engine):
+        from prefixkv_cli.remote.questions import ask_remotely
+
         ask_remotely(talk_with, questions, opening.pictures, Journal(log), json, json_lines, plain)
         return
     conversation = opening.conversation(needs_pictures=bool(questions))
