@@ -1,6 +1,6 @@
 # make demo: one question under three caches, side by side.  make test: the tests, in minutes.
 # make test-all: the exhaustive ones, too.
-# make test-browser: the pages of results in Chromium.  make lint: ruff and mypy.
+# make test-ray: a Ray cluster of two nodes.  make test-browser: the pages of results in Chromium.  make lint: ruff and mypy.
 # make docs: the reference page docs/cli.md.  make site: all pages as a site in build/site.
 # make pictures: the pictures of screens and pages in docs/images; needs Chromium.
 # make test-gpu: every command, method and dtype on a GPU, and its kernels.
@@ -26,7 +26,7 @@ BIN := $(VENV)/bin
 REQUIREMENTS := $(foreach requirement,$(TORCH) $(TRANSFORMERS),'$(requirement)')
 STAMP := $(VENV)/installed-$(shell printf '%s' '$(TORCH) $(TRANSFORMERS)' | cksum | cut -d ' ' -f 1)
 
-.PHONY: demo test test-all test-gpu test-browser fuzz bench-cpu install compile schemas wheel audit families lint format docs first-use site pictures clean
+.PHONY: demo test test-all test-gpu test-browser test-ray fuzz bench-cpu install compile schemas wheel audit families lint format docs first-use site pictures clean
 .DEFAULT_GOAL := demo
 
 demo: $(STAMP)
@@ -50,6 +50,11 @@ test-browser: $(STAMP)
 	  { apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium; } >/dev/null 2>&1 || \
 	  echo "Chromium could not be installed"
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m browser tests/browser $(ARGS)
+
+# A cluster of two nodes on this machine, one of which is killed; Ray is installed for it.
+test-ray: $(STAMP)
+	@$(BIN)/python -c "import ray.data" 2>/dev/null || $(BIN)/pip install -q --disable-pip-version-check -e ".[ray]"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m ray tests/scale $(ARGS)
 
 # No part of the tests: other cases with every FUZZ_SEED, and counts instead of a fixed list.
 fuzz: $(STAMP)

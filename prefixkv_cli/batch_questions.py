@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from prefixkv.errors import OptionError, PrefixKVError
 from prefixkv_cli import output
+from prefixkv_cli.remote_file import is_address, read_table_or_lines
 
 if TYPE_CHECKING:
     from prefixkv.batch.lines import Line
@@ -55,7 +56,7 @@ def read_questions(given: Sequence[str], prompts_file: str | None, prompts: Sequ
     named = [prompts_file] if prompts_file is not None else list(given)
     if not named:
         raise OptionError("there is nothing to answer: give a file of lines, or pictures with --prompt TEXT")
-    if len(named) > 1 or looks_like_picture(named[0]) or Path(named[0]).is_dir():
+    if len(named) > 1 or looks_like_picture(named[0]) or (not is_address(named[0]) and Path(named[0]).is_dir()):
         raise OptionError(f"what is to be asked about {named[0]!r}? Pictures as arguments need --prompt TEXT")
     return _of_file(named[0])
 
@@ -63,6 +64,10 @@ def read_questions(given: Sequence[str], prompts_file: str | None, prompts: Sequ
 def _of_file(name: str) -> Questions:
     from prefixkv.batch.lines import lines_of, read_lines
 
+    if is_address(name):
+        return Questions(read_table_or_lines(name), Path())
+    if name.endswith(".parquet"):
+        return Questions(read_table_or_lines(name), Path(name).parent, Path(name))
     if name != STREAM:
         return Questions(read_lines(Path(name)), Path(name).parent, Path(name))
     if sys.stdin is None or output.is_terminal(sys.stdin):

@@ -7,17 +7,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prefixkv.profiles.config import PrefixConfig
+from prefixkv.workers import Launch
 from prefixkv_cli import output
 from prefixkv_cli.batch_questions import Questions
 from prefixkv_cli.batch_report import doing, say_how_far, say_what_is_there
 from prefixkv_cli.progress_bar import progress_bar
 
 if TYPE_CHECKING:
+    from prefixkv.batch.cluster import Cluster
     from prefixkv.batch.lines import Line
     from prefixkv.batch.results import ResultFile
     from prefixkv.batch.run import Batch, Progress
     from prefixkv.batch.speed import Speed
-    from prefixkv.workers import Launch
 
 
 class Standing:
@@ -103,6 +104,42 @@ class Standing:
         if launch.is_main:
             self._end(self._results.gather(self._all))
         return speed
+
+    def answer_on(self, cluster: Cluster, asked: Batch) -> None:
+        """Answer what is left on the machines of a cluster; each record is written as it comes.
+
+        Args:
+            cluster: that has joined.
+            asked: the batch.
+
+        Raises:
+            PrefixKVError: the file of answers is of other settings, or none, or cannot be written.
+        """
+        from prefixkv.batch.lines import repeated
+        from prefixkv.batch.settings_memo import remember
+
+        if self._results is None:
+            settings = cluster.settings(asked)
+            if self._request is not None:
+                remember(self._request, settings)
+            with Launch("cpu") as alone:
+                self._open(settings, alone)
+        assert self._results is not None
+        done = repeated(self._all) | self._results.read()
+        left = [line for line in self.lines if line.number not in done]
+        by_number = {line.number: line for line in left}
+        with progress_bar("answering", total=len(self.lines)) as update:
+            update(completed=len(self.lines) - len(left))
+            try:
+                for ended, record in enumerate(cluster.records(asked, left) if left else (), start=1):
+                    line = by_number[record["line"]]
+                    own = {name: record[name] for name in record if name not in ("line", "id", "input", "settings")}
+                    self._results.append(line, own)
+                    update(completed=len(self.lines) - len(left) + ended)
+            except KeyboardInterrupt:
+                say_how_far(self._results, self.lines, 1)
+                raise
+        self._end(self._results.gather(self._all))
 
     def _open(self, settings: str, launch: Launch) -> dict[int, dict[str, Any]]:
         """Take the file; the records that are there, in the process that reports."""

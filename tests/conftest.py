@@ -25,6 +25,7 @@ os.environ["PYTHONWARNINGS"] = ",".join(
 
 ONLY_GPU = "need a CUDA device (make test-gpu)"
 ONLY_BROWSER = "need a browser (make test-browser)"
+ONLY_RAY = "start a Ray cluster (make test-ray)"
 ONLY_ALL = "are exhaustive (make test-all)"
 USUAL = "make test runs"
 _VERSIONS = ("torch", "triton", "transformers", "numpy", "pytest")
@@ -67,6 +68,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             out |= dict.fromkeys(marked, ONLY_GPU)
     if "browser" not in config.option.markexpr:
         out |= {item: ONLY_BROWSER for item in items if item.get_closest_marker("browser")}
+    if "ray" not in config.option.markexpr:
+        out |= {item: ONLY_RAY for item in items if item.get_closest_marker("ray")}
     exhaustive = set(_exhaustive([item for item in items if item not in out]))
     if config.option.rest:
         out |= dict.fromkeys((item for item in items if item not in exhaustive | out.keys()), USUAL)

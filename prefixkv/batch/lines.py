@@ -104,6 +104,21 @@ def lines_of(data: bytes, name: str) -> list[Line]:
     return lines
 
 
+def lines_of_rows(rows: Sequence[Mapping[str, Any]], name: str = "the table") -> list[Line]:
+    """The same of the rows of a table, whose columns are a line's fields; null stands for a field that is not there.
+
+    Raises:
+        PrefixKVError: it holds no row.
+    """
+    contents = [{field: value for field, value in row.items() if value is not None} for row in rows]
+    return lines_of(b"\n".join(json.dumps(content, default=_plain).encode() for content in contents), name)
+
+
+def _plain(value: Any) -> Any:
+    """A value of numpy as one of Python; what JSON cannot hold is shown, so that the line's error names it."""
+    return value.tolist() if hasattr(value, "tolist") else repr(value)
+
+
 def repeated(lines: Sequence[Line]) -> dict[int, Line]:
     """The lines that ask what an earlier one asks, by their number; each with that one, whose answer is theirs."""
     first: dict[str, Line] = {}

@@ -24,6 +24,7 @@ from prefixkv_cli.batch_report import report
 from prefixkv_cli.batch_standing import Standing
 from prefixkv_cli.model_choice import model_for_pictures
 from prefixkv_cli.model_loading import load_shown
+from prefixkv_cli.remote_file import RemoteAnswers, is_address
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -94,6 +95,14 @@ def batch(
         Path | None,
         typer.Option("--trace", metavar="FILE", help="Write reads and steps for chrome://tracing or Perfetto."),
     ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            "--ray",
+            metavar="ADDRESS",
+            help="Answer on the machines of a Ray cluster: auto, ray://HEAD:10001, or local for this one alone.",
+        ),
+    ] = None,
     limit: Annotated[
         int | None, typer.Option("--limit", help="Answer the first so many lines only.", show_default="all")
     ] = None,
@@ -142,6 +151,12 @@ def batch(
     questions = read_questions(files or (), prompts, prompt or ())
     out_file = _out_file(out, bool(prompt), questions, json)
 
+    elsewhere = RemoteAnswers(out, overwrite) if out is not None and _is_elsewhere(out) else None
+    if elsewhere is not None:
+        out_file = elsewhere.path
+    if ray is not None and out_file is None:
+        raise OptionError("--ray writes answers to a file: give --out FILE")
+
     from prefixkv.workers import Launch
 
     with Launch(device) as launch:
@@ -174,14 +189,27 @@ def batch(
             )
             placed = device if device_map is not None else launch.device
             chosen = model_for_pictures(model, placed, _pictures(questions))
-            loaded = load_shown(chosen, placed, dtype, asked.notify, placement, launch.is_main)
-            if no_profile:
-                from prefixkv.profiles.guidance import leave_out_profile
+            if ray is not None:
+                from prefixkv.batch.cluster import Cluster, Loading
 
-                leave_out_profile(loaded.model)
-            speed = standing.answer(asked, loaded, launch)
+                with Cluster(ray, Loading(chosen, device, dtype, placement, no_profile)) as cluster:
+                    standing.answer_on(cluster, asked)
+                speed = None
+            else:
+                loaded = load_shown(chosen, placed, dtype, asked.notify, placement, launch.is_main)
+                if no_profile:
+                    from prefixkv.profiles.guidance import leave_out_profile
+
+                    leave_out_profile(loaded.model)
+                speed = standing.answer(asked, loaded, launch)
     if launch.is_main:
+        if elsewhere is not None:
+            elsewhere.publish()
         _report(standing, speed, json)
+
+
+def _is_elsewhere(out: str) -> bool:
+    return is_address(out) or out.endswith(".parquet")
 
 
 def _pictures(questions: Questions) -> Iterator[Image]:
@@ -206,7 +234,20 @@ def _rule(budget: str, method: str, codec: str, config: str | None) -> Budget | 
     return PrefixConfig.load(find_file("configs", config))
 
 
-_NO_MATTER = {"files", "prompts", "prompt", "out", "limit", "overwrite", "rows", "memory", "trace", "json", "quiet"}
+_NO_MATTER = {
+    "files",
+    "prompts",
+    "prompt",
+    "out",
+    "limit",
+    "overwrite",
+    "rows",
+    "memory",
+    "trace",
+    "ray",
+    "json",
+    "quiet",
+}
 """Options that change no answer, or that are seen in its line."""
 
 
