@@ -4,7 +4,7 @@
 # make docs: the reference page docs/cli.md.  make site: all pages as a site in build/site.
 # make pictures: the pictures of screens and pages in docs/images; needs Chromium.
 # make test-gpu: every command, method and dtype on a GPU, and its kernels.
-# make families: the table of docs/families.md.  make bench-cpu: what is measured without a GPU, as ratios within one run.
+# make families: the tables of docs/families.md.  make bench-cpu: what is measured without a GPU, as ratios within one run.
 # make fuzz: random files, pictures, cache programs and conversations, for FUZZ_SECONDS.
 # make first-use: the README from top to bottom in an empty environment, with the time to the first answer.
 # make schemas: docs/schemas.  make wheel: builds it twice and looks into it.  make audit: known faults of what is installed.
@@ -68,6 +68,7 @@ install: $(STAMP)
 
 families: $(STAMP)
 	@$(BIN)/python -m tests.families.table
+	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.families.census
 
 lint: $(STAMP)
 	@$(BIN)/ruff check --quiet

@@ -67,14 +67,14 @@ def setting(config: Any, name: str, default: Any = None) -> Any:
     return values[0] if values else default
 
 
-def shares_keys(text: Any) -> bool:
-    """Whether some layers read the keys and values of others, instead of having their own.
+def layer_config(config: Any, place: int) -> Any:
+    """The configuration of one layer of a text part: of a heterogeneous one the layer's own.
 
     Args:
-        text: configuration of the text part: `kv_sharing_modes` since transformers 5.23, `num_kv_shared_layers` before.
+        config: of the text part.
+        place: of the layer among all decoder layers.
     """
-    modes = setting(text, "kv_sharing_modes") or ()
-    return any(str(mode).startswith("reuse") for mode in modes) or bool(setting(text, "num_kv_shared_layers"))
+    return config.per_layer_config[place] if getattr(config, "is_heterogeneous", False) else config
 
 
 def picture_token_ids(config: Any) -> list[int]:
@@ -127,7 +127,9 @@ def rotation_of(decoder: Any) -> Callable[..., Any] | None:
     Returns:
         Called with queries, keys, cosine and sine; None where the module has no function of that name.
     """
-    found: Callable[..., Any] | None = getattr(sys.modules[type(decoder).__module__], "apply_rotary_pos_emb", None)
+    config = decoder.config.get_text_config(decoder=True)
+    name = "apply_rotary_pos_emb_interleave" if setting(config, "rope_interleave") else "apply_rotary_pos_emb"
+    found: Callable[..., Any] | None = getattr(sys.modules[type(decoder).__module__], name, None)
     return found
 
 

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from prefixkv.cache import installations
 from prefixkv.cache.compressed_attention import attend, make_mask
 from prefixkv.cache.fused_layers import fused_layers
+from prefixkv.cache.latents import expanded_latents
 from prefixkv.cache.passes import watched_passes
 from prefixkv.cache.positions import tracked
 from prefixkv.policy.text_marks import marked
@@ -41,5 +42,6 @@ def _changed(model: PreTrainedModel) -> Iterator[None]:
         marked(model),
         watched_passes(model),
         fused_layers(model, attend),
+        expanded_latents(model),
     ):
         yield

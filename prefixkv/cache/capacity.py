@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 
-from prefixkv.errors import BudgetTooSmallError
+from prefixkv.errors import BudgetTooSmallError, OptionError
 from prefixkv.methods.method import Method
 from prefixkv.models.geometry import KVGeometry
 from prefixkv.policy.budget import Budget
@@ -42,6 +42,11 @@ class Capacity:
     def __post_init__(self) -> None:
         """Check that codec and model go together, and that the floors fit."""
         self.codec.check(self.geometry)
+        if self.budget.kind == "bytes" and self.geometry.state_bytes is None:
+            raise OptionError(
+                f"budget {self.budget.text!r} has to hold states of {len(self.geometry.state_layers)} layers, whose "
+                "size is not known before the model runs: give a share such as 20%, or tokens such as 300tok"
+            )
         self.check_floor()
         least = Fraction(self.codec.entry_size(self.geometry).counted, self.geometry.counted_bytes)
         is_share = self.budget.kind == "fraction"

@@ -64,13 +64,14 @@ class Chunk:
         parts = row.layers, self._shares, row.capacity
         return Compaction(*parts, self._seen, row.bits, self._text_tokens, ahead, small)
 
-    def compact(self, index: int, queries: torch.Tensor, scale: float) -> None:
+    def compact(self, index: int, queries: torch.Tensor, scale: float, keys: torch.Tensor | None = None) -> None:
         """Choose what stays of the layer that has just attended, and of the earlier ones.
 
         Args:
             index: of the layer, among the compressed ones.
             queries: (1, query_heads, chunk_len, head_dim).
             scale: factor on the dot products.
+            keys: that the queries attended to, where these are not those that are stored.
         """
         row = self._row
         layer = row.layers[index]
@@ -80,7 +81,7 @@ class Chunk:
             row.capacity.check_full(sum(other.kept_tokens for other in row.layers if other is not layer) + entries)
             layer.keep(None, queries.new_zeros(1, 1, entries, dtype=torch.float32), self._len, row.bits)
         else:
-            importance, pictures = score(row.method, layer, self.evidence(index, queries, scale))
+            importance, pictures = score(row.method, layer, self.evidence(index, queries, scale, keys))
             if self._fits or self._compaction is None:
                 total = row.capacity.total(self._seen, row.bits)
                 count = entries if self._fits else min(entries, self._shares.known(total, self._seen)[index])
@@ -89,7 +90,7 @@ class Chunk:
                 layer.hold(importance, self._len)
                 self._compaction.take_in(index, pictures)
 
-    def evidence(self, index: int, queries: torch.Tensor, scale: float) -> Evidence:
+    def evidence(self, index: int, queries: torch.Tensor, scale: float, keys: torch.Tensor | None = None) -> Evidence:
         """What a layer's entries are scored by; as for `compact`."""
         row = self._row
         layer = row.layers[index]
@@ -97,7 +98,8 @@ class Chunk:
         placed = None if self._placed is None else self._placed[index].to(queries.device)
         tail = self._len if self._marks.is_text is None else self._marks.tail
         assert layer.arriving is not None
-        return Evidence(queries, layer.arriving[0], scale, is_text, tail, placed)
+        keys = layer.arriving[0] if keys is None else keys
+        return Evidence(queries, keys, scale, is_text, tail, placed)
 
     def _text_tokens(self) -> int:
         return self._seen if self._row.is_text is None else int(self._row.is_text.sum(dim=1).max())

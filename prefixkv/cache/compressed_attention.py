@@ -16,7 +16,7 @@ from transformers.masking_utils import sdpa_mask
 
 from prefixkv.cache import hand_off
 from prefixkv.cache.capped_attention import capped_attention
-from prefixkv.cache.hand_off import HandOff
+from prefixkv.cache.hand_off import Attend, HandOff
 from prefixkv.errors import PrefixKVError
 from prefixkv.kernels import row_lse
 from prefixkv.kernels.packing import turn
@@ -58,7 +58,9 @@ def attend(
         )
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if word.rows is not None:
-        one = partial(attend, module, dropout=dropout, scaling=scaling, **kwargs)
+        one: Attend = partial(attend, module, dropout=dropout, scaling=scaling, **kwargs)
+        if word.latents is not None:
+            one, key, value = word.latents.attending(one), word.latents.keys, word.latents.values
         is_softmax = not dropout and kwargs.get("softcap") is None and kwargs.get("s_aux") is None
         return word.rows(one, query, key, value, attention_mask, scale if is_softmax else None), None
     if word.after is not None and _is_padding(attention_mask, query):
@@ -80,7 +82,7 @@ def attend(
     else:
         output = capped_attention(query, key, value, mask, scale, softcap, sinks)
     if word.after is not None:
-        word.after(query, scale)
+        word.after(query, scale, None if word.latents is None else key)
         row_lse.forget()
     return turn(output) if word.is_turned else output, None
 

@@ -7,12 +7,15 @@ the second call rides on the tensor itself: passes of several threads, models an
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 
-AfterAttention = Callable[[torch.Tensor, float], None]
+if TYPE_CHECKING:
+    from prefixkv.cache.latents import Latents
+
+AfterAttention = Callable[[torch.Tensor, float, torch.Tensor | None], None]
 Attend = Callable[..., tuple[torch.Tensor, None]]
 _NAME = "prefixkv_hand_off"
 
@@ -49,10 +52,13 @@ class HandOff:
     """Word from a cache to the attention call behind it.
 
     Attributes:
-        after: called with the queries (batch, query_heads, query_len, head_dim) and the scale once attention is done;
-            None where nothing is left to do.
+        after: called once attention is done with the queries (batch, query_heads, query_len, head_dim), the scale, and
+            the keys where these are not those that are stored; None where nothing is left to do.
         rows: attends instead, where there are several rows.
         is_turned: whether keys and values are turned as `prefixkv.kernels.packing.turn` turns.
+        again: word for further attention calls on the same keys, of layers that read this one's; None where there are
+            none.
+        latents: what the keys and values were made of, where they are not themselves stored; else None.
         sums_all: whether `after` will sum the attention of all these queries, so that their log-sum-exp is of use.
     """
 
@@ -60,6 +66,8 @@ class HandOff:
     rows: AttendRows | None = None
     sums_all: bool = False
     is_turned: bool = False
+    again: HandOff | None = None
+    latents: Latents | None = None
 
 
 def leave(keys: torch.Tensor, word: HandOff) -> None:
@@ -70,4 +78,6 @@ def leave(keys: torch.Tensor, word: HandOff) -> None:
 def take(keys: torch.Tensor) -> HandOff | None:
     """Take the word that was left on these keys; None where they come from no compressed cache."""
     word: HandOff | None = vars(keys).pop(_NAME, None)
+    if word is not None and word.again is not None:
+        leave(keys, replace(word.again, again=word.again))
     return word

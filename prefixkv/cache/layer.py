@@ -38,14 +38,15 @@ class CompressedLayer(StoredEntries):
         kept_tokens: entries stored or held.
     """
 
-    def __init__(self, head_dim: int, dtype: torch.dtype) -> None:
+    def __init__(self, head_dim: int, dtype: torch.dtype, is_latent: bool = False) -> None:
         """Make an empty layer.
 
         Args:
-            head_dim: elements of a key or a value.
+            head_dim: elements of a key.
             dtype: in which the model computes.
+            is_latent: whether what is stored is expanded before it is attended to.
         """
-        super().__init__(head_dim, dtype)
+        super().__init__(head_dim, dtype, is_latent)
         self.reset()
 
     def reset(self) -> None:

@@ -15,11 +15,12 @@ from prefixkv.cache import hand_off
 from prefixkv.cache.hand_off import HandOff
 from prefixkv.cache.installations import require_installed
 from prefixkv.cache.layer import CompressedLayer
+from prefixkv.cache.left_layers import LeftLayers
 from prefixkv.cache.refusals import RefusingCache
 from prefixkv.cache.row import CacheRow
 from prefixkv.cache.row_attention import RowsPass
+from prefixkv.cache.states import RowStates
 from prefixkv.cache.usage import CacheUsage, ShownByUsage
-from prefixkv.cache.windows import window_bytes
 from prefixkv.errors import PrefixKVError
 from prefixkv.methods.table import DEFAULT_METHOD, Method
 from prefixkv.models.geometry import KVGeometry
@@ -29,7 +30,7 @@ from prefixkv.policy.look_ahead import LookAhead
 from prefixkv.policy.text_marks import TextMarks
 
 
-class PrefixKVCache(RefusingCache, ShownByUsage):
+class PrefixKVCache(LeftLayers, RefusingCache, ShownByUsage):
     """A KV cache that holds every row to a budget; see `CacheRow` for what a row keeps, and how.
 
     It takes batches of any size. Padding, which `generate` wants on the left, may be anywhere that the attention mask
@@ -66,6 +67,7 @@ class PrefixKVCache(RefusingCache, ShownByUsage):
         """
         super().__init__(layers=[CompressedLayer(geometry.head_dim, getattr(torch, geometry.dtype))])
         self._places = geometry.compressed_layers
+        self._first = min({*self._places, *geometry.window_layers})
         self._hold([CacheRow(geometry, budget, method, keep_fractions, look_ahead, codec)])
         self.budget = self.row.budget
 
@@ -86,6 +88,7 @@ class PrefixKVCache(RefusingCache, ShownByUsage):
         self._marks = TextMarks(None, 0)
         self._is_in_pass = False
         self._pass = RowsPass(self.rows)
+        self.states = RowStates(self.rows)
         # The columns of the text that each decoder layer has read, padding included.
         self._columns = [max(row.seen_tokens for row in rows)] * len(self)
 
@@ -164,7 +167,7 @@ class PrefixKVCache(RefusingCache, ShownByUsage):
     @next_positions.setter
     def next_positions(self, positions: torch.Tensor | None) -> None:
         if positions is not None:
-            self._open_rows(positions.shape[0])
+            self.open_rows(positions.shape[0])
         for index, row in enumerate(self.rows):
             row.next_positions = None if positions is None else positions[index : index + 1]
 
@@ -182,11 +185,6 @@ class PrefixKVCache(RefusingCache, ShownByUsage):
     def usage(self) -> CacheUsage:
         """What is stored now, against the uncompressed cache; a layer's numbers are sums over the rows."""
         return CacheUsage.together([row.usage() for row in self.rows])
-
-    @property
-    def window_bytes(self) -> int:
-        """Bytes that the window layers of all rows hold."""
-        return sum(window_bytes(layer) for row in self.rows for layer in row.windows.values())
 
     def reset(self) -> None:
         """Forget everything and free the buffers."""
@@ -229,7 +227,7 @@ class PrefixKVCache(RefusingCache, ShownByUsage):
             Keys and values that the attention call recognises; of one row, what it attends to.
         """
         batch, new_len = key_states.shape[0], key_states.shape[2]
-        self._open_rows(batch)
+        self.open_rows(batch)
         marks, self._marks = (self._marks, TextMarks(None, 0)) if layer_idx == self._places[0] else (None, self._marks)
         for row in self.rows if marks is not None else ():
             row.is_in_pass, row.beside = self._is_in_pass, batch
@@ -238,12 +236,14 @@ class PrefixKVCache(RefusingCache, ShownByUsage):
             if marks is not None:
                 self.row.mark(marks)
             return self.row.update(key_states, value_states, layer_idx)
-        if layer_idx == 0:
+        if layer_idx == self._first:
             self._pass.begin()
-        hand_off.leave(key_states, HandOff(rows=partial(self._pass.attend, layer_idx, marks)))
+        again = HandOff(rows=partial(self._pass.attend_again, layer_idx)) if self.geometry.bare_layers else None
+        hand_off.leave(key_states, HandOff(rows=partial(self._pass.attend, layer_idx, marks), again=again))
         return key_states, value_states
 
-    def _open_rows(self, batch: int) -> None:
+    def open_rows(self, batch: int) -> None:
+        """Make sure that there are so many rows, before the first of a batch's tokens is read."""
         if batch == len(self.rows):
             return
         if self.seen_tokens:
@@ -261,11 +261,14 @@ class PrefixKVCache(RefusingCache, ShownByUsage):
 
     def __len__(self) -> int:
         """All decoder layers."""
-        return len(self._places) + len(self.rows[0].windows)
+        return self.geometry.decoder_layers
 
     def _seen(self, layer_idx: int) -> int:
         """Columns that a decoder layer has read."""
-        return self.rows[0].seen_at(layer_idx) if len(self.rows) == 1 else self._columns[layer_idx]
+        if len(self.rows) == 1:
+            return self.rows[0].seen_at(layer_idx)
+        has_entries = layer_idx in self._places or layer_idx in self.windows
+        return self._columns[layer_idx if has_entries else self._places[0]]
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Where the model believes to be, see `CacheRow.position`; of several rows, columns."""
@@ -281,18 +284,6 @@ class PrefixKVCache(RefusingCache, ShownByUsage):
             return seen + query_length, 0
         held = min(seen, self.geometry.window_tokens - 1)
         return held + query_length, seen - held
-
-    @property
-    def is_sliding(self) -> list[bool]:
-        """For every decoder layer, whether it attends to a window."""
-        return [place in self.windows for place in range(len(self))]
-
-    @property
-    def is_linear(self) -> list[bool]:
-        """None is."""
-        return [False] * len(self)
-
-    is_dummy = is_linear
 
     @property
     def is_initialized(self) -> bool:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from prefixkv.cache.row import CacheRow
+from prefixkv.cache.states import StateTensors, fill_states, held_bytes, state_tensors
 from prefixkv.cache.windows import window_bytes
 from prefixkv.methods.evidence import WINDOW
 from prefixkv.models.geometry import KVGeometry
@@ -35,10 +36,10 @@ class PrefixRow(CacheRow):
         self.queries: list[torch.Tensor] = []
         self._most_queries = most_queries
 
-    def _compact(self, index: int, queries: torch.Tensor, scale: float) -> None:
+    def _compact(self, index: int, queries: torch.Tensor, scale: float, keys: torch.Tensor | None = None) -> None:
         count = queries.shape[2] if self._most_queries is None else min(self._most_queries, queries.shape[2])
         self.queries.append(queries[:, :, queries.shape[2] - count :].clone(memory_format=torch.contiguous_format))
-        super()._compact(index, queries, scale)
+        super()._compact(index, queries, scale, keys)
 
     def as_prefix(self) -> PrefixEntries:
         """What was read; shares the row's memory."""
@@ -54,9 +55,11 @@ class PrefixRow(CacheRow):
             },
             self.is_text,
             self.next_positions,
+            state_tensors(self.states),
             sum(part.untyped_storage().nbytes() for pair in layers for part in pair if part is not None)
             + sum(queries.nbytes for queries in self.queries)
-            + sum(map(window_bytes, self.windows.values())),
+            + sum(map(window_bytes, self.windows.values()))
+            + held_bytes(self.states),
         )
 
 
@@ -71,6 +74,7 @@ class PrefixEntries:
         windows: keys and values of each window layer, by its number among all decoder layers.
         is_text: (1, tokens), bool; None where all is text.
         next_positions: see `CacheRow`.
+        states: tensors of the layers that keep a state, see `prefixkv.cache.states.state_tensors`.
         bytes: that the tensors take.
     """
 
@@ -80,6 +84,7 @@ class PrefixEntries:
     windows: dict[int, tuple[torch.Tensor, torch.Tensor]]
     is_text: torch.Tensor | None
     next_positions: torch.Tensor | None
+    states: StateTensors
     bytes: int
 
     def begin(self, row: CacheRow) -> None:
@@ -89,6 +94,8 @@ class PrefixEntries:
             row: of the same model; its method's scorer looks at no more queries than were kept.
         """
         row.prefix, row.next_positions = self, self.next_positions
+        # A model writes into them.
+        fill_states(row.states, {key: tensor.clone() for key, tensor in self.states.items()})
         for place, (keys, values) in self.windows.items():
             layer = row.windows[place]
             layer.lazy_initialization(keys, values)

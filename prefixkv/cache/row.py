@@ -18,6 +18,7 @@ from prefixkv.cache.decode_limit import DecodeLimit
 from prefixkv.cache.hand_off import HandOff
 from prefixkv.cache.layer import CompressedLayer
 from prefixkv.cache.row_usage import usage_of
+from prefixkv.cache.states import new_states
 from prefixkv.cache.usage import CacheUsage
 from prefixkv.cache.windows import new_windows, update_window
 from prefixkv.methods import allocation
@@ -42,8 +43,7 @@ class CacheRow:
     A hard limit bounds the layers' buffers together; beside them one layer at a time exists as a working copy. Methods
     whose shares are known only when all layers have read (`Method.waits`) exceed it until then.
 
-    Entries are stored in the codec's precision. With `auto` a method that packs stores them as they are while the
-    budget holds them all, and from then on in 8, 4 or 2 bits, so that the same bytes hold more of them.
+    Entries are stored in the codec's precision. With `auto` a method that packs does so once not all fit the budget.
 
     Attributes:
         geometry: the model's KV shape.
@@ -51,14 +51,13 @@ class CacheRow:
         method: how it is chosen.
         codec: in which precision entries are stored.
         capacity: how many entries the budget holds.
-        windows: layers that attend to a sliding window, by their number among all decoder layers.
+        windows, states: layers that are left alone, by their number among all decoder layers.
         keep_fractions: proportions of the layers' shares from a configuration; None where the method finds them.
-        look_ahead: a profile's queries, where the method uses them.
+        look_ahead: a profile's queries, if the method uses them.
         bits: in which elements are stored; None for the model's own precision.
         limits: entries that each layer may hold under a hard limit; empty before the first chunk.
         is_text: (1, tokens), bool: which tokens are text, as far as somebody said; None where all are.
-        next_positions: (1,), int64: the position that follows the text, in models whose positions have several axes
-            and so do not equal the number of tokens; None for others.
+        next_positions: (1,), int64: the position that follows the text, where positions have several axes; else None.
         prefix: entries that were read for several rows and come before the first chunk; None otherwise.
         is_in_pass: whether a forward pass of the model is under way whose end `end_pass` will tell.
         beside: rows that are read in the same pass, this one among them.
@@ -80,8 +79,7 @@ class CacheRow:
             geometry: the model's KV shape.
             budget: what to keep, as `Budget.parse` reads it.
             method: name of a method.
-            keep_fractions: proportions of the layers' shares, from a configuration; else the method's allocator finds
-                them for every prompt.
+            keep_fractions: see the attribute.
             look_ahead: a profile's queries, which make `guided` what it is; other methods do not use them.
             codec: name of a codec.
 
@@ -95,7 +93,7 @@ class CacheRow:
         losses = {} if self.look_ahead is None else self.look_ahead.losses
         self.capacity = Capacity(geometry, self.budget, self.method, losses, self.codec)
         dtype = getattr(torch, geometry.dtype)
-        self._layers = [CompressedLayer(geometry.head_dim, dtype) for _ in range(geometry.layers)]
+        self._layers = [CompressedLayer(geometry.head_dim, dtype, geometry.is_latent) for _ in range(geometry.layers)]
         self._numbers = {place: number for number, place in enumerate(geometry.compressed_layers)}
         self.is_in_pass, self.beside, self.version = False, 1, 0
         self.reset()
@@ -104,7 +102,7 @@ class CacheRow:
         """Forget everything and free the buffers."""
         for layer in self._layers:
             layer.reset()
-        self.windows = new_windows(self.geometry)
+        self.windows, self.states = new_windows(self.geometry), new_states(self.geometry)
         self.bits: int | None = None
         self.limits: list[int] = []
         self.is_text: torch.Tensor | None = None
@@ -159,8 +157,8 @@ class CacheRow:
 
     def seen_at(self, place: int) -> int:
         """Tokens that one of all decoder layers has read, those of a prefix among them."""
-        layer = self.windows[place] if place in self.windows else self._layers[self._numbers[place]]
-        seen = layer.get_seq_length() + (0 if place in self.windows else self._steps)
+        seen = self._layers[self._numbers.get(place, 0)].seen_tokens + self._steps
+        seen = int(self.windows[place].get_seq_length()) if place in self.windows else seen
         return self.prefix.tokens if self.prefix is not None and not seen else seen
 
     def kept_positions(self, layer: int) -> torch.Tensor:
@@ -212,15 +210,17 @@ class CacheRow:
         Returns:
             Keys and values to attend to, (1, kv_heads, entries, head_dim).
         """
+        again = HandOff() if self.geometry.bare_layers else None
         if place in self.windows:
             keys, values = update_window(self.windows[place], keys, values)
-            hand_off.leave(keys, HandOff())
+            hand_off.leave(keys, HandOff(again=again))
             return keys, values
         index, new_len = self._numbers[place], keys.shape[2]
         layer = self.layers[index]
         if layer.seen_tokens and new_len == 1 and layer.arriving is None:
             keys, values = self.store_step(keys, values, place).read
-            hand_off.leave(keys, HandOff(is_turned=layer.is_read_turned))
+            again = again and HandOff(is_turned=layer.is_read_turned)
+            hand_off.leave(keys, HandOff(is_turned=layer.is_read_turned, again=again))
             return keys, values
         if self.prefix is not None:
             if index == 0:
@@ -232,7 +232,7 @@ class CacheRow:
         keys, values = layer.arrive(keys, values)
         is_whole = not self.keeps_all and self.prefix is None
         sums_all = is_whole and self.method.queries == "summed" and self.look_ahead is None
-        hand_off.leave(keys, HandOff(partial(self._compact, index), sums_all=sums_all))
+        hand_off.leave(keys, HandOff(partial(self._compact, index), sums_all=sums_all, again=again))
         return keys, values
 
     def store_step(self, keys: torch.Tensor, values: torch.Tensor, place: int) -> CompressedLayer:
@@ -266,7 +266,7 @@ class CacheRow:
             return DecodeLimit(None, layer.anchor_kept, layer.anchor_seen)
         if self.keep_fractions:
             return DecodeLimit.of_share(self.keep_fractions[index])
-        # It deletes one entry after a step that left the layer one entry or more above its share.
+        # It deletes one after a step that left the layer one entry or more above its share.
         return DecodeLimit(None, layer.anchor_kept, layer.anchor_seen, is_release=True)
 
     def check_step(self) -> None:
@@ -277,11 +277,11 @@ class CacheRow:
         """
         self.capacity.check_full(self.geometry.layers * (self.seen_tokens + 1))
 
-    def _compact(self, index: int, queries: torch.Tensor, scale: float) -> None:
+    def _compact(self, index: int, queries: torch.Tensor, scale: float, keys: torch.Tensor | None = None) -> None:
         assert self._chunk is not None
         if self.prefix is not None:
             queries = self.prefix.queries_before(index, queries)
-        self._chunk.compact(index, queries, scale)
+        self._chunk.compact(index, queries, scale, keys)
         if index == self.geometry.layers - 1:
             self._is_due = self.is_in_pass
             if not self._is_due:

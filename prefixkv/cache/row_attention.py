@@ -12,6 +12,9 @@ from prefixkv.cache.row_step import RowSteps
 from prefixkv.cache.windows import window_mask
 from prefixkv.policy.text_marks import TextMarks
 
+_Read = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]
+"""What a row's queries attended to: keys, values, and a mask if there was one."""
+
 
 class RowsPass:
     """Forward passes of several rows; which columns are a row's own is asked once in each, for all layers."""
@@ -28,6 +31,7 @@ class RowsPass:
     def begin(self) -> None:
         """Begin a pass."""
         self._columns: Sequence[slice | torch.Tensor] | None = None
+        self._read: dict[int, list[_Read | None]] = {}
 
     def attend(
         self,
@@ -55,16 +59,20 @@ class RowsPass:
         Returns:
             (batch, new_len, query_heads, head_dim); 0 where a row is padded.
         """
-        batch, query_heads, new_len, head_dim = query.shape
+        batch, query_heads, new_len = query.shape[:3]
+        is_shared = bool(self._rows[0].geometry.bare_layers)
         # A step is one token of each row, none of them padding.
         is_step = new_len == 1 and all(row.seen_at(place) for row in self._rows)
-        if is_step and scale is not None and self._steps.can_attend(query) and place not in self._rows[0].windows:
+        can_step = is_step and scale is not None and place not in self._rows[0].windows and not is_shared
+        if can_step and scale is not None and self._steps.can_attend(query, key, value):
             return self._steps.attend(self._rows, place, query, key, value, scale)
-        output = query.new_zeros(batch, new_len, query_heads, head_dim)
+        output: torch.Tensor | None = None
+        read: list[_Read | None] = []
         if self._columns is None:
             self._columns = [slice(0, 1)] * batch if is_step else _own_columns(mask, batch, new_len)
         for index, (row, own) in enumerate(zip(self._rows, self._columns, strict=True)):
             if isinstance(own, torch.Tensor) and not len(own):
+                read.append(None)
                 continue
             queries, new_keys, new_values = (part[index : index + 1, :, own] for part in (query, key, value))
             if marks is not None:
@@ -72,13 +80,48 @@ class RowsPass:
             keys, values = row.update(new_keys, new_values, place)
             seen = None if is_step else _own_mask(mask, index, own, new_len)
             if place in row.windows:
+                begins = row.seen_at(place) if row.geometry.has_chunks else None
                 window = row.geometry.window_tokens
-                seen = window_mask(seen, queries.shape[2], keys.shape[2], window, keys.device)
+                seen = window_mask(seen, queries.shape[2], keys.shape[2], window, keys.device, begins)
             elif seen is not None:
                 # Every query sees the entries that are stored.
                 stored = seen.new_ones(*seen.shape[:-1], keys.shape[2] - seen.shape[-1])
                 seen = torch.cat([stored, seen], dim=-1)
-            output[index, own] = attend(queries, keys, values, seen)[0][0]
+            attended = attend(queries, keys, values, seen)[0][0]
+            if output is None:
+                output = query.new_zeros(batch, new_len, query_heads, attended.shape[-1])
+            output[index, own] = attended
+            read.append((keys, values, seen) if is_shared else None)
+        self._read[place] = read
+        return query.new_zeros(batch, new_len, query_heads, value.shape[-1]) if output is None else output
+
+    def attend_again(
+        self,
+        place: int,
+        attend: Attend,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        mask: torch.Tensor | None,
+        scale: float | None,
+    ) -> torch.Tensor:
+        """Have the rows of another layer attend to what the rows of a layer attended to in this pass; as for `attend`.
+
+        Args:
+            place: the layer whose keys and values are read.
+            attend: the attention of the other layer.
+            query: of the other layer.
+            key: of the new tokens, as the first layer had them.
+            value: likewise.
+            mask: as the first layer had it.
+            scale: as for `attend`.
+        """
+        assert self._columns is not None
+        output = query.new_zeros(*query.shape[:1], query.shape[2], query.shape[1], value.shape[-1])
+        for index, (read, own) in enumerate(zip(self._read[place], self._columns, strict=True)):
+            if read is not None:
+                keys, values, seen = read
+                output[index, own] = attend(query[index : index + 1, :, own], keys, values, seen)[0][0]
         return output
 
 

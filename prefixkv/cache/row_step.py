@@ -22,9 +22,9 @@ class RowSteps:
         """Begin without a working copy, which is then used again by all layers and steps."""
         self._copy = torch.empty(0)
 
-    def can_attend(self, query: torch.Tensor) -> bool:
-        """Whether `attend` takes these queries: a GPU has a captured step, and only float32 ones may be turned."""
-        return query.device.type == "cpu" and query.dtype == torch.float32
+    def can_attend(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> bool:
+        """Whether `attend` takes these: a GPU has a captured step, and only float32 queries may be turned."""
+        return query.device.type == "cpu" and query.dtype == torch.float32 and key.shape == value.shape
 
     def attend(
         self,

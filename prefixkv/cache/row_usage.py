@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from prefixkv.cache.states import held_bytes
 from prefixkv.cache.usage import CacheUsage, LayerUsage
+from prefixkv.cache.windows import window_bytes
 from prefixkv.models.geometry import COUNTED_BYTES
 from prefixkv.policy.codec import stored_name
 from prefixkv.policy.entry_size import EntrySize
@@ -21,14 +23,18 @@ def usage_of(row: CacheRow) -> CacheUsage:
         layers.append(LayerUsage(index, layer.seen_tokens, layer.kept_tokens, stored))
     full = sum(layer.seen_tokens for layer in layers) * geometry.counted_bytes
     bits = row.bits or 8 * COUNTED_BYTES
-    return CacheUsage.of(tuple(layers), full, allocated_bytes(row), bits, stored_name(row.bits))
+    allocated, left = allocated_bytes(row), left_bytes(row)
+    return CacheUsage.of(tuple(layers), full, allocated, bits, stored_name(row.bits), left)
 
 
 def allocated_bytes(row: CacheRow) -> int:
     """Bytes of all tensors that a row holds: entries, what is noted of them, queues, windows and marks."""
     held = [tensor for layer in row.layers for tensor in layer.tensors]
-    windows = [layer for layer in row.windows.values() if layer.is_initialized]
-    held += [part for layer in windows for part in (layer.keys, layer.values) if part is not None]
     held += [tensor for tensor in (row.is_text, row.next_positions) if tensor is not None]
     storages = [tensor.untyped_storage() for tensor in held]
-    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values()) + left_bytes(row)
+
+
+def left_bytes(row: CacheRow) -> int:
+    """Bytes that the layers which are left alone hold for a row: windows and states."""
+    return sum(map(window_bytes, row.windows.values())) + held_bytes(row.states)

@@ -26,8 +26,13 @@ def score(method: Method, layer: CompressedLayer, evidence: Evidence) -> tuple[t
         together, as the scorer said it, one number that stays on the device; None where pictures do not count.
     """
     scores = method_calls.score(method, evidence)
+    assert layer.arriving is not None
+    stored_heads = layer.arriving[0].shape[1]
     if not method.per_head:
         scores = scores.mean(dim=1, keepdim=True)
+    elif scores.shape[1] != stored_heads:
+        # Several heads' keys are made of one stored entry.
+        scores = scores.reshape(scores.shape[0], stored_heads, -1, scores.shape[-1]).mean(dim=2)
     if layer.importance is not None and method.adds_up:
         scores[..., : layer.kept_tokens] += layer.importance[..., : layer.kept_tokens]
     if not method.keeps_text:

@@ -13,6 +13,7 @@ import torch
 from prefixkv.cache.layer import CompressedLayer
 from prefixkv.cache.prefix_cache import PrefixKVCache
 from prefixkv.cache.row import CacheRow
+from prefixkv.cache.states import StateTensors, fill_states, state_tensors
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,7 @@ class CacheSnapshot:
         layers: one per compressed layer.
         limits: entries that each may hold under a hard limit; empty before the first chunk.
         windows: the window layers that have read something, by their number among all decoder layers.
+        states: tensors of the layers that keep a state, see `state_tensors`.
         next_positions: (1,), int64, see `CacheRow`; None for most models.
         bits: in which elements are stored; None for the model's own precision.
         is_text: (1, tokens), bool: which tokens are text, as far as somebody said; None where all are.
@@ -107,6 +109,7 @@ class CacheSnapshot:
     next_positions: torch.Tensor | None = None
     bits: int | None = None
     is_text: torch.Tensor | None = None
+    states: StateTensors = field(default_factory=dict)
 
     @classmethod
     def take(cls, row: CacheRow, copied: bool = True) -> CacheSnapshot:
@@ -124,7 +127,8 @@ class CacheSnapshot:
         }
         positions, is_text = (None if tensor is None else own(tensor) for tensor in (row.next_positions, row.is_text))
         layers = tuple(LayerSnapshot.take(layer, copied) for layer in row.layers)
-        return cls(layers, tuple(row.limits), windows, positions, row.bits, is_text)
+        states = {key: own(tensor) for key, tensor in state_tensors(row.states).items()}
+        return cls(layers, tuple(row.limits), windows, positions, row.bits, is_text, states)
 
     def restore(self, row: CacheRow, device: torch.device) -> None:
         """Make a row what it was.
@@ -141,6 +145,7 @@ class CacheSnapshot:
             layer = row.windows[place]
             layer.lazy_initialization(keys, values)
             layer.keys, layer.values, layer.cumulative_length = keys, values, window.seen_tokens
+        fill_states(row.states, {key: tensor.to(device, copy=True) for key, tensor in self.states.items()})
         row.limits, row.bits = list(self.limits), self.bits
         row.is_text = None if self.is_text is None else self.is_text.to(device, copy=True)
         row.next_positions = None if self.next_positions is None else self.next_positions.to(device, copy=True)

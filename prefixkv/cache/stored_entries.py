@@ -19,10 +19,10 @@ class StoredEntries(RefusingLayer):
     unpacked beside it.
 
     Attributes:
-        head_dim: elements of a key or a value.
+        head_dim: elements of a key; a value may have others.
         model_dtype: in which the model computes.
         keys: (1, kv_heads, capacity, head_dim) or None; the first `kept_tokens` are in use. Packed, uint8 rows.
-        values: same shape.
+        values: same shape, but for the elements of a value.
         positions: (1, heads, capacity), int64, original position of each entry; `heads` is 1 where all kv heads
             share a choice.
         importance: (1, heads, capacity), float32; generated entries have 0.
@@ -30,9 +30,9 @@ class StoredEntries(RefusingLayer):
         kept_tokens: entries in use.
     """
 
-    def __init__(self, head_dim: int, dtype: torch.dtype) -> None:
+    def __init__(self, head_dim: int, dtype: torch.dtype, is_latent: bool = False) -> None:
         super().__init__()
-        self.head_dim, self.model_dtype = head_dim, dtype
+        self.head_dim, self.model_dtype, self._is_latent = head_dim, dtype, is_latent
         self.free()
 
     def free(self) -> None:
@@ -101,7 +101,7 @@ class StoredEntries(RefusingLayer):
     @property
     def is_read_turned(self) -> bool:
         """Whether `read` has turned vectors: packed ones, where a query loses nothing by being turned as well."""
-        return self.bits is not None and self.model_dtype == torch.float32
+        return self.bits is not None and self.model_dtype == torch.float32 and not self._is_latent
 
     @property
     def read(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -143,7 +143,10 @@ class StoredEntries(RefusingLayer):
         assert self.positions is not None
         assert self.importance is not None
         if self.bits is not None and keys.dtype != torch.uint8:
-            keys, values = pack(torch.cat([keys, values]), self.bits).chunk(2)
+            if keys.shape == values.shape:
+                keys, values = pack(torch.cat([keys, values]), self.bits).chunk(2)
+            else:
+                keys, values = pack(keys, self.bits), pack(values, self.bits)
         self.keys.index_copy_(2, slot, keys)
         self.values.index_copy_(2, slot, values)
         self.positions.index_fill_(2, slot, position)

@@ -42,7 +42,8 @@ class CacheUsage:
         bits: of an element as it is counted, 16 where it is not packed; of rows that differ, the mean over the entries.
         codec: in which the entries are stored now: `plain`, `int8`, `int4` or `int2`; of rows that differ, all of these
             with commas between.
-        layers: one per layer.
+        layers: one per compressed layer.
+        left_bytes: of layers that are left alone: windows and states; no share counts them.
     """
 
     full_bytes: int
@@ -53,10 +54,17 @@ class CacheUsage:
     bits: float
     codec: str
     layers: tuple[LayerUsage, ...]
+    left_bytes: int = 0
 
     @classmethod
     def of(
-        cls, layers: tuple[LayerUsage, ...], full_bytes: int, allocated_bytes: int, bits: float, codec: str
+        cls,
+        layers: tuple[LayerUsage, ...],
+        full_bytes: int,
+        allocated_bytes: int,
+        bits: float,
+        codec: str,
+        left_bytes: int = 0,
     ) -> CacheUsage:
         """Sum the layers up.
 
@@ -66,11 +74,12 @@ class CacheUsage:
             allocated_bytes: of all tensors that exist.
             bits: of an element of the entries.
             codec: in which they are stored.
+            left_bytes: of layers that are left alone.
         """
         seen, kept = (sum(getattr(layer, name) for layer in layers) for name in ("seen_tokens", "kept_tokens"))
         kept_bytes = sum(layer.bytes for layer in layers)
         shares = kept / seen if seen else 1.0, kept_bytes / full_bytes if full_bytes else 1.0
-        return cls(full_bytes, kept_bytes, allocated_bytes, *shares, bits, codec, layers)
+        return cls(full_bytes, kept_bytes, allocated_bytes, *shares, bits, codec, layers, left_bytes)
 
     @classmethod
     def together(cls, rows: Sequence[CacheUsage]) -> CacheUsage:
@@ -84,15 +93,18 @@ class CacheUsage:
             )
             for parts in zip(*(row.layers for row in rows), strict=True)
         )
-        full, allocated = (sum(getattr(row, name) for row in rows) for name in ("full_bytes", "allocated_bytes"))
+        names = ("full_bytes", "allocated_bytes", "left_bytes")
+        full, allocated, left = (sum(getattr(row, name) for row in rows) for name in names)
         entries = [sum(layer.kept_tokens for layer in row.layers) for row in rows]
         all_bits = sum(row.bits * count for row, count in zip(rows, entries, strict=True))
         bits = all_bits / sum(entries) if any(entries) else rows[0].bits
-        return cls.of(layers, full, allocated, bits, ",".join(dict.fromkeys(row.codec for row in rows)))
+        return cls.of(layers, full, allocated, bits, ",".join(dict.fromkeys(row.codec for row in rows)), left)
 
     def words(self) -> tuple[str, str, str]:
         """The totals as all screens say them: tokens kept of tokens read, bits, and bytes of a 16-bit cache's."""
         size = f"{format_bytes(self.kept_bytes)} of {format_bytes(self.full_bytes)} ({self.bytes_fraction:.1%})"
+        if self.left_bytes:
+            size += f", beside {format_bytes(self.left_bytes)} of layers left alone"
         return f"kept {self.kept_tokens_fraction:.1%} of the tokens", f"{self.codec}, {self.bits:.3g} bits", size
 
     def _repr_html_(self) -> str:

@@ -41,7 +41,12 @@ def window_bytes(layer: DynamicSlidingWindowLayer) -> int:
 
 
 def window_mask(
-    within: torch.Tensor | None, queries: int, keys: int, window: int, device: torch.device
+    within: torch.Tensor | None,
+    queries: int,
+    keys: int,
+    window: int,
+    device: torch.device,
+    seen_tokens: int | None = None,
 ) -> torch.Tensor | None:
     """Which keys the queries of one row see in a window layer, by the row's own tokens.
 
@@ -51,12 +56,19 @@ def window_mask(
         keys: entries that `update_window` returned, the new tokens last.
         window: tokens that a query sees, itself among them.
         device: where the layer computes.
+        seen_tokens: where the windows are chunks, the tokens of the row that were read, the new ones among them.
 
     Returns:
         (1, 1, queries, keys), bool; None where causal attention by itself is right.
     """
-    if queries == 1 or (within is None and keys <= window):
+    own = torch.arange(keys - queries, keys, device=device)[:, None]
+    every = torch.arange(keys, device=device)
+    if seen_tokens is not None:
+        first = seen_tokens - keys
+        seen = (every <= own) & ((every + first) // window == (own + first) // window)
+    elif queries == 1 or (within is None and keys <= window):
         return None
-    distance = torch.arange(queries, device=device)[:, None] + keys - queries - torch.arange(keys, device=device)
-    seen = ((distance >= 0) & (distance < window))[None, None]
+    else:
+        seen = (every <= own) & (own - every < window)
+    seen = seen[None, None]
     return seen if within is None else torch.cat([seen[..., : keys - queries], within], dim=-1)

@@ -18,7 +18,7 @@ from prefixkv import __version__
 from prefixkv.cache.prefix_cache import PrefixKVCache
 from prefixkv.cache.snapshot import CacheSnapshot, LayerSnapshot, WindowSnapshot
 from prefixkv.chat.context_file import DIGEST_KEY, FORMAT, HEAD_KEY, UNSEALED, VERSION, seal
-from prefixkv.chat.context_layout import budget_of, read_whole
+from prefixkv.chat.context_layout import budget_of, read_whole, state_key
 from prefixkv.chat.context_pictures import picture_of, png_of
 from prefixkv.chat.conversation import Conversation
 from prefixkv.chat.conversation_state import ConversationState
@@ -94,6 +94,7 @@ def save_context(conversation: Conversation, path: Path, name: str) -> None:
             for layer in state.cache.layers
         ],
         "windows": {str(place): window.seen_tokens for place, window in state.cache.windows.items()},
+        **({"states": [".".join(map(str, key)) for key in state.cache.states]} if state.cache.states else {}),
         "limits": list(state.cache.limits),
         "bits": state.cache.bits,
         "look_ahead_sha256": _look_ahead_digest(cache),
@@ -148,6 +149,8 @@ def _tensors(state: ConversationState, pictures: list[Image.Image]) -> dict[str,
             tensors[f"layers.{index}.{name}"] = getattr(layer, name)
     for place, window in state.cache.windows.items():
         tensors[f"windows.{place}.keys"], tensors[f"windows.{place}.values"] = window.keys, window.values
+    for key, tensor in state.cache.states.items():
+        tensors[".".join(("states", *map(str, key)))] = tensor
     for name in _OPTIONAL:
         if (tensor := getattr(state.cache, name)) is not None:
             tensors[name] = tensor
@@ -181,7 +184,8 @@ def _state(head: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Conversati
     kinds = bytearray(tensors["reading.kinds"].numpy().tobytes())
     reading = Reading(tensors["reading.tokens"].tolist(), kinds, head["pictures_read"]).mark()
     optional = {name: tensors.get(name) for name in _OPTIONAL}
-    cache = CacheSnapshot(tuple(layers), tuple(head["limits"]), windows, bits=head["bits"], **optional)
+    states = {state_key(name): tensors[f"states.{name}"] for name in head.get("states", ())}
+    cache = CacheSnapshot(tuple(layers), tuple(head["limits"]), windows, bits=head["bits"], states=states, **optional)
     arguments = check_template_args(head.get("template_args"))
     return ConversationState(head["system"], tuple(turns), answers, tuple(pictures), reading, cache, arguments)
 

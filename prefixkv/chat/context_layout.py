@@ -73,6 +73,16 @@ def read_whole(path: Path) -> tuple[dict[str, Any], bytes]:
     return head, data
 
 
+STATE_NAMES = ("conv_states", "recurrent_states")
+"""The tensors that a layer's state may consist of."""
+
+
+def state_key(name: str) -> tuple[int, str, int]:
+    """The layer's place, the tensor's name and its number in the layer, of what a head calls `PLACE.NAME.NUMBER`."""
+    place, tensor, number = name.split(".")
+    return int(place), tensor, int(number)
+
+
 def budget_of(head: Mapping[str, Any]) -> Budget:
     """The budget that a head names."""
     budget = head["budget"]
@@ -94,19 +104,28 @@ def _check(head: Mapping[str, Any], stored: Mapping[str, _Stored], geometry: KVG
     codec = get_codec(head.get("codec", DEFAULT_CODEC))
     if (bits is not None and bits not in PRECISIONS) or (not codec.is_auto and bits != codec.bits):
         raise ValueError(f"entries of {bits} bits")
-    width = geometry.head_dim if bits is None else packed_size(geometry.head_dim, bits)
+    widths = tuple(each if bits is None else packed_size(each, bits) for each in geometry.shape[1:])
     dtype = _DTYPES[geometry.dtype] if bits is None else "U8"
     for index, numbers in enumerate(layers):
-        _check_layer(index, numbers, stored, (dtype, geometry.kv_heads, width))
+        _check_layer(index, numbers, stored, (dtype, geometry.kv_heads, widths))
     for place, seen_tokens in head["windows"].items():
         keys, values = (stored[f"windows.{place}.{name}"] for name in ("keys", "values"))
         entries = min(seen_tokens, geometry.window_tokens)
-        fits = seen_tokens == seen and int(place) in geometry.window_layers and keys.shape[:2] == (1, geometry.kv_heads)
-        fits = fits and keys.shape[2] <= entries and keys.shape[3:] == (geometry.head_dim,)
-        if not fits or values.shape != keys.shape or {keys.dtype, values.dtype} != {_DTYPES[geometry.dtype]}:
+        heads, *widths = geometry.window_entry
+        fits = seen_tokens == seen and int(place) in geometry.window_layers and keys.shape[2] <= entries
+        shapes = [(1, heads, *keys.shape[2:3], width) for width in widths]
+        if not fits or [keys.shape, values.shape] != shapes or {keys.dtype, values.dtype} != {_DTYPES[geometry.dtype]}:
             raise ValueError(f"window layer {place} does not fit its model")
         if not are_finite(keys.data, keys.dtype) or not are_finite(values.data, values.dtype):
             raise ValueError(f"window layer {place} has entries that are no numbers")
+    keys_of_states = {name: state_key(name) for name in head.get("states", ())}
+    if {place for place, _, _ in keys_of_states.values()} != set(geometry.state_layers):
+        raise ValueError("the states of its layers are not all there")
+    for key, (place, name, number) in keys_of_states.items():
+        tensor = stored[f"states.{key}"]
+        fits = place in geometry.state_layers and 0 <= number < geometry.states_each and tensor.shape[:1] == (1,)
+        if not fits or name not in STATE_NAMES or not are_finite(tensor.data, tensor.dtype):
+            raise ValueError(f"the state of layer {place} does not fit its model")
     _check_reading(head, stored, seen)
     files = [stored[f"pictures.{index}"] for index in range(len(head["pictures"]))]
     for index, (file, facts) in enumerate(zip(files, head["pictures"], strict=True)):
@@ -140,16 +159,17 @@ def _check_reading(head: Mapping[str, Any], stored: Mapping[str, _Stored], seen_
 
 
 def _check_layer(
-    index: int, numbers: Mapping[str, int], stored: Mapping[str, _Stored], row: tuple[str, int, int]
+    index: int, numbers: Mapping[str, int], stored: Mapping[str, _Stored], row: tuple[str, int, tuple[int, ...]]
 ) -> None:
-    """Check one layer; its rows are of a dtype, for so many heads, so many elements wide."""
+    """Check one layer; its rows are of a dtype, for so many heads, so many elements wide: keys, values."""
     keys, values, positions, importance, window = (
         stored[f"layers.{index}.{name}"] for name in ("keys", "values", "positions", "importance", "window")
     )
-    dtype, kv_heads, width = row
+    dtype, kv_heads, widths = row
     seen_tokens, anchor_seen, anchor_kept = (numbers[name] for name in ("seen_tokens", "anchor_seen", "anchor_kept"))
     kept, heads = keys.shape[2], positions.shape[1]
-    entries_fit = keys.shape == values.shape == (1, kv_heads, kept, width) and keys.dtype == values.dtype == dtype
+    shapes = [(1, kv_heads, kept, width) for width in widths]
+    entries_fit = [keys.shape, values.shape] == shapes and keys.dtype == values.dtype == dtype
     choices_fit = positions.shape == importance.shape == (1, heads, kept) and heads in (1, kv_heads)
     if not entries_fit or not choices_fit or (positions.dtype, importance.dtype) != ("I64", "F32"):
         raise ValueError(f"the tensors of layer {index} do not fit each other")
@@ -163,7 +183,7 @@ def _check_layer(
         raise ValueError(f"the numbers of layer {index} are of no compaction")
     if not 0 <= places.min() <= places.max() < seen_tokens:
         raise ValueError(f"layer {index} has positions beyond the {seen_tokens} tokens read")
-    for name, entries in (("keys", keys), ("values", values)):
+    for name, entries, width in (("keys", keys, widths[0]), ("values", values, widths[1])):
         if not are_finite(entries.data, dtype, width):
             raise ValueError(f"layer {index} has {name} that are no numbers")
     if not are_finite(importance.data, "F32"):

@@ -73,7 +73,7 @@ class Footprint:
             reading = (layers + HELD_LAYERS) * whole
         reading = max(reading, min(layers * whole, small_bytes))
         spare = kept // SPARE + layers
-        beside = geometry.window_bytes + MARK_BYTES * prompt_tokens + PLACE_BYTES
+        beside = geometry.left_bytes + MARK_BYTES * prompt_tokens + PLACE_BYTES
         return cls(reading + beside, (kept + spare) * stored + beside)
 
 

@@ -196,8 +196,8 @@ def obstacle(row: CacheRow, device: torch.device) -> str | None:
     """
     if reason := device_obstacle(device):
         return reason
-    if row.windows:
-        return "it has window layers"
+    if row.windows or row.states or row.geometry.bare_layers:
+        return "it has layers that are left alone"
     if row.method.positions != "true":
         return f"method {row.method.name!r} has positions of its own"
     for layer in row.layers:

@@ -71,7 +71,7 @@ class SharedPart:
             f"{own.hexdigest()} {count} {owner}",
             tokens,
             count,
-            geometry.layers * (tokens * geometry.entry_bytes + queries) + geometry.window_bytes,
+            geometry.layers * (tokens * geometry.entry_bytes + queries) + geometry.left_bytes,
         )
 
 

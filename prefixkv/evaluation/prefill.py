@@ -11,6 +11,7 @@ import torch
 from prefixkv.cache import hand_off
 from prefixkv.cache.hand_off import HandOff
 from prefixkv.cache.prefix_cache import PrefixKVCache
+from prefixkv.cache.states import fill_states, state_tensors
 from prefixkv.evaluation.cells import REFERENCE
 from prefixkv.kernels import row_lse
 from prefixkv.models.geometry import KVGeometry
@@ -29,8 +30,10 @@ class _LayerPass:
     queries: torch.Tensor | None = None
     scale: float = 0.0
     lse: torch.Tensor | None = None
+    whole_keys: torch.Tensor | None = None
 
-    def note(self, queries: torch.Tensor, scale: float) -> None:
+    def note(self, queries: torch.Tensor, scale: float, keys: torch.Tensor | None = None) -> None:
+        self.whole_keys = keys
         self.queries, self.scale, self.lse = queries, scale, row_lse.recall(queries)
 
 
@@ -54,7 +57,8 @@ class _Recorder(PrefixKVCache):
         self.passes.append(layer)
         if layer_idx in self.windows:
             return super().update(key_states, value_states, layer_idx)
-        hand_off.leave(key_states, HandOff(layer.note))
+        again = HandOff() if self.geometry.bare_layers else None
+        hand_off.leave(key_states, HandOff(layer.note, again=again))
         return key_states, value_states
 
 
@@ -96,6 +100,9 @@ class Prefill:
             if word is not None and word.after is not None and layer.queries is not None:
                 if layer.lse is not None:
                     row_lse.remember(layer.queries, layer.lse)
-                word.after(layer.queries, layer.scale)
+                word.after(layer.queries, layer.scale, layer.whole_keys)
                 row_lse.forget()
+        # The cache's model will write into them.
+        states = state_tensors(self._recorder.row.states)
+        fill_states(cache.row.states, {key: tensor.clone() for key, tensor in states.items()})
         cache.next_positions = self._recorder.next_positions

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from prefixkv.kernels import gathering
 from prefixkv.kernels.entry_table import WHOLE_BITS, EntryTable
 from prefixkv.kernels.gathering import Move, Moved
 from prefixkv.kernels.linear import Weight
@@ -105,6 +106,9 @@ def curve(values: torch.Tensor) -> torch.Tensor:
 
 def gather(moves: Sequence[Move], bits: int | None = None) -> list[Moved]:
     """See `prefixkv.kernels.gathering`."""
+    if any(move.keys.shape[-1] != move.values.shape[-1] for move in moves):
+        # The Triton kernel moves keys and values of one width.
+        return gathering.gather(moves, bits)
     return _run("gathering.gather", moves[0].keys, moves, bits)
 
 

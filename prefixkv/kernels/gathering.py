@@ -16,7 +16,7 @@ class Move:
 
     Attributes:
         keys: (batch, kv_heads, entries, numbers), any strides but 1 in the last dimension.
-        values: same shape and dtype.
+        values: same shape and dtype; in plain torch their numbers may be others.
         notes: what is noted of the entries, (batch, heads, entries): positions, int64, and importance, float32; then
             ranks, int32, if there are any. `heads` is `kv_heads`, or 1 where all heads share a choice.
         indices: (batch, heads, count), int64; None for the first entries.
@@ -50,9 +50,9 @@ def _moved(move: Move, bits: int | None) -> Moved:
         copies = [part[:, :, :count].clone(memory_format=torch.contiguous_format) for part in rows]
         notes = [note[..., :count].clone(memory_format=torch.contiguous_format) for note in move.notes]
     else:
-        batch, kv_heads, _, numbers = move.keys.shape
-        places = move.indices.expand(batch, kv_heads, -1)[..., None].expand(-1, -1, -1, numbers)
-        copies = [part.gather(2, places) for part in rows]
+        batch, kv_heads = move.keys.shape[:2]
+        places = move.indices.expand(batch, kv_heads, -1)[..., None]
+        copies = [part.gather(2, places.expand(-1, -1, -1, part.shape[-1])) for part in rows]
         notes = [note.gather(-1, move.indices) for note in move.notes]
     keys, values = copies if bits is None else (pack(part, bits) for part in copies)
     return keys, values, tuple(notes)

@@ -8,11 +8,21 @@ from typing import Any
 
 from prefixkv.errors import PrefixKVError
 from prefixkv.models.decoder_defaults import DECODER_DEFAULTS, FLAT_TYPES, TEXT_TYPES, layer_types
-from prefixkv.models.families import REFUSED_TYPES
 from prefixkv.models.names import source_of
+from prefixkv.models.refused_types import REFUSED_TYPES
 
 CONFIG = "config.json"
 _COUNTS = ("num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim", "hidden_size")
+_RARE = (
+    "kv_lora_rank",
+    "v_head_dim",
+    "num_kv_shared_layers",
+    "kv_sharing_modes",
+    "global_head_dim",
+    "attention_chunk_size",
+    "per_layer_config",
+)
+"""What decides the cache's shape together with defaults that only transformers' classes know."""
 _EVERY_SIZE = {"num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim", "layer_types"}
 """With these a file says everything that the cache's shape depends on, of whatever type its model is."""
 
@@ -71,7 +81,8 @@ class ConfigFile:
 
     def _says_every_size(self) -> bool:
         given = {name for name, value in self._content.items() if value is not None}
-        if self._values.get("per_layer_config"):
+        kinds = set(self._values.get("layer_types") or ()) - {"full_attention", "sliding_attention"}
+        if kinds or any(self._values.get(name) for name in _RARE):
             return False
         if self._text_type == "gemma3_text" and self._values.get("use_bidirectional_attention"):
             return False  # Its windows are then half as long.

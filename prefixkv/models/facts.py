@@ -62,6 +62,7 @@ class ModelFacts:
             "entry_bytes": self.geometry.entry_bytes,
             "token_bytes": self.geometry.token_bytes,
             "window_bytes": self.geometry.window_bytes,
+            "state_bytes": self.geometry.state_bytes,
             "context_tokens": self.context_tokens,
             "weight_bytes": self.weight_bytes,
             "picture_tokens": {f"{width}x{height}": count for (width, height), count in self.picture_tokens.items()},

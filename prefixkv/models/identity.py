@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from prefixkv.models.config_file import revision_here
@@ -66,13 +66,13 @@ class ModelIdentity:
         Args:
             content: value of `model`.
         """
-        sizes = content.layers, content.kv_heads, content.head_dim
-        geometry = KVGeometry(*sizes, content.dtype, tuple(content.window_layers), content.window_tokens)
+        found = {each.name: getattr(content, each.name) for each in fields(KVGeometry)}
+        geometry = KVGeometry(**{name: tuple(each) if isinstance(each, list) else each for name, each in found.items()})
         return cls(content.id, content.revision, geometry, content.fingerprint)
 
     def differences(self, other: ModelIdentity) -> list[str]:
         """What makes files of this model unusable with another; the dtype does not."""
-        names = ("layers", "kv_heads", "head_dim", "window_layers")
+        names = ("layers", "kv_heads", "head_dim", "value_dim", "window_layers", "state_layers", "bare_layers")
         pairs = [(name, getattr(self.geometry, name), getattr(other.geometry, name)) for name in names]
         if self.fingerprint and other.fingerprint:
             pairs.append(("fingerprint", self.fingerprint, other.fingerprint))

@@ -90,7 +90,7 @@ class Budget:
 
         Returns:
             A part of the bytes of a 16-bit cache for a fraction; a limit in tokens does not depend on `seen_tokens`,
-            and one in bytes has to hold the windows and what is noted of each token read, too.
+            and one in bytes has to hold windows, states and what is noted of each token read, too.
         """
         if self.kind == "fraction":
             return int(self.amount * seen_tokens * geometry.counted_token_bytes)
@@ -152,7 +152,7 @@ class Budget:
 
 def _beside_bytes(geometry: KVGeometry, seen_tokens: int) -> int:
     """Most bytes of a row that are no entries."""
-    return geometry.window_bytes + MARK_BYTES * seen_tokens + PLACE_BYTES
+    return geometry.left_bytes + MARK_BYTES * seen_tokens + PLACE_BYTES
 
 
 def format_bytes(count: float) -> str:

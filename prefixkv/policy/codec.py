@@ -42,15 +42,16 @@ class Codec:
         """
         if self.is_possible(geometry):
             return
+        widths = " and ".join(str(width) for width in sorted({*geometry.shape[1:]}))
         possible = [codec.name for codec in CODECS.values() if codec.is_possible(geometry)]
         raise OptionError(
             f"codec {self.name!r} needs a head size that is a multiple of {8 // (self.bits or 8)}, and the model's is "
-            f"{geometry.head_dim}: choose one of {', '.join(possible)}"
+            f"{widths}: choose one of {', '.join(possible)}"
         )
 
     def is_possible(self, geometry: KVGeometry) -> bool:
         """Whether the model's vectors make whole bytes."""
-        return self.bits is None or geometry.head_dim * self.bits % 8 == 0
+        return self.bits is None or all(width * self.bits % 8 == 0 for width in geometry.shape[1:])
 
 
 CODECS: dict[str, Codec] = {

@@ -43,5 +43,6 @@ class EntrySize:
         if bits is None:
             return cls(geometry.counted_bytes, geometry.entry_bytes, geometry.entry_bytes + notes)
         # Codes and the step of every vector; there is nothing else.
-        packed = 2 * geometry.kv_heads * packed_size(geometry.head_dim, bits)
+        shape = geometry.shape
+        packed = shape.kv_heads * (packed_size(shape.key_dim, bits) + packed_size(shape.value_dim, bits))
         return cls(packed, packed, packed + notes)

@@ -62,7 +62,8 @@ class LookAhead:
         except (SafetensorError, KeyError, ValueError) as error:
             raise PrefixKVError(f"the profile's look-ahead queries are broken: {error}") from None
         shape = queries[0].shape
-        fits = len(shape) == 3 and shape[0] % geometry.kv_heads == 0 and shape[2] == geometry.head_dim
+        fits = len(shape) == 3 and shape[0] % geometry.kv_heads == 0
+        fits = fits and (geometry.is_latent or shape[2] == geometry.head_dim)
         if not fits or offsets.shape != shape[1:2] or any(layer.shape != shape for layer in queries):
             raise PrefixKVError("the profile's look-ahead queries have the shape of another model")
         device, dtype = next(model.parameters()).device, getattr(torch, geometry.dtype)

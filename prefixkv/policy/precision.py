@@ -37,7 +37,7 @@ def packed_bits(
         loss = losses.get(narrower, math.inf)
         share = ENOUGH[bits] if loss <= SLIGHT_LOSS else SCARCE
         # A row is whole bytes.
-        is_possible = loss <= BEARABLE_LOSS and geometry.head_dim * narrower % 8 == 0
+        is_possible = loss <= BEARABLE_LOSS and all(width * narrower % 8 == 0 for width in geometry.shape[1:])
         if not is_possible or room_bytes >= share * entries * EntrySize.of(geometry, bits).stored:
             break
         bits = narrower

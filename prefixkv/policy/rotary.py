@@ -14,7 +14,8 @@ from typing import Any
 import torch
 
 from prefixkv.errors import PrefixKVError
-from prefixkv.transformers_compat import rotation_of, setting
+from prefixkv.models.geometry import KVGeometry
+from prefixkv.transformers_compat import layer_config, rotation_of, setting
 
 AXES = 3
 TOLERANCE = 1e-3
@@ -39,7 +40,12 @@ class Rotation:
         skipped = setting(config, "no_rope_layers") or ()
         if self._angles is None or not all(skipped):
             raise PrefixKVError(f"{type(model).__name__} does not rotate its queries in every layer")
-        size = setting(config, "head_dim") or setting(config, "hidden_size") // setting(config, "num_attention_heads")
+        geometry = KVGeometry.of(model.config, "float32")
+        size, self._rotated = geometry.head_dim, None
+        if geometry.is_latent:
+            layer = layer_config(config, geometry.compressed_layers[0])
+            self._rotated = setting(layer, "qk_rope_head_dim")
+            size = setting(layer, "qk_nope_head_dim") + self._rotated
         trial = torch.linspace(-1, 1, 2 * size, device=model.device).view(1, 2, size)
         positions = torch.tensor([3, 700], device=model.device)
         try:
@@ -62,7 +68,9 @@ class Rotation:
             The same shape and dtype; computed in float32.
         """
         assert self._angles is not None
-        exact = queries.float()[None]
+        whole = queries.float()[None]
+        # Latent attention rotates the last elements of a query and no others.
+        still, exact = (None, whole) if self._rotated is None else whole.tensor_split([-self._rotated], dim=-1)
         places = positions[None].to(exact.device)
         if hasattr(self._angles, "mrope_section"):
             places = places.expand(AXES, -1, -1)
@@ -76,7 +84,8 @@ class Rotation:
             sine = -sine
         # It turns keys too, of which one is enough.
         turned = self._apply(exact, exact[:, :1], cosine, sine)[0][0]
-        return (turned / stretch[0] if back else turned).to(queries.dtype)
+        turned = turned / stretch[0] if back else turned
+        return (turned if still is None else torch.cat([still[0], turned], dim=-1)).to(queries.dtype)
 
 
 class PositionWatch:

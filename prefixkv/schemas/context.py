@@ -9,6 +9,8 @@ from pydantic import Field
 from prefixkv.schemas.field import MOST_LAYERS, Bytes, Name, NotNegative, Schema, Shares, Text, Tokens
 from prefixkv.schemas.model import ModelSchema
 
+StateName = Annotated[str, Field(pattern=r"^[0-9]{1,4}[.](conv|recurrent)_states[.][0-9]{1,3}$")]
+
 
 class BudgetTextSchema(Schema):
     """A budget as it was given."""
@@ -71,6 +73,7 @@ class ContextSchema(Schema):
     pictures: Annotated[list[PictureSchema], Field(max_length=100_000, fail_fast=True)]
     layers: Annotated[list[ContextLayerSchema], Field(max_length=MOST_LAYERS, fail_fast=True)]
     windows: dict[Annotated[str, Field(pattern=r"^[0-9]{1,4}$")], Tokens]
+    states: list[StateName] = Field(default_factory=list, max_length=64 * MOST_LAYERS)
     limits: Annotated[list[Tokens], Field(max_length=MOST_LAYERS, fail_fast=True)]
     bits: Annotated[int, Field(ge=1, le=16)] | None
     look_ahead_sha256: Name | None = None

@@ -64,8 +64,19 @@ def _table(facts: ModelFacts) -> Table:
     table.add_row("compressed layers", f"{geometry.layers}")
     if geometry.window_layers:
         held = f"at most {format_bytes(geometry.window_bytes)} in all, beside a share and within a limit in bytes"
-        table.add_row("window layers", f"{len(geometry.window_layers)} of {geometry.window_tokens} tokens: {held}")
-    table.add_row("kv heads", f"{geometry.kv_heads}{heads}, {geometry.head_dim} numbers each, {geometry.dtype}")
+        kind = "chunk layers" if geometry.has_chunks else "window layers"
+        table.add_row(kind, f"{len(geometry.window_layers)} of {geometry.window_tokens} tokens: {held}")
+    if geometry.state_layers:
+        size = "of a size not known before it runs"
+        if geometry.state_bytes is not None:
+            size = f"{format_bytes(geometry.state_bytes)} in all, beside a share and within a limit in bytes"
+        table.add_row("state layers", f"{len(geometry.state_layers)}, left alone: {size}")
+    if geometry.bare_layers:
+        table.add_row("layers without entries", f"{len(geometry.bare_layers)}, which read another layer's or have none")
+    width = f"{geometry.head_dim} numbers each"
+    if geometry.value_dim is not None:
+        width = f"{geometry.head_dim} numbers in a key and {geometry.value_dim} in a value"
+    table.add_row("kv heads", f"{geometry.kv_heads}{heads}, {width}, {geometry.dtype}")
     table.add_row("bytes per token", f"{geometry.token_bytes:,} ({format_bytes(geometry.token_bytes)})")
     for (width, height), count in facts.picture_tokens.items():
         size = format_bytes(count * geometry.token_bytes)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import asdict
+from typing import Annotated, Any
 
+import typer
+from rich.markup import escape
 from rich.table import Table
 
-from prefixkv.models.families import FAMILIES, REFUSED_TYPES
+from prefixkv.models.families import FAMILIES
 from prefixkv.models.loading import weights_are_here
+from prefixkv.models.refused_types import REFUSED_TYPES
+from prefixkv.models.tested_types import tested_types
 from prefixkv_cli import options, output
 
 WIDTH = 180
@@ -16,7 +21,13 @@ FITS = 80
 """In so many columns an alias and an id are whole."""
 
 
-def models(json: options.JsonOption = False) -> None:
+def models(
+    json: options.JsonOption = False,
+    all_types: Annotated[
+        bool,
+        typer.Option("--all", help="Every type that transformers lists, and whether a small random model of it ran."),
+    ] = False,
+) -> None:
     """List the families that work, with an alias for one model of each, and those that cannot work.
 
     Any model of such a family can be given to --model, by its Hugging Face id or as a folder.
@@ -35,7 +46,15 @@ def models(json: options.JsonOption = False) -> None:
         for family in FAMILIES
     ]
     if json:
-        output.write_document("models", {"families": known, "refused": REFUSED_TYPES})
+        content: dict[str, Any] = {"families": known, "refused": REFUSED_TYPES}
+        if all_types:
+            version, types = tested_types()
+            listed = {name: asdict(found) for name, found in types.items()}
+            content["tested"] = {"transformers": version, "types": listed}
+        output.write_document("models", content)
+        return
+    if all_types:
+        _show_types()
         return
     console = output.stdout_console()
     if not console.is_terminal:
@@ -53,3 +72,20 @@ def models(json: options.JsonOption = False) -> None:
     for reason in dict.fromkeys(REFUSED_TYPES.values()):
         names = ", ".join(name for name, why in REFUSED_TYPES.items() if why == reason)
         console.print(f"Refused: {names}: {reason}.", markup=False)
+
+
+def _show_types() -> None:
+    """Print what every type did."""
+    version, types = tested_types()
+    console = output.stdout_console()
+    if not console.is_terminal:
+        console.width = WIDTH
+    table = Table(title=f"Types of transformers {version}", title_justify="left", box=None, pad_edge=False)
+    for heading in ("type", "reads", "", "why"):
+        table.add_column(heading, overflow="fold")
+    for name, found in types.items():
+        table.add_row(name, "pictures, text" if found.pictures else "text", found.outcome, escape(found.reason))
+    console.print(table)
+    runs = sum(found.outcome == "runs" for found in types.values())
+    stock = sum(found.outcome != "stock fails" for found in types.values())
+    console.print(f"{runs} of {stock} types run that transformers itself runs in the same test.", markup=False)

@@ -20,12 +20,28 @@ class ListedFamily(Part):
     here: bool
 
 
+class ListedType(Part):
+    """What a type of model did that transformers lists, as a small random model."""
+
+    pictures: bool
+    outcome: Literal["runs", "refused", "stock fails", "fails"]
+    reason: str
+
+
+class ListedTypes(Part):
+    """All types, by transformers' names."""
+
+    transformers: str
+    types: dict[str, ListedType]
+
+
 class ModelsOutput(Output):
     """`models`."""
 
     format: Literal["prefixkv-models"]
     families: list[ListedFamily]
     refused: dict[str, str]
+    tested: ListedTypes | None = None
 
 
 class CacheShape(Part):
@@ -37,6 +53,15 @@ class CacheShape(Part):
     dtype: str
     window_layers: list[int] = Field(default_factory=list)
     window_tokens: int = 0
+    value_dim: int | None = None
+    window_shape: tuple[int, int, int] | None = None
+    is_latent: bool = False
+    has_chunks: bool = False
+    state_layers: list[int] = Field(default_factory=list)
+    state_bytes: int | None = 0
+    states_each: int = 1
+    hybrid_layers: list[int] = Field(default_factory=list)
+    bare_layers: list[int] = Field(default_factory=list)
     query_heads: int | None
 
 
@@ -52,6 +77,7 @@ class ModelOutput(Output):
     entry_bytes: int
     token_bytes: int
     window_bytes: int
+    state_bytes: int | None
     context_tokens: int | None
     weight_bytes: int | None
     picture_tokens: dict[str, int]

@@ -21,4 +21,5 @@ def test_usage_as_dict_has_the_shape_of_the_json() -> None:
             {"layer": 0, "seen_tokens": 10, "kept_tokens": 4, "bytes": 40},
             {"layer": 1, "seen_tokens": 10, "kept_tokens": 2, "bytes": 20},
         ],
+        "left_bytes": 0,
     }

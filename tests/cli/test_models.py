@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from prefixkv.models.families import FAMILIES, REFUSED_TYPES
+from prefixkv.models.families import FAMILIES
+from prefixkv.models.refused_types import REFUSED_TYPES
+from prefixkv.models.tested_types import tested_types
 from prefixkv_cli.commands.models import models
 from tests.cli.program import Run
 
@@ -23,6 +25,22 @@ def test_models_lists_every_family_and_refusal(run: Run) -> None:
     assert listed["refused"] == REFUSED_TYPES
     shown = run("models").stdout
     assert all(row["alias"] in shown and row["example"] in shown for row in listed["families"])
+
+
+def test_all_types_are_listed_with_what_they_did(run: Run) -> None:
+    version, types = tested_types()
+    done = run("models", "--all", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    listed = json.loads(done.stdout)["tested"]
+    assert listed["transformers"] == version
+    assert {name: found["outcome"] for name, found in listed["types"].items()} == {
+        name: found.outcome for name, found in types.items()
+    }
+    lines = run("models", "--all").stdout.splitlines()
+    assert version in lines[0]
+    assert sum(line.split()[:1] == ["qwen3_5"] for line in lines) == 1
+    runs = sum(found.outcome == "runs" for found in types.values())
+    assert lines[-1].startswith(f"{runs} of ")
 
 
 @pytest.mark.parametrize("columns", [60, 80])

@@ -10,7 +10,7 @@ from PIL import Image
 from prefixkv import documents
 from prefixkv.chat import context_file
 from prefixkv.inputs import download, images
-from prefixkv.models import families
+from prefixkv.models import layer_kinds
 from prefixkv.profiles import profile
 from prefixkv.schemas import field
 from tests.fuzz.__main__ import MOST_CASE_MIB, MOST_CASE_SECONDS
@@ -28,7 +28,7 @@ def test_limits_are_those_of_the_code() -> None:
         "queries beside a profile": f"{profile.MOST_QUERIES_BYTES // GIB} GiB",
         "header of a saved context": f"{context_file.MOST_HEAD_BYTES // MIB} MiB",
         "lists and objects inside each other": f"{documents.MOST_NESTED}",
-        "layers of a model": f"{families.MOST_LAYERS:,}",
+        "layers of a model": f"{layer_kinds.MOST_LAYERS:,}",
         "a value shown in a message": f"{field.MOST_SHOWN} characters",
         "a picture from the web": f"{download.MOST_BYTES // MIB} MiB, "
         f"{download.PATIENCE_SECONDS:g} seconds without data",
@@ -37,7 +37,7 @@ def test_limits_are_those_of_the_code() -> None:
         "picture formats": ", ".join(images.FORMATS),
     }
     assert {name: said.get(name) for name in expected} == expected
-    assert families.MOST_LAYERS == field.MOST_LAYERS
+    assert layer_kinds.MOST_LAYERS == field.MOST_LAYERS
 
 
 def test_what_a_case_may_take_is_that_of_the_program() -> None:

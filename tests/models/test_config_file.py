@@ -77,7 +77,6 @@ def test_file_that_transformers_has_written_is_enough(model_type: str, tmp_path:
         {"model_type": "mistral", "sliding_window": None, "head_dim": 96},
         {"model_type": "qwen2_vl", "hidden_size": 512, "num_attention_heads": 8, "num_key_value_heads": 2},
         {"model_type": "llava", "text_config": {"model_type": "qwen2", "num_key_value_heads": 4}},
-        {"model_type": "deepseek_v3"},
         {"model_type": "mamba"},
     ],
 )
@@ -98,6 +97,7 @@ def test_windows_heads_and_refusals_are_transformers_own(content: dict[str, Any]
         {"model_type": "smollm3", "use_sliding_window": True, "sliding_window": 64},
         {"model_type": "gemma3_text", "use_bidirectional_attention": True},
         {"model_type": "mistral3"},
+        {"model_type": "deepseek_v3"},
         {"model_type": "llama", "per_layer_config": {"0": {"head_dim": 64}}},
     ],
 )

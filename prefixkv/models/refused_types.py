@@ -1,0 +1,41 @@
+"""Types of models that cannot be compressed, by transformers' name, with the reason: a short list of kinds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefixkv.errors import PrefixKVError
+
+CROSS_ATTENTION = (
+    "it is an encoder-decoder, or looks at pictures by cross-attention: what fills its cache is another part's output, "
+    "which has no entry for each token of a text"
+)
+STATE = "none of its layers keeps a key and a value for every token, but a state of fixed size"
+ONLY_WINDOWS = "all its layers attend to a sliding window, whose cache is already bounded"
+DIFFUSION = "it does not generate token by token"
+
+REFUSED_TYPES = {
+    "mllama": CROSS_ATTENTION,
+    "idefics": CROSS_ATTENTION,
+    "florence2": CROSS_ATTENTION,
+    "mamba": STATE,
+    "mamba2": STATE,
+    "falcon_mamba": STATE,
+    "rwkv": STATE,
+    "xlstm": STATE,
+    "recurrent_gemma": STATE,
+    "diffusion_gemma": DIFFUSION,
+}
+"""By `model_type` of the whole model or of its text part."""
+
+
+def refusal(config: Any, reason: str) -> PrefixKVError:
+    """The error of a model that cannot be compressed, in one line.
+
+    Args:
+        config: of the whole model.
+        reason: why.
+    """
+    return PrefixKVError(
+        f"{' '.join(str(config.model_type).split())[:80]} models cannot be compressed: {reason}; choose another model"
+    )

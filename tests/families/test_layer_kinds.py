@@ -1,0 +1,128 @@
+"""Each kind of layer against a slow reference that keeps every entry and masks those that were evicted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
+from transformers.masking_utils import sdpa_mask
+
+import prefixkv
+from prefixkv.models.geometry import KVGeometry
+from prefixkv.transformers_compat import cache_argument
+from tests.families.shrunk import small_config, small_model
+from tests.families.trial import tokens, try_type
+from tests.reference import prefixkv_positions
+
+KINDS = {
+    "qwen3_5_text": "gated delta rule beside full attention",
+    "lfm2": "short convolutions",
+    "nemotron_h": "Mamba 2, and layers without a cache",
+    "falcon_h1": "Mamba 2 and attention in one layer",
+    "llama4_text": "attention within chunks",
+    "gemma3n_text": "layers that read another layer's entries, windows",
+    "gemma4_text": "heads of other sizes in window layers",
+    "deepseek_v3": "keys wider than values",
+    "gpt_oss": "attention sinks as parameters, windows",
+}
+"""A type for each kind of layer."""
+PROMPT, STEPS, SHARE = 60, 6, 0.3
+
+
+class Reference:
+    """Attention with whole matrices over all entries, of which some are hidden.
+
+    Attributes:
+        matrices: the weights of the last pass, (query_heads, query_len, key_len), by the layer's place.
+        kept: positions that a layer sees beside new tokens, by its place; where it is missing, all.
+    """
+
+    def __init__(self, config: Any, places: tuple[int, ...]) -> None:
+        self._types, self._places = getattr(config, "layer_types", None), places
+        self.matrices: dict[int, torch.Tensor] = {}
+        self.kept: dict[int, torch.Tensor] = {}
+
+    def _owner(self, place: int) -> int:
+        """The layer whose entries a layer reads: its own, or the last one's of its type."""
+        if place in self._places or self._types is None:
+            return place
+        return max((owner for owner in self._places if self._types[owner] == self._types[place]), default=place)
+
+    def attend(
+        self,
+        module: torch.nn.Module,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        scaling: float | None = None,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, None]:
+        group = query.shape[1] // key.shape[1]
+        keys, values = (part.repeat_interleave(group, dim=1) for part in (key, value))
+        logits = query @ keys.transpose(2, 3) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+        if attention_mask is not None:
+            logits = logits.masked_fill(~attention_mask, -torch.inf)
+        place = self._owner(int(module.layer_idx))
+        if place in self.kept:
+            hidden = torch.ones(key.shape[2], dtype=torch.bool)
+            hidden[self.kept[place]] = False
+            logits = logits.masked_fill(hidden, -torch.inf)
+        if kwargs.get("s_aux") is not None:
+            beside = kwargs["s_aux"].reshape(1, -1, 1, 1).expand(*logits.shape[:3], 1)
+            weights = torch.cat([logits, beside], dim=-1).softmax(dim=-1)[..., :-1]
+        else:
+            weights = logits.softmax(dim=-1)
+        if place == int(module.layer_idx):
+            self.matrices[place] = logits.softmax(dim=-1)[0]
+        return (weights @ values).transpose(1, 2).contiguous(), None
+
+
+def _mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
+    return sdpa_mask(*args, **(kwargs | {"allow_is_causal_skip": False}))
+
+
+@contextmanager
+def slow(model: Any, reference: Reference) -> Iterator[None]:
+    AttentionInterface.register("slow", reference.attend)
+    AttentionMaskInterface.register("slow", _mask)
+    before = model.config._attn_implementation
+    model.set_attn_implementation("slow")
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
+
+
+@pytest.mark.parametrize("model_type", KINDS)
+def test_entries_and_positions_are_those_of_a_reference_that_keeps_all_and_masks(model_type: str) -> None:
+    model = small_model(small_config(model_type), reads_pictures=False)
+    geometry = KVGeometry.of(model.config, "float32")
+    places = geometry.compressed_layers
+    prompt, answer = tokens(PROMPT, 3), tokens(STEPS, 4)
+    kept, logits = [], []
+    with torch.no_grad(), prefixkv.compress(model, SHARE, "prefixkv") as cache:
+        for text in (prompt, *answer.split(1, dim=1)):
+            logits.append(model(input_ids=text, **cache_argument(cache), use_cache=True).logits[:, -1])
+            kept.append([cache.kept_positions(layer)[0, 0].sort().values for layer in range(geometry.layers)])
+    reference = Reference(model.config, places)
+    stock = DynamicCache(config=model.config)
+    with torch.no_grad(), slow(model, reference):
+        expected = [model(input_ids=prompt, **cache_argument(stock), use_cache=True).logits[:, -1]]
+        chosen = prefixkv_positions([reference.matrices[place] for place in places], SHARE)
+        assert [positions.tolist() for positions in kept[0]] == chosen
+        for text, positions in zip(answer.split(1, dim=1), kept[1:], strict=True):
+            reference.kept = dict(zip(places, positions, strict=True))
+            expected.append(model(input_ids=text, **cache_argument(stock), use_cache=True).logits[:, -1])
+    torch.testing.assert_close(torch.cat(logits), torch.cat(expected), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("model_type", KINDS)
+def test_kind_of_layer_passes_every_check(model_type: str) -> None:
+    found = try_type(model_type, reads_pictures=False)
+    assert (found["outcome"], found.get("reason")) == ("runs", None)
