@@ -127,10 +127,11 @@ def rotation_of(decoder: Any) -> Callable[..., Any] | None:
     Returns:
         Called with queries, keys, cosine and sine; None where the module has no function of that name.
     """
-    config = decoder.config.get_text_config(decoder=True)
-    name = "apply_rotary_pos_emb_interleave" if setting(config, "rope_interleave") else "apply_rotary_pos_emb"
-    found: Callable[..., Any] | None = getattr(sys.modules[type(decoder).__module__], name, None)
-    return found
+    found: Callable[..., Any] | None = getattr(sys.modules[type(decoder).__module__], "apply_rotary_pos_emb", None)
+    if found is None or next(iter(inspect.signature(found).parameters)) != "x":
+        return found
+    one = found  # Gemma 3n and 4 turn queries and keys one after the other.
+    return lambda queries, keys, cosine, sine: (one(queries, cosine, sine), one(keys, cosine, sine))
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ tensor for as long as the rows are read together.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from transformers.cache_utils import LinearAttentionLayer
@@ -64,7 +64,7 @@ def fill_states(states: States, tensors: Mapping[tuple[int, str, int], torch.Ten
         _set(states[place], name, number, tensor)
 
 
-def _set(layer: LinearAttentionLayer, name: str, number: int, tensor: torch.Tensor) -> None:
+def _set(layer: Any, name: str, number: int, tensor: torch.Tensor) -> None:
     getattr(layer, name)[number] = tensor
     getattr(layer, _TENSORS[name])[number] = layer.has_previous_state[number] = True
     layer.device = tensor.device

@@ -111,9 +111,9 @@ def _check(head: Mapping[str, Any], stored: Mapping[str, _Stored], geometry: KVG
     for place, seen_tokens in head["windows"].items():
         keys, values = (stored[f"windows.{place}.{name}"] for name in ("keys", "values"))
         entries = min(seen_tokens, geometry.window_tokens)
-        heads, *widths = geometry.window_entry
+        heads, *window_widths = geometry.window_entry
         fits = seen_tokens == seen and int(place) in geometry.window_layers and keys.shape[2] <= entries
-        shapes = [(1, heads, *keys.shape[2:3], width) for width in widths]
+        shapes = [(1, heads, *keys.shape[2:3], width) for width in window_widths]
         if not fits or [keys.shape, values.shape] != shapes or {keys.dtype, values.dtype} != {_DTYPES[geometry.dtype]}:
             raise ValueError(f"window layer {place} does not fit its model")
         if not are_finite(keys.data, keys.dtype) or not are_finite(values.data, values.dtype):

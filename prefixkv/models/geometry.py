@@ -90,7 +90,7 @@ class KVGeometry:
             window_layers=windows,
             window_tokens=_window_tokens(text, windows[0], has_chunks) if windows else 0,
             value_dim=None if shape.value_dim == shape.key_dim else shape.value_dim,
-            window_shape=None if window == shape else tuple(window),
+            window_shape=None if window == shape else (window.kv_heads, window.key_dim, window.value_dim),
             is_latent=bool(setting(layer_config(text, full[0]), "kv_lora_rank")),
             has_chunks=has_chunks,
             state_layers=states,

@@ -66,8 +66,9 @@ class ModelIdentity:
         Args:
             content: value of `model`.
         """
-        found = {each.name: getattr(content, each.name) for each in fields(KVGeometry)}
-        geometry = KVGeometry(**{name: tuple(each) if isinstance(each, list) else each for name, each in found.items()})
+        found: dict[str, Any] = {each.name: getattr(content, each.name) for each in fields(KVGeometry)}
+        found |= {name: tuple(each) for name, each in found.items() if isinstance(each, list)}
+        geometry = KVGeometry(**found)
         return cls(content.id, content.revision, geometry, content.fingerprint)
 
     def differences(self, other: ModelIdentity) -> list[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from prefixkv.models.refused_types import CROSS_ATTENTION, ONLY_WINDOWS, REFUSED_TYPES, STATE, refusal
+from prefixkv.models.refused_types import CROSS_ATTENTION, ONLY_WINDOWS, REFUSED_KINDS, REFUSED_TYPES, STATE, refusal
 from prefixkv.transformers_compat import setting
 
 FULL = "full_attention"
@@ -65,6 +65,8 @@ def layer_kinds(config: Any) -> tuple[str, ...]:
         raise refusal(config, CROSS_ATTENTION)
     named = _named_kinds(config, text)
     for kind in named:
+        if kind in REFUSED_KINDS:
+            raise refusal(config, REFUSED_KINDS[kind])
         if kind not in KINDS:
             raise refusal(config, f"it has layers of kind {kind[:80]!r}, which are not known")
     kinds = _without_readers([KINDS[kind] for kind in named], text)
@@ -79,9 +81,10 @@ def _named_kinds(config: Any, text: Any) -> tuple[str, ...]:
     layers = getattr(text, "num_hidden_layers", None)
     if declared and not (isinstance(declared, (list, tuple)) and all(isinstance(kind, str) for kind in declared)):
         raise refusal(config, "the kinds of its layers are no list of names")
-    if not declared and type(layers) is not int:
+    count = len(declared) if declared else layers
+    if type(count) is not int:
         raise refusal(config, "it names no number of layers")
-    if not 0 < len(declared or range(min(layers, 2 * MOST_LAYERS))) <= MOST_LAYERS:
+    if not 0 < count <= MOST_LAYERS:
         raise refusal(config, f"it names more than {MOST_LAYERS} layers, or none")
     if declared:
         return tuple(declared)
@@ -89,7 +92,7 @@ def _named_kinds(config: Any, text: Any) -> tuple[str, ...]:
         raise refusal(config, STATE)
     window = setting(text, "sliding_window") if setting(text, "use_sliding_window", True) else None
     chunk = setting(text, "attention_chunk_size")
-    return (WINDOW if window else CHUNK if chunk else FULL,) * layers
+    return (WINDOW if window else CHUNK if chunk else FULL,) * count
 
 
 def _without_readers(kinds: Sequence[str], text: Any) -> list[str]:

@@ -14,6 +14,18 @@ STATE = "none of its layers keeps a key and a value for every token, but a state
 ONLY_WINDOWS = "all its layers attend to a sliding window, whose cache is already bounded"
 DIFFUSION = "it does not generate token by token"
 
+OWN_ATTENTION = "its attention is code of its own, which transformers cannot replace"
+INDEX = "its layers choose by an index of their own which entries they read, and keep the index beside them"
+OWN_COMPRESSION = "its layers compress what they keep in a way of their own"
+
+REFUSED_KINDS = {
+    "indexed_attention": INDEX,
+    "heavily_compressed_attention": OWN_COMPRESSION,
+    "compressed_sparse_attention": OWN_COMPRESSION,
+    "reference_sliding_attention": OWN_COMPRESSION,
+}
+"""By the kind of a layer."""
+
 REFUSED_TYPES = {
     "mllama": CROSS_ATTENTION,
     "idefics": CROSS_ATTENTION,
@@ -25,6 +37,12 @@ REFUSED_TYPES = {
     "xlstm": STATE,
     "recurrent_gemma": STATE,
     "diffusion_gemma": DIFFUSION,
+    "git": OWN_ATTENTION,
+    "bloom": OWN_ATTENTION,
+    "falcon": OWN_ATTENTION,
+    "cpmant": OWN_ATTENTION,
+    "big_bird": OWN_ATTENTION,
+    "diffllama": OWN_ATTENTION,
 }
 """By `model_type` of the whole model or of its text part."""
 

@@ -12,11 +12,12 @@ from transformers import DynamicCache
 
 from prefixkv import __version__
 from prefixkv.cache import attention, hand_off
-from prefixkv.cache.hand_off import HandOff
+from prefixkv.cache.hand_off import AfterAttention, HandOff
 from prefixkv.errors import PrefixKVError
 from prefixkv.inputs.prompts import Prompt, Turn
 from prefixkv.methods.evidence import Evidence
 from prefixkv.methods.h2o import accumulated
+from prefixkv.models.geometry import KVGeometry
 from prefixkv.models.loading import LoadedModel, Notify
 from prefixkv.policy.look_ahead import QueryParts, QueryRecorder
 from prefixkv.policy.rotary import PositionWatch, Rotation, watched
@@ -41,39 +42,50 @@ class _Recorder(DynamicCache):
         curves: for each layer read so far the cumulative importance of its ranked entries.
     """
 
-    def __init__(self, config: Any, queries: QueryRecorder | None, watch: PositionWatch) -> None:
+    def __init__(self, config: Any, geometry: KVGeometry, queries: QueryRecorder | None, watch: PositionWatch) -> None:
         super().__init__(config=config)
         self.curves: list[list[float]] = []
+        self._numbers = {place: number for number, place in enumerate(geometry.compressed_layers)}
         self._queries, self._watch = queries, watch
         self._prompt_tokens = 0
-        self._unread = 0
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Store as usual.
 
-        After its attention the first chunk is scored, and a later token's queries are recorded, but not in window
-        layers, which no budget counts.
+        After its attention the first chunk is scored, and a later token's queries are recorded, but not in layers that
+        are left alone, which no budget counts.
         """
         keys, values = super().update(key_states, value_states, layer_idx, *args, **kwargs)
-        after = None
-        if layer_idx == self._unread:
-            self._unread += 1
+        after: AfterAttention | None = None
+        number = self._numbers.get(layer_idx)
+        if number is not None and number == len(self.curves):
             self._prompt_tokens = keys.shape[2]
             after = partial(self._score, keys)
-        elif self._queries is not None:
-            number = layer_idx - sum(self.is_sliding[:layer_idx])
+        elif number is not None and self._queries is not None:
             after = partial(self._record, self._queries, number, keys.shape[2] - self._prompt_tokens - 1)
-        hand_off.leave(keys, HandOff(None if self.is_sliding[layer_idx] else after))
+        # Layers that read this one's keys find a word, too.
+        hand_off.leave(keys, HandOff(after, again=HandOff()))
         return keys, values
 
-    def _record(self, recorder: QueryRecorder, layer: int, offset: int, queries: torch.Tensor, scale: float) -> None:
+    def _record(
+        self,
+        recorder: QueryRecorder,
+        layer: int,
+        offset: int,
+        queries: torch.Tensor,
+        scale: float,
+        whole_keys: torch.Tensor | None = None,
+    ) -> None:
         assert self._watch.latest is not None
         recorder.add(layer, queries, self._watch.latest, offset)
 
-    def _score(self, keys: torch.Tensor, queries: torch.Tensor, scale: float) -> None:
-        importance = accumulated(Evidence(queries, keys, scale)).mean(dim=1, keepdim=True)
+    def _score(
+        self, keys: torch.Tensor, queries: torch.Tensor, scale: float, whole_keys: torch.Tensor | None = None
+    ) -> None:
+        evidence = Evidence(queries, keys if whole_keys is None else whole_keys, scale)
+        importance = accumulated(evidence).mean(dim=1, keepdim=True)
         self.curves.append(cumulative_importance(importance).tolist())
 
 
@@ -160,7 +172,7 @@ def _measure_sample(
     prompt_tokens = inputs["input_ids"].shape[1]
     queries = QueryRecorder(Rotation(model), loaded.geometry.layers) if records_queries else None
     with attention.installed(model), watched(model) as watch, torch.no_grad():
-        recorder = _Recorder(model.config, queries, watch)
+        recorder = _Recorder(model.config, loaded.geometry, queries, watch)
         out = model.generate(**inputs, **cache_argument(recorder), max_new_tokens=answer_tokens, do_sample=False)
     facts = {
         "image_sha256": sample.image_sha256,
@@ -170,7 +182,7 @@ def _measure_sample(
     rounding = None
     if index < ROUNDED_SAMPLES:
         with torch.no_grad():
-            rounding = rounding_losses(model, inputs, out[0, prompt_tokens:], loaded.geometry.head_dim)
+            rounding = rounding_losses(model, inputs, out[0, prompt_tokens:], loaded.geometry.shape)
     return _Measured(index, recorder.curves, facts, None if queries is None else queries.parts, rounding)
 
 

@@ -9,6 +9,7 @@ import torch
 from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList
 
 from prefixkv.kernels.packing import pack, unpack
+from prefixkv.models.layer_sizes import EntryShape
 from prefixkv.policy.precision import COARSE_BITS, FEWEST_BITS
 from prefixkv.transformers_compat import cache_argument
 
@@ -22,16 +23,15 @@ class _RoundedCache(DynamicCache):
     def __init__(self, config: Any, bits: int) -> None:
         super().__init__(config=config)
         self._bits = bits
-        self._unread = 0
+        self._read: set[int] = set()
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Store rounded in the first pass, but not in window layers, which are never packed."""
-        if layer_idx < self._unread or self.is_sliding[layer_idx]:
-            self._unread = max(self._unread, layer_idx + 1)
+        if layer_idx in self._read or self.is_sliding[layer_idx]:
             return super().update(key_states, value_states, layer_idx, *args, **kwargs)
-        self._unread = layer_idx + 1
+        self._read.add(layer_idx)
         keys, values = (unpack(pack(part, self._bits), self._bits, part.dtype) for part in (key_states, value_states))
         super().update(keys, values, layer_idx, *args, **kwargs)
         return key_states, value_states
@@ -53,7 +53,7 @@ class _Dictation(LogitsProcessor):
 
 
 def rounding_losses(
-    model: Any, inputs: Mapping[str, torch.Tensor], answer: torch.Tensor, head_dim: int
+    model: Any, inputs: Mapping[str, torch.Tensor], answer: torch.Tensor, shape: EntryShape
 ) -> tuple[dict[int, float], int]:
     """Divergence of the predictions along an answer, whole cache against one rounded to 4 and one to 2 bits.
 
@@ -61,7 +61,7 @@ def rounding_losses(
         model: of transformers.
         inputs: of one prompt, on the model's device.
         answer: (tokens,), int64: the model's own; its first `ANSWER_TOKENS` count.
-        head_dim: elements of a key or a value; a row of them must be whole bytes.
+        shape: of an entry; a packed key or value must be whole bytes.
 
     Returns:
         For each number of bits the sum of KL(whole || rounded) in nats, and over how many tokens: all but the first,
@@ -71,7 +71,7 @@ def rounding_losses(
     whole = _predictions(model, inputs, answer, DynamicCache(config=model.config))
     losses = {}
     for bits in (COARSE_BITS, FEWEST_BITS):
-        if head_dim * bits % 8 == 0:
+        if all(width * bits % 8 == 0 for width in (shape.key_dim, shape.value_dim)):
             rounded = _predictions(model, inputs, answer, _RoundedCache(model.config, bits))
             losses[bits] = sum(map(_divergence, whole[1:], rounded[1:]))
     return losses, max(0, len(whole) - 1)

@@ -73,10 +73,10 @@ def _table(facts: ModelFacts) -> Table:
         table.add_row("state layers", f"{len(geometry.state_layers)}, left alone: {size}")
     if geometry.bare_layers:
         table.add_row("layers without entries", f"{len(geometry.bare_layers)}, which read another layer's or have none")
-    width = f"{geometry.head_dim} numbers each"
+    numbers = f"{geometry.head_dim} numbers each"
     if geometry.value_dim is not None:
-        width = f"{geometry.head_dim} numbers in a key and {geometry.value_dim} in a value"
-    table.add_row("kv heads", f"{geometry.kv_heads}{heads}, {width}, {geometry.dtype}")
+        numbers = f"{geometry.head_dim} numbers in a key and {geometry.value_dim} in a value"
+    table.add_row("kv heads", f"{geometry.kv_heads}{heads}, {numbers}, {geometry.dtype}")
     table.add_row("bytes per token", f"{geometry.token_bytes:,} ({format_bytes(geometry.token_bytes)})")
     for (width, height), count in facts.picture_tokens.items():
         size = format_bytes(count * geometry.token_bytes)

@@ -108,7 +108,9 @@ SIZES: dict[str, int] = {
 }
 """Sizes of a small decoder by the names that configurations have for them; each is only ever made smaller."""
 VOCABULARY = 110
-VOCABULARY_NAMES = ("vocab_size", "vocab_size_per_layer_input", "text_vocab_size")
+VOCABULARY_NAMES = ("vocab_size", "unpadded_vocab_size", "vocab_size_per_layer_input", "text_vocab_size")
+ALL_FULL = {"lfm2", "lfm2_moe"}
+"""Types whose class makes all layers full attention where no file says which are convolutions."""
 LAYER_COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers", "depth", "encoder_layers")
 PLAIN_LAYERS, MOST_LAYERS = 4, 12
 OUTWARD = ("out", "text_", "lm_", "llm_", "proj", "language_")
@@ -193,7 +195,10 @@ def _shrink_others(values: dict[str, Any], path: list[str], width: int | None) -
             _shrink_others(value, path[1:], width)
         elif any(word in name for word in VISION) or (path and name.endswith("_config")):
             counts = [count for count in LAYER_COUNTS if type(value.get(count)) is int]
-            lists = [key for key, each in value.items() if isinstance(each, list) and len(each) > 2]
+            lists = [key for key, each in value.items() if isinstance(each, list) and len(each) > 1]
+            for key in lists:
+                if key.endswith("feature_layer"):
+                    value[key] = [1, 0][: len(value[key])]
             for key in lists:
                 if any(len(value[key]) == value[count] for count in counts):
                     value[key] = value[key][:2]
@@ -227,6 +232,9 @@ def _shrink_text(values: dict[str, Any], text: Any) -> None:
         whole.get("qk_rope_head_dim") or 0
     ):
         values["swa_head_dim"] = values["qk_nope_head_dim"] + values["qk_rope_head_dim"]
+    if text.model_type in ALL_FULL and "conv" not in (values.get("layer_types") or ()):
+        values["layer_types"] = ["conv", "full_attention"] * (PLAIN_LAYERS // 2)
+        values["full_attn_idxs"] = list(range(1, PLAIN_LAYERS, 2))
     if "attn_layer_indices" in values and not values["attn_layer_indices"]:
         values["attn_layer_indices"] = [1, 3]
         values.pop("layer_types", None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,18 +18,20 @@ from tests.families.shrunk import small_config, small_model
 from tests.families.trial import tokens, try_type
 from tests.reference import prefixkv_positions
 
-KINDS = {
-    "qwen3_5_text": "gated delta rule beside full attention",
-    "lfm2": "short convolutions",
-    "nemotron_h": "Mamba 2, and layers without a cache",
-    "falcon_h1": "Mamba 2 and attention in one layer",
-    "llama4_text": "attention within chunks",
-    "gemma3n_text": "layers that read another layer's entries, windows",
-    "gemma4_text": "heads of other sizes in window layers",
-    "deepseek_v3": "keys wider than values",
-    "gpt_oss": "attention sinks as parameters, windows",
+KINDS: dict[str, Callable[[KVGeometry], Any]] = {
+    "qwen3_5_text": lambda shape: shape.state_layers,
+    "lfm2": lambda shape: shape.state_layers,
+    "nemotron_h": lambda shape: shape.state_layers and shape.bare_layers,
+    "falcon_h1": lambda shape: shape.hybrid_layers,
+    "llama4_text": lambda shape: shape.has_chunks and shape.window_layers,
+    "gemma3n_text": lambda shape: shape.bare_layers and shape.window_layers,
+    "gemma4_text": lambda shape: shape.window_shape,
+    "deepseek_v3": lambda shape: shape.is_latent,
+    "gpt_oss": lambda shape: shape.window_layers,
 }
-"""A type for each kind of layer."""
+"""A type for each kind of layer, and what its shape has: gated delta rule, short convolutions, Mamba 2 beside layers
+without a cache, Mamba 2 and attention in one layer, chunks, layers that read another's entries, windows with heads of
+another size, latent attention, and sinks that are parameters."""
 PROMPT, STEPS, SHARE = 60, 6, 0.3
 
 
@@ -102,6 +104,7 @@ def slow(model: Any, reference: Reference) -> Iterator[None]:
 def test_entries_and_positions_are_those_of_a_reference_that_keeps_all_and_masks(model_type: str) -> None:
     model = small_model(small_config(model_type), reads_pictures=False)
     geometry = KVGeometry.of(model.config, "float32")
+    assert KINDS[model_type](geometry)
     places = geometry.compressed_layers
     prompt, answer = tokens(PROMPT, 3), tokens(STEPS, 4)
     kept, logits = [], []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -181,6 +182,17 @@ def _require_stock_ragged(model: Any, rows: list[torch.Tensor], text: torch.Tens
                 raise StockError("stock's padded rows give other tokens than each alone")
 
 
+def guided_packs(model: Any) -> None:
+    """Method `guided` keeps two turns within 30 % in 8 bits."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # There is no profile of a random model.
+        with prefixkv.compress(model, SHARE, "guided", "int8") as cache:
+            two_turns(model, cache)
+    usage = cache.usage()
+    assert usage.bits == 8, f"{usage.bits} bits"
+    assert usage.kept_bytes <= SHARE * usage.full_bytes, "more bytes than the budget"
+
+
 def undo(model: Any) -> None:
     """A row goes back to a copy of itself, and goes on from there as it did before."""
     with prefixkv.compress(model, SHARE, METHOD) as cache:
@@ -231,6 +243,7 @@ CHECKS: dict[str, Callable[[Any], None]] = {
     "bytes": bytes_are_those_of_info,
     "true positions": positions_are_true,
     "ragged rows": ragged_rows,
+    "guided, int8": guided_packs,
     "undo": undo,
     "chat": chats_as_stock,
     "save and load": save_and_load,

@@ -10,6 +10,7 @@ from prefixkv.chat.conversation import Conversation
 from prefixkv.generation.sampling import Sampling
 from prefixkv.inputs.prompts import Prompt, Turn
 from prefixkv.models.geometry import KVGeometry
+from prefixkv.models.layer_sizes import EntryShape
 from prefixkv.models.loading import LoadedModel
 from prefixkv.policy.budget import Budget
 from prefixkv.policy.precision import BEARABLE_LOSS, SLIGHT_LOSS, packed_bits
@@ -37,7 +38,7 @@ def test_loss_is_that_of_the_rounded_prompt(bits: int, demo: LoadedModel) -> Non
     prompt_len = inputs["input_ids"].shape[1]
     with torch.no_grad():
         answer = demo.model.generate(**inputs, max_new_tokens=40, do_sample=False)[0, prompt_len:]
-        nats, tokens = rounding.rounding_losses(demo.model, inputs, answer, demo.geometry.head_dim)
+        nats, tokens = rounding.rounding_losses(demo.model, inputs, answer, demo.geometry.shape)
         predictions = []
         for is_rounded in (False, True):
             cache = cache_in(demo.model(**inputs, use_cache=True))
@@ -105,11 +106,11 @@ def test_a_model_with_a_few_great_keys_is_not_stored_in_four_bits() -> None:
     """Keys with a constant part far larger than what tells them apart, as Qwen2's biases make them."""
     model, inputs = tiny.llama(layers=4), {"input_ids": tiny.text(200)}
     answer = model.generate(**inputs, max_new_tokens=20, min_new_tokens=20, do_sample=False)[0, 200:]
-    usual = rounding.rounding_losses(model, inputs, answer, 16)[0]
+    usual = rounding.rounding_losses(model, inputs, answer, EntryShape(2, 16, 16))[0]
     for layer in model.model.layers:
         projection = layer.self_attn.k_proj
         projection.bias = torch.nn.Parameter(torch.zeros(projection.out_features))
         with torch.no_grad():
             projection.bias[15::16] = 300.0
-    great = rounding.rounding_losses(model, inputs, answer, 16)[0]
+    great = rounding.rounding_losses(model, inputs, answer, EntryShape(2, 16, 16))[0]
     assert great[4] > 20 * usual[4]
