@@ -80,7 +80,7 @@ USES_NO_TORCH = {
     "models/layer_sizes",
     "models/refused_types",
     "models/state_sizes",
-    "models/tested_types",
+    "models/type_results",
     "models/identity",
     "models/names",
     "models/picture_tokens",

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from prefixkv.models.families import FAMILIES
 from prefixkv.models.refused_types import REFUSED_TYPES
-from prefixkv.models.tested_types import tested_types
+from prefixkv.models.type_results import type_results
 from prefixkv_cli.commands.models import models
 from tests.cli.program import Run
 
@@ -28,7 +28,7 @@ def test_models_lists_every_family_and_refusal(run: Run) -> None:
 
 
 def test_all_types_are_listed_with_what_they_did(run: Run) -> None:
-    version, types = tested_types()
+    version, types = type_results()
     done = run("models", "--all", "--json")
     assert (done.returncode, done.stderr) == (0, "")
     listed = json.loads(done.stdout)["tested"]
@@ -117,7 +117,7 @@ def test_refused_family_says_why(run: Run, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "mamba", "num_hidden_layers": 2}')
     done = run("info", str(tmp_path))
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
-    assert "mamba models cannot be compressed: it keeps a state" in done.stderr
+    assert "mamba models cannot be compressed: none of its layers keeps" in done.stderr
 
 
 def test_device_map_gives_the_same_answer(model_folder: Path) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from prefixkv.models.tested_types import SOURCE
+from prefixkv.models.type_results import SOURCE
 from tests.families.trial import CHECKS
 
 ROOT = Path(__file__).parents[2]

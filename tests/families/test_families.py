@@ -84,19 +84,15 @@ def test_profile_and_configuration_know_the_windows(family: str, tmp_path: Path)
 
 
 REFUSED = {
-    "mllama": ({"model_type": "mllama"}, "second cache"),
+    "mllama": ({"model_type": "mllama"}, "cross-attention"),
     "mamba": ({"model_type": "mamba"}, "state of fixed size"),
-    "jamba": ({"model_type": "jamba"}, "state of fixed size"),
-    "qwen3_next": ({"model_type": "qwen3_next", "num_hidden_layers": 4}, "state of fixed size"),
-    "lfm2": (
-        {"model_type": "lfm2", "layer_types": ["conv", "full_attention"], "num_hidden_layers": 2},
-        "state of fixed size",
-    ),
-    "deepseek_v3": ({"model_type": "deepseek_v3"}, "latent"),
-    "llama4_text": ({"model_type": "llama4_text", "num_hidden_layers": 4}, "chunks"),
-    "gemma3n_text": ({"model_type": "gemma3n_text"}, "another layer's cache"),
+    "lfm2": ({"model_type": "lfm2", "layer_types": ["conv", "conv"], "num_hidden_layers": 2}, "state of fixed size"),
+    "deepseek_v32": ({"model_type": "deepseek_v32"}, "index of their own"),
+    "deepseek_v4": ({"model_type": "deepseek_v4"}, "a way of their own"),
+    "diffusion_gemma": ({"model_type": "diffusion_gemma"}, "token by token"),
+    "git": ({"model_type": "git"}, "code of its own"),
     "mistral": ({"model_type": "mistral"}, "sliding window"),
-    "t5": ({"model_type": "t5"}, "second cache"),
+    "t5": ({"model_type": "t5"}, "encoder-decoder"),
 }
 
 

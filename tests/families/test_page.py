@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from prefixkv.models.tested_types import SOURCE, tested_types
+from prefixkv.models.type_results import SOURCE, type_results
 from tests.families import page
 
 RESULTS = json.loads(page.RESULTS.read_text(encoding="utf-8"))
@@ -18,14 +18,14 @@ LEAST_SHARE = 0.85
 def test_page_and_package_say_what_the_results_do() -> None:
     assert page.block(RESULTS) in page.PAGE.read_text(encoding="utf-8"), "run: make families"
     assert json.loads(SOURCE.read_text(encoding="utf-8")) == page.listed(RESULTS)
-    version, types = tested_types()
+    version, types = type_results()
     assert version == RESULTS["transformers"]
     assert types.keys() == RESULTS["types"].keys()
 
 
 @pytest.mark.parametrize("pictures", [True, False])
 def test_nearly_all_types_run_that_stock_runs(pictures: bool) -> None:
-    found = [each for each in tested_types()[1].values() if each.pictures is pictures]
+    found = [each for each in type_results()[1].values() if each.pictures is pictures]
     counts = Counter(each.outcome for each in found)
     assert counts["runs"] >= LEAST_SHARE * (len(found) - counts["stock fails"])
     assert all(each.reason for each in found if each.outcome != "runs")

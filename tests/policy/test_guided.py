@@ -45,9 +45,9 @@ def _queries(model: Any, inputs: dict[str, torch.Tensor]) -> list[torch.Tensor]:
     seen: list[torch.Tensor] = []
 
     class Recorder(CacheRow):
-        def _compact(self, index: int, queries: torch.Tensor, scale: float) -> None:
+        def _compact(self, index: int, queries: torch.Tensor, scale: float, keys: torch.Tensor | None = None) -> None:
             seen.append(queries[0])
-            super()._compact(index, queries, scale)
+            super()._compact(index, queries, scale, keys)
 
     identity = ModelIdentity.of("tiny", model.config, "float32")
     with attention.installed(model):

@@ -6,11 +6,11 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-SOURCE = Path(__file__).with_name("tested_types.json")
+SOURCE = Path(__file__).with_name("type_results.json")
 
 
 @dataclass(frozen=True)
-class TestedType:
+class TypeResult:
     """One type.
 
     Attributes:
@@ -19,14 +19,12 @@ class TestedType:
         reason: why it does not run; empty where it does.
     """
 
-    __test__ = False
-
     pictures: bool
     outcome: str
     reason: str
 
 
-def tested_types() -> tuple[str, dict[str, TestedType]]:
+def type_results() -> tuple[str, dict[str, TypeResult]]:
     """The version of transformers that was tested, and all types by its names."""
     content = json.loads(SOURCE.read_text(encoding="utf-8"))
-    return content["transformers"], {name: TestedType(**found) for name, found in content["types"].items()}
+    return content["transformers"], {name: TypeResult(**found) for name, found in content["types"].items()}
