@@ -12,7 +12,7 @@ from rich.table import Table
 from prefixkv.models.families import FAMILIES
 from prefixkv.models.loading import weights_are_here
 from prefixkv.models.refused_types import REFUSED_TYPES
-from prefixkv.models.tested_types import tested_types
+from prefixkv.models.type_results import type_results
 from prefixkv_cli import options, output
 
 WIDTH = 180
@@ -48,7 +48,7 @@ def models(
     if json:
         content: dict[str, Any] = {"families": known, "refused": REFUSED_TYPES}
         if all_types:
-            version, types = tested_types()
+            version, types = type_results()
             listed = {name: asdict(found) for name, found in types.items()}
             content["tested"] = {"transformers": version, "types": listed}
         output.write_document("models", content)
@@ -76,7 +76,7 @@ def models(
 
 def _show_types() -> None:
     """Print what every type did."""
-    version, types = tested_types()
+    version, types = type_results()
     console = output.stdout_console()
     if not console.is_terminal:
         console.width = WIDTH
