@@ -80,7 +80,8 @@ def _show_types() -> None:
     console = output.stdout_console()
     if not console.is_terminal:
         console.width = WIDTH
-    table = Table(title=f"Types of transformers {version}", title_justify="left", box=None, pad_edge=False)
+    console.print(f"Types of transformers {version}", markup=False)
+    table = Table(box=None, pad_edge=False)
     for heading in ("type", "reads", "", "why"):
         table.add_column(heading, overflow="fold")
     for name, found in types.items():
