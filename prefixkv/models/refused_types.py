@@ -18,6 +18,8 @@ OWN_ATTENTION = "its attention is code of its own, which transformers cannot rep
 INDEX = "its layers choose by an index of their own which entries they read, and keep the index beside them"
 OWN_COMPRESSION = "its layers compress what they keep in a way of their own"
 
+BIAS = "its attention adds a bias of its own for every earlier token, evicted ones too"
+
 REFUSED_KINDS = {
     "indexed_attention": INDEX,
     "heavily_compressed_attention": OWN_COMPRESSION,
@@ -37,6 +39,12 @@ REFUSED_TYPES = {
     "xlstm": STATE,
     "recurrent_gemma": STATE,
     "diffusion_gemma": DIFFUSION,
+    "inkling2": BIAS,
+    "inkling2_text": BIAS,
+    "inkling2_loop": BIAS,
+    "inkling2_loop_text": BIAS,
+    "inkling_mm_model": BIAS,
+    "inkling_text": BIAS,
     "git": OWN_ATTENTION,
     "bloom": OWN_ATTENTION,
     "falcon": OWN_ATTENTION,

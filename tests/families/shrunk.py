@@ -118,11 +118,16 @@ OUTWARD = ("out", "text_", "lm_", "llm_", "proj", "language_")
 VISION = ("vision", "image", "audio", "encoder", "speech", "qformer", "sam", "vq", "talker", "code2wav", "protein")
 
 
-def small_config(model_type: str) -> Any:
+ATTEMPTS = 3
+"""Ways in which a small configuration is made, one after the other, until a model can be made of it."""
+
+
+def small_config(model_type: str, attempt: int = 0) -> Any:
     """A configuration of that type with few and narrow layers, of every kind that the type's own has.
 
     Args:
         model_type: as transformers' tables have it.
+        attempt: 0; 1 without what is None, and without sections for axes; 2 with whole parts beside the text part.
     """
     whole = transformers.AutoConfig.for_model(model_type)
     values = whole.to_dict()
@@ -132,15 +137,20 @@ def small_config(model_type: str) -> Any:
     for name in path:
         inner[name] = _content(inner[name])
         inner = inner[name]
-    _shrink_others(values, path, getattr(text, "hidden_size", None))
+    if attempt < 2:
+        _shrink_others(values, path, getattr(text, "hidden_size", None))
     _shrink_text(inner, text)
-    try:
-        return type(whole).from_dict(values)
-    except Exception:  # Some take no sections for axes, though their module can.
-        for rope in (inner.get("rope_parameters"), inner.get("rope_scaling")):
-            if isinstance(rope, dict):
-                rope.pop("mrope_section", None)
-        return type(whole).from_dict(values)
+    if attempt:
+        values = _without_nothing(values)
+    return type(whole).from_dict(values)
+
+
+def _without_nothing(values: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: _without_nothing(value) if isinstance(value, dict) else value
+        for name, value in values.items()
+        if value is not None and name != "mrope_section"
+    }
 
 
 def small_model(config: Any, reads_pictures: bool) -> Any:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import DynamicCache
+from transformers import AutoConfig, DynamicCache
 
 import prefixkv
 from prefixkv.cache.snapshot import CacheSnapshot
@@ -23,7 +23,7 @@ from prefixkv.models.geometry import KVGeometry
 from prefixkv.models.loading import LoadedModel
 from prefixkv.transformers_compat import cache_argument
 from tests.families.checks import stock_attention
-from tests.families.shrunk import VISION, VOCABULARY, small_config, small_model
+from tests.families.shrunk import ATTEMPTS, VISION, VOCABULARY, small_config, small_model
 from tests.families.tiny_tokenizer import tiny_tokenizer
 
 PROMPTS = (60, 30)
@@ -262,12 +262,20 @@ def try_type(model_type: str, reads_pictures: bool, stock_is_done: Callable[[], 
     Returns:
         `outcome`: `runs`, `refused`, `stock fails`, `fails` or `crashes`; with `reason` and `checks`.
     """
-    try:
-        config = small_config(model_type)
-        refusal = _refusal(config)
-        model = small_model(config, reads_pictures)
-    except Exception as error:
-        said = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    refusal: str | None = None
+    model, said = None, ""
+    for attempt in range(ATTEMPTS):
+        try:
+            config = small_config(model_type, attempt)
+            refusal = _refusal(config)
+            model = small_model(config, reads_pictures)
+            break
+        except Exception as error:
+            said = said or f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    if model is None:
+        refusal = refusal or _refusal_of_type(model_type)
+        if refusal is not None:
+            return {"outcome": "refused", "reason": refusal}
         return {"outcome": "stock fails", "reason": f"no small model can be made: {said}"}
     found: dict[str, Any] = {"parameters": sum(part.numel() for part in model.parameters())}
     try:
@@ -295,6 +303,13 @@ def try_type(model_type: str, reads_pictures: bool, stock_is_done: Callable[[], 
             checks[name] = "yes"
     bad = [name for name, said in checks.items() if said.startswith("no")]
     return found | ({"outcome": "fails", "reason": ", ".join(bad)} if bad else {"outcome": "runs"})
+
+
+def _refusal_of_type(model_type: str) -> str | None:
+    try:
+        return _refusal(AutoConfig.for_model(model_type))
+    except Exception:  # A few have no configuration without arguments.
+        return None
 
 
 def _refusal(config: Any) -> str | None:
