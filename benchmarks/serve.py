@@ -173,9 +173,16 @@ def one_shot(home: Path) -> dict[str, Any]:
 
 def main(path: Path) -> None:
     """Measure and write."""
+    found: dict[str, Any] = {"machine": describe_machine(), "memory": MEMORY}
     with started() as (server, home):
-        found = {"one_shot": one_shot(home), "at_once": at_once(server), "growth": growth(server)}
-    write_json(path, {"machine": describe_machine(), "memory": MEMORY, **found})
+        for name, measure in (
+            ("one_shot", lambda: one_shot(home)),
+            ("at_once", lambda: at_once(server)),
+            ("growth", lambda: growth(server)),
+        ):
+            found[name] = measure()
+            # What is measured is there though the rest be stopped.
+            write_json(path, found)
 
 
 if __name__ == "__main__":
