@@ -108,6 +108,8 @@ class Cluster:
             PrefixKVError: Ray is not installed, or there is no cluster at that address.
         """
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        # Where a node dies, Ray's own statistics die with it, and say so again and again.
+        os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
         try:
             import ray
         except ImportError:
