@@ -67,6 +67,13 @@ def setting(config: Any, name: str, default: Any = None) -> Any:
     return values[0] if values else default
 
 
+def asks_for_states() -> bool:
+    """Whether models ask a cache for their layers' states; up to 5.17 they take them from its list of layers."""
+    from transformers import Cache
+
+    return hasattr(Cache, "get_conv_state")
+
+
 def layer_config(config: Any, place: int) -> Any:
     """The configuration of one layer of a text part: of a heterogeneous one the layer's own.
 

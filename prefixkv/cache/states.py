@@ -14,6 +14,7 @@ from transformers.cache_utils import LinearAttentionLayer
 
 from prefixkv.errors import PrefixKVError
 from prefixkv.models.geometry import KVGeometry
+from prefixkv.transformers_compat import asks_for_states
 
 _TENSORS = {
     "conv_states": "is_conv_states_initialized",
@@ -33,7 +34,16 @@ class HasStates(Protocol):
 
 
 def new_states(geometry: KVGeometry) -> States:
-    """Empty state layers of one row, by their number among all decoder layers."""
+    """Empty state layers of one row, by their number among all decoder layers.
+
+    Raises:
+        PrefixKVError: there are some, and the installed transformers is too old.
+    """
+    if geometry.state_layers and not asks_for_states():
+        raise PrefixKVError(
+            f"{len(geometry.state_layers)} of the model's layers keep a state, which needs a newer transformers: "
+            "pip install -U transformers (5.24 is tested)"
+        )
     return {place: LinearAttentionLayer(number_of_states=geometry.states_each) for place in geometry.state_layers}
 
 

@@ -25,7 +25,9 @@ def models(
     json: options.JsonOption = False,
     all_types: Annotated[
         bool,
-        typer.Option("--all", help="Every type that transformers lists, and whether a small random model of it ran."),
+        typer.Option(
+            "--all", help="Every type of transformers that was tried as a small random model, and whether it ran."
+        ),
     ] = False,
 ) -> None:
     """List the families that work, with an alias for one model of each, and those that cannot work.

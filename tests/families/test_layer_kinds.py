@@ -12,8 +12,10 @@ from transformers import AttentionInterface, AttentionMaskInterface, DynamicCach
 from transformers.masking_utils import sdpa_mask
 
 import prefixkv
+from prefixkv.cache.row import CacheRow
+from prefixkv.errors import PrefixKVError
 from prefixkv.models.geometry import KVGeometry
-from prefixkv.transformers_compat import cache_argument
+from prefixkv.transformers_compat import asks_for_states, cache_argument
 from tests.families.shrunk import small_config, small_model
 from tests.families.trial import tokens, try_type
 from tests.reference import prefixkv_positions
@@ -105,6 +107,10 @@ def test_entries_and_positions_are_those_of_a_reference_that_keeps_all_and_masks
     model = small_model(small_config(model_type), reads_pictures=False)
     geometry = KVGeometry.of(model.config, "float32")
     assert KINDS[model_type](geometry)
+    if geometry.state_layers and not asks_for_states():
+        with pytest.raises(PrefixKVError, match="newer transformers"):
+            CacheRow(geometry)
+        return
     places = geometry.compressed_layers
     prompt, answer = tokens(PROMPT, 3), tokens(STEPS, 4)
     kept, logits = [], []
