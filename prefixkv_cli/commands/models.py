@@ -25,9 +25,7 @@ def models(
     json: options.JsonOption = False,
     all_types: Annotated[
         bool,
-        typer.Option(
-            "--all", help="Every type of transformers that was tried as a small random model, and whether it ran."
-        ),
+        typer.Option("--all", help="Every type of transformers that was tried as a small random model: does it run?"),
     ] = False,
 ) -> None:
     """List the families that work, with an alias for one model of each, and those that cannot work.
