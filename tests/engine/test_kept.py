@@ -56,6 +56,7 @@ def talk(engine: Any, loaded: LoadedModel, questions: Any, picture: Any, budget:
     return [[turn.answer for turn in turns], cached]
 
 
+@pytest.mark.exhaustive(keep=1)
 @pytest.mark.parametrize(
     ("method", "codec", "budget"),
     [("prefixkv", "auto", "20%"), ("guided", "int4", "10%"), ("h2o", "auto", "512KiB")],
@@ -99,6 +100,7 @@ def test_a_cache_is_for_its_own_conversation(demo: LoadedModel) -> None:
             engine.submit({"input_ids": torch.tensor([[5, 6]])}, keep=True)
 
 
+@pytest.mark.exhaustive
 def test_the_least_recently_used_cache_goes_first(demo: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     turns = [[Turn(QUESTIONS[1], (draw_scene(31 + number).image,))] for number in range(5)]
     with prefixkv.Engine(demo, memory="40MiB") as engine:
