@@ -18,10 +18,12 @@ from prefixkv.inputs.picture_source import open_source
 from prefixkv.profiles.calibration import TEXT_SUFFIXES
 
 DATA_HELP = (
-    "scenes[:N[:SEED]], followups[:N[:SEED]], documents[:N[:SEED]], text:FILE, or a JSON file shaped as "
-    "LLaVA-Description or MM-Vet"
+    "scenes[:N[:SEED]], followups[:N[:SEED]], documents[:N[:SEED]], needle[:TOKENS[:SEED]], text:FILE, or a JSON file "
+    "shaped as LLaVA-Description or MM-Vet"
 )
 DEFAULT_COUNT, DEFAULT_SEED = 200, 1
+NEEDLE_TOKENS, LEAST_NEEDLE_TOKENS, NEEDLE_TEXTS = 2000, 100, 40
+"""Of long texts with facts in them: their tokens, the fewest, and how many texts: each of 20 depths twice."""
 FIRST_TOKENS = ("cache", "prompt")
 """Where an answer's first token comes from: a decoding step on the compressed cache, which reads the last token of the
 prompt; or the prompt's own pass, before anything is evicted, as in the paper."""
@@ -51,20 +53,23 @@ class DataSource:
     """Where samples come from, as the user names it.
 
     Attributes:
-        kind: drawn scenes, drawn scenes with an unrelated second question, drawn documents, plain text, or a data file.
+        kind: drawn scenes, drawn scenes with an unrelated second question, drawn documents, facts in long texts, plain
+            text, or a data file.
         path: the file, or the folder of text files.
         count: how many samples are taken; all where None.
         seed: of drawn scenes and documents.
         images: folder of a data file's pictures; beside the file where None.
         follow_up: whether the question comes after the prompt and its first answer were compressed.
+        text_tokens: of each long text with facts in it.
     """
 
-    kind: Literal["scenes", "followups", "documents", "text", "file"]
+    kind: Literal["scenes", "followups", "documents", "needle", "text", "file"]
     path: Path | None = None
     count: int | None = None
     seed: int = DEFAULT_SEED
     images: Path | None = None
     follow_up: bool = False
+    text_tokens: int = 0
 
     @classmethod
     def parse(
@@ -85,18 +90,21 @@ class DataSource:
         if limit is not None and limit < 1:
             raise OptionError(f"limit {limit} is too small: give 1 or more")
         kind, _, rest = text.partition(":")
-        if images is not None and kind in ("scenes", "followups", "documents", "text"):
+        if images is not None and kind in ("scenes", "followups", "documents", "needle", "text"):
             raise OptionError(f"--images is the folder of a JSON file's pictures: data {text!r} has no such")
         if kind in ("scenes", "followups"):
-            count, seed = _numbers(text, rest)
+            count, seed = _numbers(text, rest, DEFAULT_COUNT, 1)
             follow_up = follow_up or kind == "followups"
             count = count if limit is None else min(count, limit)
             return cls("followups" if follow_up else "scenes", None, count, seed, None, follow_up)
         if kind == "documents":
             if follow_up:
                 raise OptionError("documents have no unrelated second questions: --follow-up needs followups or a file")
-            count, seed = _numbers(text, rest)
+            count, seed = _numbers(text, rest, DEFAULT_COUNT, 1)
             return cls("documents", None, count if limit is None else min(count, limit), seed)
+        if kind == "needle":
+            tokens, seed = _numbers(text, rest, NEEDLE_TOKENS, LEAST_NEEDLE_TOKENS)
+            return cls("needle", None, limit or NEEDLE_TEXTS, seed, None, True, tokens)
         if kind == "text":
             if follow_up:
                 raise OptionError("plain text has no questions: --follow-up needs followups or a JSON file")
@@ -106,8 +114,11 @@ class DataSource:
             raise OptionError(f"data {text!r} looks like plain text: give it as text:{text}")
         return cls("file", path, limit, DEFAULT_SEED, images, follow_up)
 
-    def questions(self) -> list[Question]:
+    def questions(self, count_tokens: Callable[[str], int] = len) -> list[Question]:
         """The questions, without plain text.
+
+        Args:
+            count_tokens: tells how many tokens a text has, for texts of so many.
 
         Raises:
             PrefixKVError: the file has another shape.
@@ -123,6 +134,11 @@ class DataSource:
 
             assert self.count is not None
             return reading_questions(self.count, self.seed)
+        if self.kind == "needle":
+            from prefixkv.evaluation.needle import needle_questions
+
+            assert self.count is not None
+            return needle_questions(self.count, self.text_tokens, self.seed, count_tokens)
         assert self.path is not None
         return read_questions(self.path, self.count, self.images, self.follow_up)
 
@@ -146,7 +162,8 @@ class DataSource:
     def digest(self) -> str:
         """What names the data, whatever the number of samples: the seed, or a digest of the contents."""
         if self.path is None:
-            return f"{self.kind}:{self.seed}"
+            length = f"{self.text_tokens}:" if self.kind == "needle" else ""
+            return f"{self.kind}:{length}{self.seed}"
         content = "\0".join(self.texts()).encode() if self.kind == "text" else self.path.read_bytes()
         return f"{self.kind}:{hashlib.sha256(content).hexdigest()[:16]}"
 
@@ -197,12 +214,12 @@ def _spoken(item: Any, index: int, path: Path) -> list[str]:
     return texts
 
 
-def _numbers(text: str, rest: str) -> tuple[int, int]:
-    """Count and seed behind the name of drawn data."""
+def _numbers(text: str, rest: str, default: int, least: int) -> tuple[int, int]:
+    """Count or length, and seed, behind the name of drawn data."""
     match = re.fullmatch(r"(\d+)?(?::(\d+))?", rest)
-    if match is None or (match[1] is not None and int(match[1]) < 1):
+    if match is None or int(match[1] or default) < least:
         raise OptionError(f"data {text!r} is not understood: give {DATA_HELP}")
-    return int(match[1] or DEFAULT_COUNT), int(match[2] or DEFAULT_SEED)
+    return int(match[1] or default), int(match[2] or DEFAULT_SEED)
 
 
 def _existing(name: str, text: str) -> Path:

@@ -89,12 +89,15 @@ class Exercises:
             self._start = list(loaded.tokenizer("")["input_ids"])
             self._windows = self._cut(source, context_tokens - len(self._start) + continuation_tokens)
         else:
-            self.questions = source.questions()
+            self.questions = source.questions(self._count_tokens)
             if not loaded.takes_images and any(question.picture for question in self.questions):
                 raise PrefixKVError(
                     f"model {loaded.id!r} reads no images: give data without pictures, such as text:FILE, "
                     "or another model"
                 )
+
+    def _count_tokens(self, text: str) -> int:
+        return len(self._loaded.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
     def __len__(self) -> int:
         """Number of samples."""

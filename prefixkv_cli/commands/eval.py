@@ -32,7 +32,8 @@ def evaluate(
         typer.Option(
             "--data",
             help="scenes, scenes:N or scenes:N:SEED (drawn, with answers), followups and documents (likewise), "
-            "text:FILE (or a folder), or a JSON file shaped as LLaVA-Description or MM-Vet.",
+            "needle or needle:TOKENS (facts in long texts), text:FILE (or a folder), or a JSON file shaped as "
+            "LLaVA-Description or MM-Vet.",
         ),
     ],
     model: options.ModelOption = "auto",

@@ -191,4 +191,15 @@ def _footnotes(figures: Mapping[str, Any], intervals: bool) -> list[str]:
         for cell in cells
         if cell["marks"]
     ]
+    notes += worst_depths(figures) if figures["settings"]["data"].startswith("needle:") else []
     return notes
+
+
+def worst_depths(figures: Mapping[str, Any]) -> list[str]:
+    """For each cell the place in the text where fewest facts are found."""
+    lines = []
+    for cell in figures["cells"]:
+        if cell["kinds"] and not cell["shared_with_full"]:
+            depth, found = min(cell["kinds"].items(), key=lambda item: item[1]["accuracy"])
+            lines.append(f"{label(cell)} at {cell['budget']}: worst at {depth}, {found['accuracy']:.1%} found")
+    return lines
