@@ -82,6 +82,17 @@ class Evidence:
         queries = torch.cat([question, self.look_ahead.expand(question.shape[0], -1, -1, -1)], dim=2)
         return attention_peak(queries, self.keys, self.scale, own=question.shape[2])
 
+    @property
+    def key_distance(self) -> torch.Tensor:
+        """1 less the cosine between each key and the mean of the kv head's keys, each of length 1.
+
+        Returns:
+            (batch, kv_heads, key_len), float32, in [0, 2]; 1 for a key of zeros.
+        """
+        directions = torch.nn.functional.normalize(self.keys.float(), dim=-1)
+        mean = torch.nn.functional.normalize(directions.mean(dim=2), dim=-1)
+        return 1 - (directions @ mean[..., None])[..., 0]
+
     def text_attention(self) -> torch.Tensor:
         """The attention of text queries, each weighted by the attention that it receives from text queries.
 

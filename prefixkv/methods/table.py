@@ -13,6 +13,7 @@ from prefixkv.errors import OptionError
 from prefixkv.methods.full import FULL
 from prefixkv.methods.guided import GUIDED
 from prefixkv.methods.h2o import H2O
+from prefixkv.methods.keydiff import KEYDIFF
 from prefixkv.methods.local import LOCAL
 from prefixkv.methods.method import Method
 from prefixkv.methods.prefixkv import PREFIXKV, RELEASE
@@ -26,7 +27,7 @@ GROUP = "prefixkv.methods"
 """The group of entry points."""
 
 METHODS: dict[str, Method] = {
-    method.name: method for method in (FULL, LOCAL, H2O, PREFIXKV, SNAPKV, PYRAMIDKV, TGV, RELEASE, GUIDED)
+    method.name: method for method in (FULL, LOCAL, H2O, PREFIXKV, SNAPKV, PYRAMIDKV, KEYDIFF, TGV, RELEASE, GUIDED)
 }
 """The methods that are loaded, by name."""
 

@@ -11,6 +11,8 @@ import prefixkv
 from prefixkv.cache import attention
 from prefixkv.cache.prefix_cache import PrefixKVCache
 from prefixkv.methods import allocation
+from prefixkv.methods.evidence import Evidence
+from prefixkv.methods.keydiff import distinct
 from prefixkv.models.geometry import KVGeometry
 from prefixkv.transformers_compat import cache_argument
 from tests import reference, tiny
@@ -46,6 +48,20 @@ def test_pyramidkv_is_snapkv_with_falling_shares() -> None:
 def test_a_pyramid_is_cut_off_where_the_first_layer_has_no_more() -> None:
     counts = allocation.pyramid(800, 5, 200, 1)
     assert counts == [200, 180, 160, 140, 120]
+
+
+def test_keydiff_keeps_the_keys_that_point_elsewhere() -> None:
+    """By hand: of the keys (3, 0), (2, 0), (0, 1) and (4, 3) the mean direction is (0.7, 0.4), of length 0.8062."""
+    keys = torch.tensor([[[[3.0, 0.0], [2.0, 0.0], [0.0, 1.0], [4.0, 3.0]]]])
+    evidence = Evidence(torch.zeros(1, 1, 4, 2), keys, 1.0)
+    expected = [1 - 0.7 / 0.8062, 1 - 0.7 / 0.8062, 1 - 0.4 / 0.8062, 1 - (0.8 * 0.7 + 0.6 * 0.4) / 0.8062]
+    assert distinct(evidence)[0, 0].tolist() == pytest.approx(expected, abs=1e-4)
+    model, inputs = tiny.llava(), tiny.prompt(60)
+    with prefixkv.compress(model, "10tok", "keydiff") as cache:
+        _prefill(model, inputs, cache)
+        kept = cache.kept_positions(1)[0].tolist()
+    assert [heads[0] for heads in kept] == [59, 59]
+    assert [len(set(heads)) for heads in kept] == [10, 10]
 
 
 @pytest.mark.parametrize("seed", range(3))
