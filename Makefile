@@ -8,6 +8,7 @@
 # make fuzz: random files, pictures, cache programs and conversations, for FUZZ_SECONDS.
 # make first-use: the README from top to bottom in an empty environment, with the time to the first answer.
 # make schemas: docs/schemas.  make wheel: builds it twice and looks into it.  make audit: known faults of what is installed.
+# make paper: the tables of PrefixKV's paper, from 10 to 90 %; needs the models, the data and a GPU, and was not run here.
 # TORCH and TRANSFORMERS choose what is installed (make test TORCH=torch==2.13.0), PYTHON the interpreter of a new .venv,
 # ARGS what pytest is told beside (make test ARGS="tests/cli -x").
 
@@ -19,6 +20,11 @@ GPU_PROCESSES ?= 6
 GPU_RESULTS ?= build/gpu-tests.json
 FUZZ_SECONDS ?= 60
 FUZZ_RESULTS ?= build/fuzz.json
+PAPER_MODELS ?= llava-hf/llava-1.5-7b-hf llava-hf/llava-1.5-13b-hf
+DETAIL ?= detail_1k.json
+DETAIL_IMAGES ?= train2017
+MMVET ?= mm-vet.json
+MMVET_IMAGES ?= images
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -26,7 +32,7 @@ BIN := $(VENV)/bin
 REQUIREMENTS := $(foreach requirement,$(TORCH) $(TRANSFORMERS),'$(requirement)')
 STAMP := $(VENV)/installed-$(shell printf '%s' '$(TORCH) $(TRANSFORMERS)' | cksum | cut -d ' ' -f 1)
 
-.PHONY: demo test test-all test-gpu test-browser test-ray fuzz bench-cpu install compile schemas wheel audit families lint format docs first-use site pictures clean
+.PHONY: demo test test-all test-gpu test-browser test-ray fuzz bench-cpu paper install compile schemas wheel audit families lint format docs first-use site pictures clean
 .DEFAULT_GOAL := demo
 
 demo: $(STAMP)
@@ -63,6 +69,18 @@ fuzz: $(STAMP)
 bench-cpu: $(STAMP)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.cpu docs/results/bench-cpu.json
 	@$(BIN)/python -m benchmarks.startup docs/results/startup.json
+
+# Not run here. DETAIL and MMVET are the files of LLaVA-Description and MM-Vet; results are in build/paper, and a run that
+# was stopped goes on.
+paper: $(STAMP)
+	@mkdir -p build/paper
+	@for model in $(PAPER_MODELS); do for data in detail mmvet; do \
+	  test $$data = detail && given='--data $(DETAIL) --images $(DETAIL_IMAGES)' || given='--data $(MMVET) --images $(MMVET_IMAGES)'; \
+	  $(BIN)/python -m prefixkv_cli eval --model $$model $$given --first-token prompt --metrics ppl,rouge \
+	    --methods local,h2o,prefixkv-release,prefixkv,guided --codecs plain,auto \
+	    --budgets 100%,90%,80%,70%,60%,50%,40%,30%,20%,10% --out build/paper/$$data-$${model##*/} --json \
+	    > build/paper/$$data-$${model##*/}.json || exit 1; \
+	done; done
 
 install: $(STAMP)
 
