@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
 from prefixkv.errors import BudgetTooSmallError, OptionError
@@ -12,7 +12,7 @@ from prefixkv.models.geometry import KVGeometry
 from prefixkv.policy.budget import Budget
 from prefixkv.policy.codec import CODECS, DEFAULT_CODEC, Codec
 from prefixkv.policy.entry_size import EntrySize
-from prefixkv.policy.precision import packed_bits
+from prefixkv.policy.precision import BEARABLE_LOSS, COARSE_BITS, packed_bits
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,17 @@ class Capacity:
     def keeps_all(self) -> bool:
         """Whether nothing is ever evicted: method `full`, or a budget of 100 %."""
         return self.method.keeps_all or (self.budget.kind == "fraction" and self.budget.amount == 1)
+
+    @property
+    def is_unmeasured(self) -> bool:
+        """Whether the bits depend on what the model loses by them, and nobody has said that."""
+        return self.codec.is_auto and self.method.packs and not self.keeps_all and not self.losses
+
+    @property
+    def outcomes(self) -> tuple[Capacity, ...]:
+        """This, and what it may become once a prompt has said what the model loses by few bits."""
+        measured = replace(self, losses={COARSE_BITS: BEARABLE_LOSS})
+        return (self, measured) if self.is_unmeasured else (self,)
 
     def holds_all(self, seen_tokens: int, bits: int | None = None) -> bool:
         """Whether every entry fits.

@@ -10,6 +10,7 @@ GPU's memory.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,8 +20,10 @@ from prefixkv.cache.scoring import entry_marks, score
 from prefixkv.methods.evidence import Evidence
 from prefixkv.policy.look_ahead import PlacedQueries
 from prefixkv.policy.method_calls import choose
+from prefixkv.policy.precision import FINE_BITS
 from prefixkv.policy.shares import LayerShares
 from prefixkv.policy.text_marks import TextMarks
+from prefixkv.policy.told_apart import unmeasured_losses
 
 if TYPE_CHECKING:
     from prefixkv.cache.row import CacheRow
@@ -44,6 +47,8 @@ class Chunk:
         row.is_text = marks.behind(row.is_text, 1, row.seen_tokens, self._len)
         is_evicted = any(layer.kept_tokens < layer.seen_tokens for layer in row.layers)
         before = row.layers[0].bits
+        if row.capacity.is_unmeasured and not row.capacity.holds_all(self._seen, FINE_BITS):
+            row.capacity = replace(row.capacity, losses=unmeasured_losses(keys))
         row.bits = row.capacity.bits(self._seen, before, is_evicted or before is not None)
         # What is stored comes to the new precision before the first layer is compacted.
         for layer in row.layers:

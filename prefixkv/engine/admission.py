@@ -40,7 +40,7 @@ class Footprint:
 
     @classmethod
     def of(cls, capacity: Capacity, prompt_tokens: int, new_tokens: int, small_bytes: int = 0) -> Footprint:
-        """Count what a row holds at most.
+        """Count what a row holds at most, whatever its prompt says about rounding.
 
         Args:
             capacity: of its budget and method.
@@ -52,9 +52,15 @@ class Footprint:
         Raises:
             BudgetTooSmallError: the method keeps everything, and that is more than the budget allows.
         """
+        capacity.check_full(capacity.geometry.layers * (prompt_tokens + new_tokens))
+        every = [cls._of(each, prompt_tokens, new_tokens, small_bytes) for each in capacity.outcomes]
+        return cls(max(each.reading for each in every), max(each.running for each in every))
+
+    @classmethod
+    def _of(cls, capacity: Capacity, prompt_tokens: int, new_tokens: int, small_bytes: int) -> Footprint:
+        """The same, where it is known what the model loses by few bits."""
         geometry = capacity.geometry
         layers, tokens = geometry.layers, prompt_tokens + new_tokens
-        capacity.check_full(layers * tokens)
         bits = capacity.bits(prompt_tokens, None, is_evicted=False)
         heads = capacity.method.choosing_heads(geometry.kv_heads)
         stored, plain = (EntrySize.of(geometry, each, heads).allocated for each in (bits, None))

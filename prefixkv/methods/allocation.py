@@ -93,16 +93,22 @@ def prefix(
     return kept
 
 
-def mean(first: Sequence[int], second: Sequence[int]) -> list[int]:
-    """The mean of two allocations; of the halves, every second one is rounded up.
+EVEN_PARTS = 3
+"""Of four parts of a layer's share under `mixed`, those that are the same for all layers."""
+
+
+def mixed(even: Sequence[int], by_threshold: Sequence[int]) -> list[int]:
+    """Three quarters of one allocation and a quarter of another; what is left over rounds every fourth one up.
 
     Returns:
-        Entries for each layer; their sum is the mean of the two sums, rounded down.
+        Entries for each layer; their sum is that of the parts, rounded down.
     """
-    halves, kept = 0, []
-    for one, other in zip(first, second, strict=True):
-        halves += (one + other) % 2
-        kept.append((one + other) // 2 + ((one + other) % 2 and halves % 2 == 0))
+    left, kept = 0, []
+    for one, other in zip(even, by_threshold, strict=True):
+        count, rest = divmod(EVEN_PARTS * one + other, EVEN_PARTS + 1)
+        is_up = left + rest > EVEN_PARTS
+        left = (left + rest) % (EVEN_PARTS + 1)
+        kept.append(count + is_up)
     return kept
 
 

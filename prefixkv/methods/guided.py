@@ -31,14 +31,14 @@ def foreseen(evidence: Evidence) -> torch.Tensor:
 
 
 def mixed(read: LayersRead) -> list[int]:
-    """Half even, half by the threshold over everything that has arrived, as a cut does not follow the threshold."""
+    """Most of it even, the rest by the threshold over all that has arrived, as a cut does not follow the threshold."""
     even = allocation.uniform(read.total, read.layers)
     even = [min(len(curve), count) for curve, count in zip(read.curves, even, strict=False)]
-    counts = allocation.mean(even, allocation.prefix(read.curves, read.room, read.floor))
+    counts = allocation.mixed(even, allocation.prefix(read.curves, read.room, read.floor))
     if read.is_hard_limit:
         counts = allocation.trimmed(counts, read.room)
     elif len(read.curves) < read.layers:
-        # Which halves are rounded up changes as shares fall.
+        # Which fractions are rounded up changes as shares fall.
         counts = [count + 1 for count in counts]
     return counts
 

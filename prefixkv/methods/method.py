@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 LASTING = 8
 """The most important one part in so many of the kept entries is never evicted, with `least`."""
+WRITTEN = 6
+"""One part in so many of the kept entries makes way for what is written, with `least` and `written_tokens`."""
 DISTANCE = 25
 """How far before the end of the kept prompt PrefixKV deletes while decoding."""
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,39}")
@@ -56,10 +58,10 @@ class Method:
         recent_most: most entries that `recent_fraction` stands for.
         keeps_text: whether entries of text are kept before any entry of a picture.
         window: which kept entries are evicted while decoding: the last 25 as in PrefixKV's fixed-distance deletion, the
-            recent share, or everything behind the sinks, oldest first; or the least important half, least important
+            recent share, or everything behind the sinks, oldest first; or the least important ones, least important
             first. Generated entries follow, oldest first.
-        written_tokens: so many of the last tokens written are kept, with `least`, where the most important eighth of
-            the entries leaves room for them.
+        written_tokens: with `least`, so many of the kept entries make way for the last tokens written, or a sixth where
+            that is more, as far as an eighth of the entries stays; half of them where it is 0.
         positions: where the model believes to be: at its true place in the text, or at the length of the first layer's
             compressed cache, as PrefixKV's release has it.
         rounding: of shares while decoding and from a configuration: exact, or as PrefixKV's release has it.
@@ -161,7 +163,8 @@ class Method:
             end, or the middle where the layer is shorter than that.
         """
         if self.window == "least":
-            lasting = max(kept_len // LASTING, min(kept_len // 2, kept_len - self.written_tokens))
+            least = max(self.written_tokens, kept_len // WRITTEN) if self.written_tokens else kept_len - kept_len // 2
+            lasting = max(kept_len // LASTING, kept_len - least)
             return range(kept_len - 1, min(lasting, kept_len - 1) - 1, -1)
         if self.window == "distance":
             start = kept_len - DISTANCE if kept_len > DISTANCE else kept_len // 2

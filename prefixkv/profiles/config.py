@@ -109,7 +109,7 @@ class PrefixConfig:
         else:
             kept = allocation.prefix([layer.at(context_tokens) for layer in profile.layers], total, floor)
             if allocation_name == "mixed":
-                kept = allocation.mean(allocation.uniform(total, geometry.layers), kept)
+                kept = allocation.mixed(allocation.uniform(total, geometry.layers), kept)
         facts = {
             "requested": parsed.text,
             "kept_tokens_fraction": total / (geometry.layers * context_tokens),

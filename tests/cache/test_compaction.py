@@ -91,7 +91,7 @@ def test_a_small_chunk_is_cut_once(
         assert one.keys.equal(other.keys)
 
 
-def test_guided_shares_are_half_even_and_half_by_one_threshold(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_guided_shares_are_mostly_even_and_partly_by_one_threshold(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny.llava(layers=LAYERS, seed=2)
     geometry = KVGeometry.of(model.config.get_text_config(), "float32")
     seen: list[torch.Tensor] = []
@@ -108,7 +108,7 @@ def test_guided_shares_are_half_even_and_half_by_one_threshold(monkeypatch: pyte
         model(**tiny.prompt(TOKENS, seed=5), **cache_argument(cache))
     curves = [rank(importance, 0, 1).curves()[0].tolist() for importance in seen]
     total = cache.row.capacity.total(TOKENS, cache.row.bits)
-    expected = allocation.mean(allocation.uniform(total, LAYERS), allocation.prefix(curves, total, 1))
+    expected = allocation.mixed(allocation.uniform(total, LAYERS), allocation.prefix(curves, total, 1))
     assert [layer.kept_tokens for layer in cache.layers] == expected
     assert sum(expected) == total
 

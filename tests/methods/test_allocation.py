@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefixkv.errors import PrefixKVError
-from prefixkv.methods.allocation import prefix, proportional, uniform
+from prefixkv.methods.allocation import mixed, prefix, proportional, uniform
 from prefixkv.policy.selection import cumulative_importance
 
 
@@ -96,3 +96,11 @@ def test_proportional_adds_up(shares: list[float], entries: int, part: float, fl
 
 def test_proportional_keeps_a_configuration_that_fits() -> None:
     assert proportional([0.5, 0.1, 0.3], 90, 2, 100) == [50, 10, 30]
+
+
+@given(st.lists(st.tuples(st.integers(1, 500), st.integers(1, 500)), min_size=1, max_size=40))
+def test_three_quarters_are_even(pairs: list[tuple[int, int]]) -> None:
+    even, other = [list(part) for part in zip(*pairs, strict=True)]
+    kept = mixed(even, other)
+    assert sum(kept) == (3 * sum(even) + sum(other)) // 4
+    assert all(0 <= count - (3 * one + two) // 4 <= 1 for count, (one, two) in zip(kept, pairs, strict=True))

@@ -22,8 +22,9 @@ from prefixkv.models.identity import ModelIdentity
 from prefixkv.models.loading import LoadedModel
 from prefixkv.policy.budget import Budget
 from prefixkv.policy.look_ahead import LookAhead, PlacedQueries, QueryRecorder
-from prefixkv.policy.precision import packed_bits
+from prefixkv.policy.precision import BEARABLE_LOSS, packed_bits
 from prefixkv.policy.rotary import Rotation
+from prefixkv.policy.told_apart import lost_share, unmeasured_losses
 from prefixkv.profiles.guidance import make_cache
 from prefixkv.profiles.profile import LayerProfile
 from prefixkv.transformers_compat import cache_argument, cache_in
@@ -253,3 +254,23 @@ def test_a_cache_that_keeps_all_reads_no_profile(demo: LoadedModel) -> None:
     make_cache(demo.model, demo.identity, "100%", "guided", notices.append)
     make_cache(demo.model, demo.identity, "20%", "prefixkv", notices.append)
     assert notices == []
+
+
+def test_without_a_profile_the_prompt_says_whether_4_bits_are_borne() -> None:
+    """Large, nearly constant elements take the steps of the rounding."""
+    keys = torch.randn(1, 2, 300, 64, generator=torch.Generator().manual_seed(1))
+    assert lost_share(keys, 4) == pytest.approx(0.0115, abs=0.002)
+    assert unmeasured_losses(keys) == {4: BEARABLE_LOSS}
+    keys[:, 1, :, 7] += 100
+    assert lost_share(keys, 4) > 0.5
+    assert unmeasured_losses(keys) == {}
+    model = tiny.llava()
+    identity = ModelIdentity.of("tiny", model.config, "float32")
+    bits = []
+    for budget in (0.4, 0.1):
+        cache = prefixkv.PrefixKVCache(identity.geometry, budget, "guided")
+        with attention.installed(model):
+            _prefill(model, tiny.prompt(200), cache)
+        bits.append(cache.layers[0].bits)
+        assert cache.usage().bytes_fraction <= budget
+    assert bits == [8, 4]
