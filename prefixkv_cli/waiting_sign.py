@@ -6,6 +6,8 @@ import os
 import sys
 from collections.abc import Sequence
 
+from prefixkv_cli.settings.file import is_switched_on
+
 _WAITED_FOR = frozenset({"chat", "save", "batch", "eval", "bench", "profile", "search"})
 """Commands that load a model, which takes seconds."""
 _ANSWERED_AT_ONCE = frozenset({"--help", "-h", "--quiet", "-q", "list", "show", "compare", "remove", "path"})
@@ -14,7 +16,7 @@ _is_wanted, _is_shown = True, False
 
 
 def show_start(words: Sequence[str]) -> None:
-    """Show at once that a command has been taken, before its own modules are imported; with `--plain` nothing ever.
+    """Show at once that a command has been taken, before its own modules are imported; with `plain` nothing ever.
 
     Args:
         words: the command line.
@@ -23,6 +25,9 @@ def show_start(words: Sequence[str]) -> None:
     _is_wanted = "--plain" not in words
     command = next((word for word in words if not word.startswith("-")), None)
     if command in _WAITED_FOR and not _ANSWERED_AT_ONCE & set(words):
+        _is_wanted = _is_wanted and not is_switched_on("plain")
+        if is_switched_on("quiet"):
+            return
         show_sign("starting")
 
 

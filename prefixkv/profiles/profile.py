@@ -16,9 +16,9 @@ from typing import Any
 
 from prefixkv.documents import VERSION, read_document, read_regular, write_json, write_whole
 from prefixkv.errors import PrefixKVError
-from prefixkv.home import find_file
 from prefixkv.html_table import html_table
 from prefixkv.models.identity import ModelIdentity
+from prefixkv.profiles.profile_path import find_profile
 
 FORMAT = "prefixkv-profile"
 MOST_QUERIES_BYTES = 2**30
@@ -142,7 +142,7 @@ class LayerProfile:
         """Read a profile.
 
         Args:
-            name_or_path: a file, or the name under which a profile was saved.
+            name_or_path: a file, or the name under which a profile was saved; `demo` is there from the beginning.
 
         Raises:
             PrefixKVError: the file is missing, broken or no profile.
@@ -150,7 +150,7 @@ class LayerProfile:
         from prefixkv.schemas.field import parse
         from prefixkv.schemas.profile import ProfileSchema
 
-        path = find_file("profiles", name_or_path) if isinstance(name_or_path, str) else name_or_path
+        path = find_profile(name_or_path) if isinstance(name_or_path, str) else name_or_path
         content = parse(ProfileSchema, read_document(path, FORMAT), str(path))
         curves = tuple(LayerCurve(tuple(layer.curve), layer.gini, layer.gini_spread) for layer in content.layers)
         beside = content.look_ahead

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from prefixkv.home import named_file
+from prefixkv.home import find_file, named_file
 from prefixkv.models.names import profile_name
 
 
@@ -25,3 +25,14 @@ def profile_path(model: str) -> Path | None:
 
         return bundled()
     return None
+
+
+def find_profile(name_or_path: str) -> Path:
+    """The profile that is meant: a path, the name under which one was saved, or `demo`, which is bundled.
+
+    Raises:
+        OptionError: the name could lead elsewhere.
+        PrefixKVError: there is none of that name.
+    """
+    found = profile_path(name_or_path) if name_or_path == "demo" else None
+    return found or find_file("profiles", name_or_path)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from prefixkv.errors import OptionError
-from prefixkv.home import find_file, named_file, names
+from prefixkv.home import named_file, names
 from prefixkv.models.loading import (
     Placement,
     check_device_name,
@@ -18,7 +18,6 @@ from prefixkv.models.loading import (
     profile_name,
 )
 from prefixkv.profiles.profile import LayerProfile
-from prefixkv.profiles.profile_path import profile_path
 from prefixkv_cli import options, output
 from prefixkv_cli.help_panels import PanelledTyper
 from prefixkv_cli.model_choice import model_for_data
@@ -146,7 +145,7 @@ def diff(
 
     Example: prefixkv profile diff demo photos
     """
-    profiles = [LayerProfile.load(find_file("profiles", name)) for name in (first, second)]
+    profiles = [LayerProfile.load(name) for name in (first, second)]
     record, table = difference_table(*profiles)
     if json:
         output.write_document("profile-difference", record)
@@ -180,8 +179,7 @@ def show(
     Example: prefixkv profile show demo --report demo.html
     """
     check_report(report)
-    path = profile_path("demo") if profile == "demo" else None
-    measured = LayerProfile.load(path or find_file("profiles", profile))
+    measured = LayerProfile.load(profile)
     if report is not None:
         _write_report(measured, report)
     if json:

@@ -12,7 +12,7 @@ import typer
 
 from prefixkv.documents import file_sha256
 from prefixkv.errors import OptionError, PrefixKVError
-from prefixkv.home import find_file, named_file
+from prefixkv.home import named_file
 from prefixkv.methods.table import DEFAULT_METHOD, get_method
 from prefixkv.models.identity import ModelIdentity
 from prefixkv.models.loading import check_model_name, profile_name, weights_are_here
@@ -22,7 +22,7 @@ from prefixkv.policy.budget import Budget, format_bytes
 from prefixkv.policy.codec import DEFAULT_CODEC, get_codec
 from prefixkv.profiles.config import ALLOCATIONS, PrefixConfig
 from prefixkv.profiles.profile import LayerProfile
-from prefixkv.profiles.profile_path import profile_path
+from prefixkv.profiles.profile_path import find_profile, profile_path
 from prefixkv_cli import options, output
 from prefixkv_cli.device_fit import fit_lines, room_on_device
 from prefixkv_cli.progress_bar import progress_bar
@@ -149,7 +149,7 @@ def search(
 def _profile_path(profile: str | None, model: str, allocation: str) -> Path | None:
     """The profile to search in; None where the allocation needs none."""
     if profile is not None:
-        return find_file("profiles", profile)
+        return find_profile(profile)
     if allocation == "uniform":
         return None
     found = profile_path(model)

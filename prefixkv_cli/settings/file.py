@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from prefixkv.documents import read_regular, write_whole
 from prefixkv.errors import OptionError, PrefixKVError
 from prefixkv.home import home
 from prefixkv_cli.settings.names import SETTINGS
+from prefixkv_cli.settings.variables import variable_of
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -18,6 +20,8 @@ else:
 
 MOST_BYTES = 2**20
 """A settings file above this size is not read."""
+_ON = ("1", "true", "t", "yes", "y", "on")
+"""What a variable may hold that switches an option on."""
 
 
 def settings_file() -> Path:
@@ -35,6 +39,23 @@ def read_settings() -> dict[str, Any]:
     if not path.exists() and not path.is_symlink():
         return {}
     return _checked(_parsed(_text(path), path), path)
+
+
+def is_switched_on(name: str) -> bool:
+    """Whether a switch is on by its variable, or else by the file, before the command line is parsed.
+
+    What is wrong with either is said by the parser, later.
+
+    Args:
+        name: of the option, without dashes.
+    """
+    if (text := os.environ.get(variable_of(name))) is not None:
+        return text.strip().lower() in _ON
+    path = settings_file()
+    try:
+        return path.is_file() and _parsed(_text(path), path).get(name) is True
+    except (PrefixKVError, OSError):
+        return False
 
 
 def set_setting(name: str, text: str) -> None:

@@ -99,6 +99,9 @@ def test_a_name_a_text_and_a_path_all_load(home: Path) -> None:
     assert loaded[0] == loaded[1] == loaded[2]
     with pytest.raises(prefixkv.PrefixKVError, match="there is no profile named 'half'"):
         prefixkv.LayerProfile.load("half")
+    # The demo model's is bundled; one that was measured here is taken instead.
+    bundled = prefixkv.LayerProfile.load("demo")
+    assert bundled.model.id == "demo"
 
 
 def test_ages_and_counts_are_words() -> None:

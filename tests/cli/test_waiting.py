@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import io
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -42,6 +43,30 @@ def screen(monkeypatch: pytest.MonkeyPatch) -> _Screen:
 def test_commands_that_load_a_model_say_so_at_once(screen: _Screen, words: list[str], is_shown: bool) -> None:
     show_start(words)
     assert screen.getvalue() == ("\r\x1b[Kstarting ..." if is_shown else "")
+
+
+@pytest.mark.parametrize("name", ["plain", "quiet"])
+def test_variables_and_the_settings_file_leave_it_out_as_options_do(
+    screen: _Screen, name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PREFIXKV_HOME", str(tmp_path))
+    monkeypatch.setenv(f"PREFIXKV_{name.upper()}", "1")
+    show_start(["chat"])
+    assert screen.getvalue() == ""
+    (tmp_path / "settings.toml").write_text(f"{name} = true\n")
+    # The variable wins over the file.
+    monkeypatch.setenv(f"PREFIXKV_{name.upper()}", "0")
+    show_start(["chat"])
+    assert screen.getvalue()
+    screen.truncate(0)
+    monkeypatch.delenv(f"PREFIXKV_{name.upper()}")
+    monkeypatch.setattr(waiting_sign, "_is_shown", False)
+    show_start(["chat"])
+    assert not screen.getvalue().strip("\0")
+    # What is wrong with the file is said later.
+    (tmp_path / "settings.toml").write_text("plain =")
+    show_start(["chat"])
+    assert screen.getvalue().endswith("starting ...")
 
 
 def test_it_is_gone_before_anything_else_is_said(screen: _Screen, capsys: pytest.CaptureFixture[str]) -> None:
