@@ -92,7 +92,7 @@ USES_NO_TORCH = {
     "inputs/pdf_page",
     "inputs/picture_size",
     "inputs/picture_source",
-    "inputs/png_texts",
+    "inputs/png_chunks",
     "inputs/turn",
     "kernels/packed_row",
     "cache/usage",

@@ -7,9 +7,9 @@ import io
 import re
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -17,7 +17,7 @@ from prefixkv.errors import PictureTooLargeError, PrefixKVError
 from prefixkv.inputs.heic import is_heic, read_heic
 from prefixkv.inputs.pdf_page import SIGNATURE as PDF_SIGNATURE
 from prefixkv.inputs.pdf_page import draw_page
-from prefixkv.inputs.png_texts import SIGNATURE, without_texts
+from prefixkv.inputs.png_chunks import SIGNATURE, without_side_chunks
 
 if TYPE_CHECKING:
     import numpy as np
@@ -105,16 +105,17 @@ def as_pictures(given: Picture | Sequence[Picture] | None) -> tuple[Image.Image,
     """
     if given is None:
         return ()
-    several = [given] if isinstance(given, (Image.Image, str, Path, bytes)) else given
+    is_one = isinstance(given, (Image.Image, str, Path, bytes, bytearray, memoryview))
+    several: Any = [given] if is_one or not isinstance(given, Iterable) else given
     return tuple(_as_picture(picture) for picture in several)
 
 
-def _as_picture(picture: Picture) -> Image.Image:
+def _as_picture(picture: Any) -> Image.Image:
     if isinstance(picture, Image.Image):
         check_shape(picture, str(picture.info.get("name", "given")))
         return picture if picture.mode == "RGB" else _to_rgb(picture)
-    if isinstance(picture, bytes):
-        return decode_image(picture, "given")
+    if isinstance(picture, (bytes, bytearray, memoryview)):
+        return decode_image(bytes(picture), "given")
     if isinstance(picture, (str, Path)):
         return open_image(picture)
     raise PrefixKVError(f"a picture is given as {type(picture).__name__}: give a PIL image, a path, or a file's bytes")
@@ -151,10 +152,10 @@ def _decode(source: Path | bytes, name: str, page: int | None) -> Image.Image:
             return _named(_to_rgb(read_heic(source, name, Image.MAX_IMAGE_PIXELS or sys.maxsize)), name)
         try:
             return _read(source, name)
-        # Its texts may be longer than Pillow reads, or broken, where its pixels are whole.
+        # What is beside its pixels may be longer than Pillow reads, or broken, where they are whole.
         except (ValueError, SyntaxError, OSError) as error:
             data = source if isinstance(source, bytes) else source.read_bytes()
-            plain = without_texts(data) if data.startswith(SIGNATURE) else data
+            plain = without_side_chunks(data) if data.startswith(SIGNATURE) else data
             if len(plain) == len(data):
                 raise
             try:
@@ -193,12 +194,24 @@ def _named(image: Image.Image, name: str) -> Image.Image:
 
 def _read(source: Path | bytes, name: str) -> Image.Image:
     _verify(source, name)
-    with _open(source, name) as image:
+    with _open(source, name) as image, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         check_shape(image, name)
         image.load()
-        upright = _to_rgb(ImageOps.exif_transpose(image), image.format)
+        upright = _to_rgb(_turned(image), image.format)
         upright.info = {"name": name}
         return upright
+
+
+def _turned(image: Image.Image) -> Image.Image:
+    """The picture as its file says it is to be held; as it is where that cannot be read."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except MemoryError:
+        raise
+    # Pillow parses these notes as a TIFF file, which may be broken in as many ways.
+    except Exception:
+        return image
 
 
 def _open(source: Path | bytes, name: str) -> Image.Image:

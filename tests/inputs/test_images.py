@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import struct
+import warnings
+import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -189,6 +193,37 @@ def test_png_whose_comment_is_broken_is_read(tmp_path: Path, noise: Image.Image)
     assert np.array_equal(np.asarray(open_image(tmp_path / "a.png")), np.asarray(noise))
 
 
+@pytest.mark.parametrize(
+    "name", [b"gAMA", b"pHYs", b"iCCP", b"eXIf", b"tRNS", b"acTL", b"tIME", b"zzZz"], ids=lambda name: name.decode()
+)
+@pytest.mark.parametrize(
+    ("content", "flipped"), [(b"", 0), (b"junk!!", 0), (b"junk!!", 1)], ids=["empty", "odd", "sum"]
+)
+def test_png_is_read_whatever_is_wrong_beside_its_pixels(
+    tmp_path: Path, noise: Image.Image, name: bytes, content: bytes, flipped: int
+) -> None:
+    path = tmp_path / "a.png"
+    noise.save(path)
+    data, head = path.read_bytes(), 33
+    chunk = struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content) ^ flipped)
+    path.write_bytes(data[:head] + chunk + data[head:])
+    if name == b"tRNS" and content and not flipped:  # it is whole, and says which colour is transparent
+        open_image(path)
+    else:
+        assert open_image(path).tobytes() == noise.tobytes()
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
+@pytest.mark.parametrize("notes", [b"junk", b"II*\0\xff\xff\xff\xff", b"MM\0*\0\0\0\x08\0\x05" + b"\xff" * 30])
+def test_broken_exif_leaves_a_picture_as_it_is(tmp_path: Path, noise: Image.Image, suffix: str, notes: bytes) -> None:
+    path = tmp_path / f"a.{suffix}"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        noise.save(path, exif=b"Exif\0\0" + notes)
+    assert open_image(path).size == noise.size
+
+
 @pytest.mark.parametrize("size", [(20_000, 1), (1, 500), (30_300, 300)])
 def test_picture_of_which_a_model_would_make_a_huge_one_is_refused(tmp_path: Path, size: tuple[int, int]) -> None:
     Image.new("L", size).save(tmp_path / "a.png")
@@ -198,6 +233,12 @@ def test_picture_of_which_a_model_would_make_a_huge_one_is_refused(tmp_path: Pat
 @pytest.mark.parametrize("name", ["x" * 300 + ".png", "a\0b.png"])
 def test_name_that_no_file_can_have_is_refused(tmp_path: Path, name: str) -> None:
     assert re.search("cannot be opened|does not exist", _refused(tmp_path / name))
+
+
+@pytest.mark.parametrize("given", [5, [None], [3.5]])
+def test_what_is_no_picture_is_said(given: Any) -> None:
+    with pytest.raises(PrefixKVError, match="give a PIL image, a path, or a file's bytes"):
+        as_pictures(given)
 
 
 def test_pictures_are_given_as_none_one_or_several(tmp_path: Path, noise: Image.Image) -> None:
