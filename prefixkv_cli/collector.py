@@ -14,6 +14,7 @@ _DEFAULT = gc.get_threshold()
 
 def collect_seldom() -> None:
     """Let the collector run seldom, while much is imported."""
+    gc.unfreeze()
     gc.set_threshold(_OBJECTS_BETWEEN, *_DEFAULT[1:])
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from prefixkv.models.loading import Notify, load_model
 from prefixkv.models.placement import Placement
 from prefixkv_cli import output
-from prefixkv_cli.collector import collect_as_usual
+from prefixkv_cli.collector import collect_as_usual, collect_seldom
 from prefixkv_cli.escaping import visible
 from prefixkv_cli.progress_bar import Update, progress_bar
 from prefixkv_cli.waiting_sign import end_sign, show_sign
@@ -47,6 +47,7 @@ def load_shown(
 
         if shown and not output.is_quiet():
             show_sign(f"loading {visible(name)}")
-        loaded = load_model(name, device, dtype, notify, placement, show_download)
-    collect_as_usual()
-    return loaded
+        # Here, too: a model that another one replaces must not stay among what is never looked at again.
+        collect_seldom()
+        shows.callback(collect_as_usual)
+        return load_model(name, device, dtype, notify, placement, show_download)

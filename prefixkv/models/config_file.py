@@ -77,6 +77,11 @@ class ConfigFile:
                 raise PrefixKVError(
                     f"{path}: {name} is {shown(value)}, which is no count: give a whole number of 1 or more"
                 )
+        kinds = text._values.get("layer_types")
+        if kinds is not None and not (isinstance(kinds, list) and all(isinstance(kind, str) for kind in kinds)):
+            from prefixkv.schemas.field import shown
+
+            raise PrefixKVError(f"{path}: layer_types is {shown(kinds)}: give a list with a name for each layer")
         return config if text._says_every_size() else None
 
     def _says_every_size(self) -> bool:

@@ -93,8 +93,9 @@ def test_every_option_has_an_environment_variable_of_its_own(path: str, command:
     ]
     without = {name for parameter in options if parameter.envvar is None for name in parameter.opts}
     allowed = {"--trust-remote-code", "--stop", "--template-arg", *BATCH_ONLY[path == "prefixkv batch"]}
-    # What removes everything is said each time anew, too.
-    assert without <= (allowed | {"--all"} if path == "prefixkv log remove" else allowed)
+    # What removes everything, or lets a server fetch for its clients, is said each time anew, too.
+    more = {"prefixkv log remove": {"--all"}, "prefixkv serve": {"--allow-addresses"}}
+    assert without <= allowed | more.get(path, set())
     variables = [parameter.envvar for parameter in options if parameter.envvar is not None]
     for parameter in options:
         names = {f"PREFIXKV_{name[2:].replace('-', '_').upper()}" for name in parameter.opts}
@@ -116,6 +117,8 @@ def test_every_example_is_a_command_line_that_is_understood() -> None:
             command = command.commands[words.pop(0)]
         assert command is not root, example
         known = {name for parameter in command.params for name in parameter.opts} | {"--help"}
+        # What follows `--` is handed on.
+        words = words[: words.index("--")] if "--" in words else words
         given = {word.split("=")[0] for word in words if word.startswith("-") and word != "-"}
         assert given <= known, example
 

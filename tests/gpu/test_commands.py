@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
+import urllib.request
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
+from PIL import Image
 
 import prefixkv
 from prefixkv.demo.scenes import draw_scene
@@ -16,6 +19,7 @@ from prefixkv.methods.table import METHODS
 from prefixkv_cli.app import app
 from tests.gpu.conftest import SEED, Program
 from tests.gpu.device import DEVICE, DTYPES
+from tests.server.running import running, user
 
 pytestmark = pytest.mark.gpu
 
@@ -51,6 +55,8 @@ COVERED = {
     "env": "test_env_names_the_gpu",
     "settings": "test_what_asks_no_model",
     "log": "test_what_asks_no_model",
+    "serve": "test_a_server_answers",
+    "lm-eval": "test_a_harness_that_is_missing_is_named",
 }
 """Where each command is run."""
 
@@ -256,3 +262,22 @@ def test_env_names_the_gpu(program: Program) -> None:
 def test_what_asks_no_model(program: Program, tmp_path: Path, arguments: tuple[str, ...]) -> None:
     done = program(*(argument.format(folder=tmp_path) for argument in arguments))
     assert done.out or done.err
+
+
+def test_a_server_answers(tmp_path: Path, scene: Path) -> None:
+    pytest.importorskip("starlette", reason="the server's libraries are not installed (prefixkv[serve])")
+    with Image.open(scene) as image, running(tmp_path, "--device", DEVICE, "--budget", "50%") as server:
+        body = json.dumps({"messages": [user(COUNT, image.convert("RGB"))]}).encode()
+        request = urllib.request.Request(
+            f"{server.url}/v1/chat/completions", body, {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=120) as answer:
+            found = json.load(answer)
+    assert found["choices"][0]["message"]["content"].strip() == OBJECTS
+    assert found["prefixkv"]["kv"]["bytes_fraction"] <= 0.5
+
+
+@pytest.mark.skipif(importlib.util.find_spec("lm_eval") is not None, reason="lm-evaluation-harness is installed")
+def test_a_harness_that_is_missing_is_named(program: Program) -> None:
+    done = program("lm-eval", *DEMO, "--", "--tasks", "any", code=1)
+    assert "prefixkv[lm-eval]" in done.err
