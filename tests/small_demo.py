@@ -18,8 +18,8 @@ import prefixkv
 from prefixkv.models.loading import LoadedModel
 from tests.tiny import sharpen
 
-PICTURE_SIDE = 112
-"""Of 8 x 8 patches."""
+PICTURE_SIDE = 140
+"""Of 10 x 10 patches: 3 % of a prompt are as many entries as any method keeps at least."""
 _WEIGHTS = Path(prefixkv.__file__).parent / "demo" / "weights"
 _COPIED = ("chat_template.jinja", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
 

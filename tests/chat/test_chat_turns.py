@@ -99,7 +99,8 @@ def test_turn_that_fails_in_the_middle_was_never_asked(small: LoadedModel, metho
             pieces.extend(failed.ask("Describe the image."))
     finally:
         hook.remove()
-    assert len(pieces) == 1
+    # In the second pass; what the first one's token says may not be whole characters yet.
+    assert (len(calls), len(pieces)) in ((2, 0), (2, 1))
     assert len(failed.history) == 1
     assert_same_cache(failed, never)
     assert [said(failed, question) for question in LATER] == [said(never, question) for question in LATER]
