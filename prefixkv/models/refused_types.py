@@ -21,6 +21,7 @@ OWN_COMPRESSION = "its layers compress what they keep in a way of their own"
 BIAS = "its attention adds a bias of its own for every earlier token, evicted ones too"
 
 REFUSED_KINDS = {
+    "deepseek_sparse_attention": INDEX,
     "indexed_attention": INDEX,
     "heavily_compressed_attention": OWN_COMPRESSION,
     "compressed_sparse_attention": OWN_COMPRESSION,

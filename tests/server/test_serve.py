@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import signal
@@ -24,7 +25,8 @@ from prefixkv.models.loading import LoadedModel
 from tests.server.running import Running, data_address, running, user
 
 openai = pytest.importorskip("openai")
-httpx = pytest.importorskip("httpx")
+http = pytest.importorskip("httpx2" if importlib.util.find_spec("httpx2") else "httpx")
+"""What the client speaks HTTP by."""
 
 QUESTIONS = ("Describe the image.", "How many objects are there?", "How many red objects are there?")
 KEYS = ("first-key-of-the-file", "second-key-of-the-file")
@@ -239,5 +241,5 @@ def test_a_signal_ends_it_while_it_answers(tmp_path: Path) -> None:
         assert it.process.wait(30) == 0
         assert time.monotonic() - began < 20
         assert not (tmp_path / "server.json").exists()
-        with pytest.raises((openai.APIError, httpx.HTTPError)):
+        with pytest.raises((openai.APIError, http.HTTPError)):
             list(stream)
