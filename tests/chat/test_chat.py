@@ -150,6 +150,7 @@ def test_an_exception_inside_a_step_costs_only_that_question(
     assert said(conversation, "How many objects are there?") == str(len(draw_scene(6).objects))
 
 
+@pytest.mark.exhaustive
 def test_drawing_is_repeatable(demo: LoadedModel) -> None:
     image = draw_scene(9).image
     answers = [

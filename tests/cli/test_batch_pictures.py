@@ -148,6 +148,7 @@ def test_a_finished_batch_is_known_without_a_model(run: Run, finished: list[str]
     assert not {"torch", "transformers", "numpy"} & loaded.modules
 
 
+@pytest.mark.exhaustive
 def test_what_has_changed_since_is_seen_without_a_model_or_asked_of_one(
     run: Run, finished: list[str], photos: Path
 ) -> None:

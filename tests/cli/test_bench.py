@@ -64,6 +64,7 @@ def test_rows_that_are_read_in_chunks_are_joined(run: Run) -> None:
     assert sizes[0] == sizes[1]
 
 
+@pytest.mark.exhaustive
 def test_generate_is_measured_as_a_user_calls_it(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Padded rows; a static cache, which is compiled, is a peer on a GPU only."""
     for name, value in (("FEW_TOKENS", 2), ("MANY_TOKENS", 6), ("RUNS", 1)):

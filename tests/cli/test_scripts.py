@@ -172,6 +172,7 @@ def test_picture_may_come_through_stdin(run: Run, model_folder: Path, scene: Pat
     )
 
 
+@pytest.mark.exhaustive
 def test_kept_patches_are_painted(run: Run, tmp_path: Path) -> None:
     run("demo-scene", str(tmp_path / "scene.png"), "--seed", "11")
     words = ["chat", str(tmp_path / "scene.png"), "--model", "demo", "-p", "How many objects are there?"]

@@ -146,6 +146,7 @@ def test_a_prefix_takes_the_bytes_that_are_reserved(model: Any, method: str) -> 
         assert row.as_prefix().bytes == part.bytes
 
 
+@pytest.mark.exhaustive
 def test_memory_bounds_prefixes_too(model: Any) -> None:
     """Where a prefix and a prompt do not fit together, each prompt is read alone; the bound holds always."""
     asked = [inputs for seed in range(4) for inputs in prompts(3, picture_seed=seed)]

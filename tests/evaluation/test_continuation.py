@@ -117,6 +117,7 @@ def test_copy_has_buffers_of_its_own(demo: LoadedModel, inputs: dict[str, torch.
         assert layer.queue.equal(same.queue)
 
 
+@pytest.mark.exhaustive
 def test_text_side_by_side_is_text_alone(text_model: LoadedModel) -> None:
     """Every method at two budgets in one batch against one run each; batches round differently, and no more."""
     ids, text = tiny.text(90), tiny.text(40, seed=9)[0].tolist()

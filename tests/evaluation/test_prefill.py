@@ -40,7 +40,7 @@ def _assert_equal(one: PrefixKVCache, other: PrefixKVCache) -> None:
             assert torch.equal(getattr(layer, name), getattr(same, name)), name
 
 
-@pytest.mark.exhaustive(keep=4)
+@pytest.mark.exhaustive(keep=2)
 @pytest.mark.parametrize("method", METHODS)
 def test_filled_cache_is_that_of_its_own_pass(demo: LoadedModel, inputs: dict[str, torch.Tensor], method: str) -> None:
     with torch.inference_mode(), attention.installed(demo.model):

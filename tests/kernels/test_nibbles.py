@@ -22,6 +22,7 @@ def _planes_kernel(words_ptr, out_ptr, size: tl.constexpr, bits: tl.constexpr, a
         tl.store(out_ptr + at * count + number, codes)
 
 
+@pytest.mark.exhaustive(keep=4)
 @pytest.mark.parametrize("bits", [4, 2])
 @pytest.mark.parametrize("assembly", [True, False])
 def test_every_word_gives_its_codes(dtype: torch.dtype, bits: int, assembly: bool, triton_device: torch.device) -> None:

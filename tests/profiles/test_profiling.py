@@ -21,6 +21,7 @@ def demo() -> LoadedModel:
     return prefixkv.load_model("demo", device="cpu")
 
 
+@pytest.mark.exhaustive
 def test_curves_are_those_of_the_whole_matrices(demo: LoadedModel) -> None:
     (sample,) = drawn_samples(1, first_seed=70)
     assert sample.image is not None
