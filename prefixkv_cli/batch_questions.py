@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from prefixkv.errors import OptionError, PrefixKVError
 from prefixkv_cli import output
-from prefixkv_cli.remote_file import is_address, read_table_or_lines
+from prefixkv_cli.batch_files import is_address, read_table_or_lines
 
 if TYPE_CHECKING:
     from prefixkv.batch.lines import Line

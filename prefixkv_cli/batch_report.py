@@ -51,11 +51,13 @@ def doing(state: Progress) -> str:
     return f"{state.running} running, {speed:,.0f} tokens/s, cache {sizes}{shared}"
 
 
-def report(out: Path | None, lines: Sequence[Line], errors: Sequence[dict[str, Any]], speed: Speed, json: bool) -> None:
+def report(
+    out: str | Path | None, lines: Sequence[Line], errors: Sequence[dict[str, Any]], speed: Speed, json: bool
+) -> None:
     """What the whole has come to.
 
     Args:
-        out: file of the answers; None where they went to stdout.
+        out: where the answers are, as the user named it; None where they went to stdout.
         lines: that were to be answered.
         errors: their records, of those that met one.
         speed: what was measured.

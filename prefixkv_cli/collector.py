@@ -13,7 +13,7 @@ _DEFAULT = gc.get_threshold()
 
 
 def collect_seldom() -> None:
-    """Let the collector run seldom, while much is imported."""
+    """Let the collector run seldom, while much is imported, and look again at what was left alone so far."""
     gc.unfreeze()
     gc.set_threshold(_OBJECTS_BETWEEN, *_DEFAULT[1:])
 

@@ -15,7 +15,7 @@ import pickle
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from prefixkv.batch.lines import Line
+from prefixkv.batch.lines import Line, lines_of_rows, repeated
 from prefixkv.batch.result_stream import ResultStream
 from prefixkv.batch.run import Batch
 from prefixkv.errors import PrefixKVError
@@ -56,8 +56,8 @@ class AnswerLines:
     """Answers rows of a dataset; for `Dataset.map_batches` in a pipeline of one's own, or in the one of `Cluster`.
 
     Rows have the fields of a batch's line as their columns (`prompt`, `image`, `max_new_tokens` and so on; null stands
-    for a field that is not there), or a pickled `Line` in a column `line`. What comes out are the rows with `answer`,
-    `prompt_tokens`, `new_tokens`, `finish_reason` and `error` beside, or a pickled record in a column `record`.
+    for a field that is not there). What comes out are the rows with `answer`, `prompt_tokens`, `new_tokens`,
+    `finish_reason` and `error` beside.
     """
 
     def __init__(self, loading: Loading | str, asked: Batch) -> None:
@@ -68,16 +68,18 @@ class AnswerLines:
             asked: the budget, the method and all else that holds for every line; its own lines are not looked at.
         """
         self._loaded = (Loading(loading) if isinstance(loading, str) else loading).load()
-        self._asked = dataclasses.replace(asked, notify=_silent)
+        self._asked = asked
         self._settings = self._asked.settings(self._loaded)
 
     def __call__(self, rows: Mapping[str, Any]) -> dict[str, Any]:
-        """Answer a block of rows."""
-        if "line" in rows:
-            records = self._records([pickle.loads(bytes(line)) for line in rows["line"]])
-            return {"record": [pickle.dumps(record) for record in records]}
-        from prefixkv.batch.lines import lines_of_rows
+        """Answer a block of rows.
 
+        Args:
+            rows: values by column, as many in each.
+
+        Returns:
+            The same with the columns of the answers.
+        """
         columns = {name: list(values) for name, values in rows.items()}
         given = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
         records = self._records(lines_of_rows(given))
@@ -88,10 +90,16 @@ class AnswerLines:
         """The records of lines, in their order."""
         found: dict[int, dict[str, Any]] = {}
         results = ResultStream(lines, self._settings, lambda record: found.update({record["line"]: dict(record)}))
-        first: dict[str, int] = {}
-        repeats = {line.number: None for line in lines if first.setdefault(line.digest, line.number) != line.number}
-        dataclasses.replace(self._asked, lines=lines).run(self._loaded, results, repeats)
+        dataclasses.replace(self._asked, lines=lines).run(self._loaded, results, repeated(lines))
         return [found[line.number] for line in lines]
+
+
+class _AnswerOwnLines(AnswerLines):
+    """The same for lines and records as they are, pickled by this program on both sides."""
+
+    def __call__(self, rows: Mapping[str, Any]) -> dict[str, Any]:
+        records = self._records([pickle.loads(bytes(line)) for line in rows["line"]])
+        return {"record": [pickle.dumps(record) for record in records]}
 
 
 class Cluster:
@@ -159,16 +167,17 @@ class Cluster:
         context = DataContext.get_current()
         context.enable_progress_bars = False
         context.print_on_execution_start = False
+        # More may come while nodes join.
         actors = self._actors()
         size = max(1, min(BLOCK, math.ceil(len(lines) / (actors * BLOCKS_PER_ACTOR))))
         rows = from_items([{"line": pickle.dumps(line)} for line in lines], override_num_blocks=-(-len(lines) // size))
         answered = rows.map_batches(
-            AnswerLines,
+            _AnswerOwnLines,
             fn_constructor_args=(self._loading, _without_lines(asked)),
             batch_size=None,
-            compute=ActorPoolStrategy(min_size=1, max_size=actors),
+            compute=ActorPoolStrategy(min_size=1),
             num_gpus=self._gpus() or None,
-            num_cpus=None if self._gpus() else 1,
+            num_cpus=None if self._gpus() else self._node_cpus(),
         )
         for row in answered.iter_rows():
             yield pickle.loads(row["record"])
@@ -179,10 +188,18 @@ class Cluster:
         return 1 if wanted and self._ray.cluster_resources().get("GPU") else 0
 
     def _actors(self) -> int:
-        """One for each GPU, or for each node where the CPU does the work."""
+        """How many the cluster has room for now: one for each GPU, or for each node where the CPU does the work."""
         gpus = int(self._ray.cluster_resources().get("GPU", 0))
-        nodes = sum(node["Alive"] and node["Resources"].get("CPU", 0) >= 1 for node in self._ray.nodes())
-        return max(1, gpus if self._gpus() else nodes)
+        return max(1, gpus if self._gpus() else len(self._nodes()))
+
+    def _node_cpus(self) -> int:
+        """Of the smallest node that computes: with so many for an actor, each node has one."""
+        return min(self._nodes(), default=1)
+
+    def _nodes(self) -> list[int]:
+        """Processors of each node that has some."""
+        cpus = (int(node["Resources"].get("CPU", 0)) for node in self._ray.nodes() if node["Alive"])
+        return [count for count in cpus if count]
 
 
 def _settings(loading: Loading, asked: Batch) -> str:
@@ -191,8 +208,4 @@ def _settings(loading: Loading, asked: Batch) -> str:
 
 def _without_lines(asked: Batch) -> Batch:
     """What holds for every line; relative paths of pictures start from the same folder on every machine."""
-    return dataclasses.replace(asked, lines=(), folder=asked.folder.resolve(), notify=_silent)
-
-
-def _silent(text: str) -> None:
-    pass
+    return dataclasses.replace(asked, lines=(), folder=asked.folder.resolve(), notify=Batch.notify)

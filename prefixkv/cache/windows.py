@@ -61,13 +61,13 @@ def window_mask(
     Returns:
         (1, 1, queries, keys), bool; None where causal attention by itself is right.
     """
+    if seen_tokens is None and (queries == 1 or (within is None and keys <= window)):
+        return None
     own = torch.arange(keys - queries, keys, device=device)[:, None]
     every = torch.arange(keys, device=device)
     if seen_tokens is not None:
         first = seen_tokens - keys
         seen = (every <= own) & ((every + first) // window == (own + first) // window)
-    elif queries == 1 or (within is None and keys <= window):
-        return None
     else:
         seen = (every <= own) & (own - every < window)
     seen = seen[None, None]

@@ -19,12 +19,12 @@ from prefixkv.policy.budget import Budget
 from prefixkv.policy.codec import DEFAULT_CODEC, get_codec
 from prefixkv.profiles.config import PrefixConfig
 from prefixkv_cli import options, output
+from prefixkv_cli.batch_files import AnswersElsewhere, is_address
 from prefixkv_cli.batch_questions import STREAM, Questions, read_questions
 from prefixkv_cli.batch_report import report
 from prefixkv_cli.batch_standing import Standing
 from prefixkv_cli.model_choice import model_for_pictures
 from prefixkv_cli.model_loading import load_shown
-from prefixkv_cli.remote_file import RemoteAnswers, is_address
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -151,15 +151,19 @@ def batch(
     questions = read_questions(files or (), prompts, prompt or ())
     out_file = _out_file(out, bool(prompt), questions, json)
 
-    elsewhere = RemoteAnswers(out, overwrite) if out is not None and _is_elsewhere(out) else None
+    elsewhere = AnswersElsewhere(out, overwrite) if out is not None and _is_elsewhere(out) else None
     if elsewhere is not None:
         out_file = elsewhere.path
-    if ray is not None and out_file is None:
-        raise OptionError("--ray writes answers to a file: give --out FILE")
+    if ray is not None and (out_file is None or trace is not None):
+        raise OptionError(
+            "--ray writes answers to a file, and --trace follows one process: give --out FILE, no --trace"
+        )
 
     from prefixkv.workers import Launch
 
     with Launch(device) as launch:
+        if launch.count > 1 and ray is not None:
+            raise OptionError("Ray starts the processes of --ray: run the command by itself, not by a launcher")
         if launch.count > 1 and (out_file is None or questions.file is None):
             raise OptionError("several processes share a file of lines and a file of answers: give both as files")
         standing = Standing(questions, out_file, limit, overwrite)
@@ -205,7 +209,7 @@ def batch(
     if launch.is_main:
         if elsewhere is not None:
             elsewhere.publish()
-        _report(standing, speed, json)
+        _report(standing, out if elsewhere is not None else out_file, speed, json)
 
 
 def _is_elsewhere(out: str) -> bool:
@@ -234,20 +238,9 @@ def _rule(budget: str, method: str, codec: str, config: str | None) -> Budget | 
     return PrefixConfig.load(find_file("configs", config))
 
 
-_NO_MATTER = {
-    "files",
-    "prompts",
-    "prompt",
-    "out",
-    "limit",
-    "overwrite",
-    "rows",
-    "memory",
-    "trace",
-    "ray",
-    "json",
-    "quiet",
-}
+_NO_MATTER = frozenset(
+    ["files", "prompts", "prompt", "out", "limit", "overwrite", "rows", "memory", "trace", "ray", "json", "quiet"]
+)
 """Options that change no answer, or that are seen in its line."""
 
 
@@ -283,9 +276,9 @@ def _own_trace(trace: Path | None, process: int) -> Path | None:
     return trace.with_name(f"{trace.name}.{process}") if trace is not None and process else trace
 
 
-def _report(standing: Standing, speed: Speed | None, json: bool) -> None:
+def _report(standing: Standing, out: str | Path | None, speed: Speed | None, json: bool) -> None:
     from prefixkv.batch.speed import Speed
 
-    report(standing.out, standing.lines, standing.errors, speed or Speed(), json)
+    report(out, standing.lines, standing.errors, speed or Speed(), json)
     if standing.errors:
         raise typer.Exit(1)

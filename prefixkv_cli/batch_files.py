@@ -6,8 +6,10 @@ import hashlib
 import io
 import json
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prefixkv.documents import write_whole
 from prefixkv.errors import PrefixKVError
 from prefixkv.home import home
 
@@ -39,10 +41,11 @@ def read_table_or_lines(name: str) -> list[Line]:
     return lines_of_rows(_rows(data, name), name) if name.endswith(".parquet") else lines_of(data, name)
 
 
-class RemoteAnswers:
+class AnswersElsewhere:
     """A file of answers elsewhere or in a table, and the file of lines on this machine that is worked on meanwhile.
 
     Attributes:
+        name: as the user gave it.
         path: of the file on this machine; it stays, so that a run that was stopped goes on.
     """
 
@@ -54,20 +57,29 @@ class RemoteAnswers:
             overwrite: whether to leave them.
 
         Raises:
-            PrefixKVError: it cannot be read.
+            PrefixKVError: it cannot be read, or others have written it since this machine did.
         """
-        self._name = name
-        folder = home() / "batches"
-        folder.mkdir(parents=True, exist_ok=True)
-        self.path = folder / f"{hashlib.sha256(name.encode()).hexdigest()[:16]}.jsonl"
-        if not overwrite and not self.path.exists() and _exists(name):
-            data = _read(name)
-            if name.endswith(".parquet"):
-                data = b"".join(json.dumps(_record(row)).encode() + b"\n" for row in _rows(data, name))
-            self.path.write_bytes(data)
+        self.name = name
+        place = name if is_address(name) else str(Path(name).resolve())
+        self.path = home() / "batches" / f"{_digest(place.encode())[:16]}.jsonl"
+        # Says what this machine has left there, so that nobody else's answers are overwritten.
+        self._left = self.path.with_suffix(".left")
+        if overwrite:
+            self._left.unlink(missing_ok=True)
+        data = _read(name) if not overwrite and _exists(name) else None
+        if data is None or (self._left.exists() and self._left.read_text() == _digest(data)):
+            return
+        if self.path.exists():
+            raise PrefixKVError(f"{name} is not as this machine has left it: give another --out, or --overwrite")
+        from prefixkv.batch.records import record_bytes
+
+        rows = _rows(data, name) if name.endswith(".parquet") else None
+        lines = data if rows is None else b"".join(record_bytes(_record(row)) for row in rows)
+        write_whole(self.path, lines)
+        write_whole(self._left, _digest(data).encode())
 
     def publish(self) -> None:
-        """Write what is answered by now to where it was asked for, whole.
+        """Write what is answered by now to where it was asked for, whole; nothing where it is there.
 
         Raises:
             PrefixKVError: the place cannot be written; the answers are still on this machine.
@@ -75,25 +87,33 @@ class RemoteAnswers:
         if not self.path.exists():
             return
         data = self.path.read_bytes()
-        if self._name.endswith(".parquet"):
-            pyarrow, parquet = _pyarrow()
-            rows = [
-                {name: json.dumps(value) if name in _AS_JSON else value for name, value in json.loads(line).items()}
-                for line in data.splitlines()
-            ]
-            # A column is there where the first row lacks it, too.
-            names = dict.fromkeys(name for row in rows for name in row)
-            table = pyarrow.table({name: [row.get(name) for row in rows] for name in names})
-            buffer = io.BytesIO()
-            parquet.write_table(table, buffer)
-            data = buffer.getvalue()
+        data = _table(data) if self.name.endswith(".parquet") else data
+        if self._left.exists() and self._left.read_text() == _digest(data) and _exists(self.name):
+            return
         try:
-            with _fsspec().open(self._name, "wb") as file:
-                file.write(data)
+            if is_address(self.name):
+                with _fsspec().open(self.name, "wb") as file:
+                    file.write(data)
+            else:
+                write_whole(Path(self.name), data)
         except Exception as error:
             raise PrefixKVError(
-                f"{self._name} cannot be written ({error}): they are in {self.path}; the same command writes them"
+                f"{self.name} cannot be written ({error}): they are in {self.path}; the same command writes them"
             ) from error
+        write_whole(self._left, _digest(data).encode())
+
+
+def _table(lines: bytes) -> bytes:
+    """Records as a Parquet table, with a column for every field that one of them has."""
+    pyarrow, parquet = _pyarrow()
+    rows = [
+        {name: json.dumps(value) if name in _AS_JSON else value for name, value in json.loads(line).items()}
+        for line in lines.splitlines()
+    ]
+    names = dict.fromkeys(name for row in rows for name in row)
+    buffer = io.BytesIO()
+    parquet.write_table(pyarrow.table({name: [row.get(name) for row in rows] for name in names}), buffer)
+    return buffer.getvalue()
 
 
 def _record(row: dict[str, Any]) -> dict[str, Any]:
@@ -124,6 +144,10 @@ def _exists(name: str) -> bool:
         return bool(system.exists(path))
     except Exception as error:
         raise PrefixKVError(f"{name} cannot be looked for: {str(error) or type(error).__name__}") from error
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def _fsspec() -> Any:
