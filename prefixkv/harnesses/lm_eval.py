@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import model_registry
-from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+from lm_eval.utils import get_rolling_token_windows, make_disjoint_window, simple_parse_args_string
 
 from prefixkv.generation.sampling import Sampling
 from prefixkv.harnesses.subject import Subject
@@ -39,6 +39,18 @@ class CompressedLM(TemplateLM):
         given = {name: value for name, value in options.items() if name in named and value is not None}
         self.subject = Subject(**given)
         self._tokenizer = self.subject.loaded.tokenizer
+
+    @classmethod
+    def create_from_arg_obj(
+        cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None
+    ) -> CompressedLM:
+        """Make a model as the harness does, which adds a device and sizes of its own: the user's win."""
+        return cls(**{**(additional_config or {}), **arg_dict})
+
+    @classmethod
+    def create_from_arg_string(cls, arg_string: str, additional_config: dict[str, Any] | None = None) -> CompressedLM:
+        """The same from `name=value,...`."""
+        return cls.create_from_arg_obj(simple_parse_args_string(arg_string), additional_config)
 
     @property
     def tokenizer_name(self) -> str:

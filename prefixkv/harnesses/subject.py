@@ -100,7 +100,8 @@ class Subject:
         self.records: list[KeptRecord] = []
         self._budget, self._method, self._codec = str(budget), method, codec
         self._memory, self._rows, self._notify = memory, int(rows), notify
-        self._keeps_all = self._new_cache().row.keeps_all and self._new_cache().row.codec.bits is None
+        row = self._new_cache().row
+        self._keeps_all = row.keeps_all and row.codec.bits is None
         try:
             self._log = None if log is None else Path(log).open("a", encoding="utf-8")  # noqa: SIM115
         except OSError as error:
