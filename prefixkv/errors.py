@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 
 class PrefixKVError(Exception):
     """A known problem that the user can mend; `exit_code` is what the command line returns."""
@@ -29,3 +31,16 @@ class DeviceMemoryError(PrefixKVError):
     """The device ran out of memory."""
 
     exit_code = 4
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that a device, or the host, has no memory left.
+
+    Args:
+        error: of torch, of Python, or one of ours.
+    """
+    torch = sys.modules.get("torch")
+    if isinstance(error, (MemoryError, DeviceMemoryError)) or (torch and isinstance(error, torch.OutOfMemoryError)):
+        return True
+    # On the CPU torch raises a plain RuntimeError.
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import errno
-import sys
 from dataclasses import dataclass
 
 import typer
 
-from prefixkv.errors import DeviceMemoryError, PrefixKVError
+from prefixkv.errors import DeviceMemoryError, PrefixKVError, is_out_of_memory
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
@@ -35,7 +34,7 @@ class Failure:
             return cls("", INTERRUPTED)
         if isinstance(error, typer.TyperException):
             return cls(_one_line(error.format_message()), error.exit_code)
-        if _is_out_of_memory(error):
+        if is_out_of_memory(error):
             return cls(
                 "out of memory: give a smaller --budget, a smaller model, or --dtype bfloat16",
                 DeviceMemoryError.exit_code,
@@ -47,14 +46,6 @@ class Failure:
             f"internal error: {_one_line(f'{kind}: {error}')[:300]} (run again as `prefixkv --debug ...` to see where)",
             PrefixKVError.exit_code,
         )
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    torch = sys.modules.get("torch")
-    if torch is not None and isinstance(error, torch.OutOfMemoryError):
-        return True
-    # On the CPU torch raises a plain RuntimeError.
-    return isinstance(error, MemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error)
 
 
 def _one_line(text: str) -> str:

@@ -11,6 +11,7 @@ GPU's memory.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -67,7 +68,8 @@ class Chunk:
         is_first = keys.is_cuda and self._seen == self._len and not row.budget.is_hard_limit
         ahead, small = (AHEAD, small_bytes(keys.device) // row.beside) if is_first else (0, 0)
         parts = row.layers, self._shares, row.capacity
-        return Compaction(*parts, self._seen, row.bits, self._text_tokens, ahead, small)
+        # A method of this chunk would be a reference in a circle: its tensors would wait for Python's collector.
+        return Compaction(*parts, self._seen, row.bits, partial(_text_tokens, row, self._seen), ahead, small)
 
     def compact(self, index: int, queries: torch.Tensor, scale: float, keys: torch.Tensor | None = None) -> None:
         """Choose what stays of the layer that has just attended, and of the earlier ones.
@@ -106,12 +108,13 @@ class Chunk:
         keys = layer.arriving[0] if keys is None else keys
         return Evidence(queries, keys, scale, is_text, tail, placed)
 
-    def _text_tokens(self) -> int:
-        return self._seen if self._row.is_text is None else int(self._row.is_text.sum(dim=1).max())
-
     def finish(self) -> None:
         """All layers have read the chunk: cut them to what they hold from now on."""
         if self._compaction is not None and not self._fits and not self._row.keeps_all:
             self._compaction.finish()
         for layer in self._row.layers:
             layer.open_queue(self._row.method.evictable(layer.kept_tokens))
+
+
+def _text_tokens(row: CacheRow, seen_tokens: int) -> int:
+    return seen_tokens if row.is_text is None else int(row.is_text.sum(dim=1).max())

@@ -6,6 +6,7 @@ The file holds the pictures too, so that a conversation that goes on from it can
 from __future__ import annotations
 
 import json
+from array import array
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -182,7 +183,7 @@ def _state(head: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Conversati
         turns.append(Turn(turn["question"], tuple(images), turn["answer"]["text"], layout))
     answers = tuple(Answer(**turn["answer"]) for turn in head["turns"])
     kinds = bytearray(tensors["reading.kinds"].numpy().tobytes())
-    reading = Reading(tensors["reading.tokens"].tolist(), kinds, head["pictures_read"]).mark()
+    reading = Reading(array("i", tensors["reading.tokens"].tolist()), kinds, head["pictures_read"]).mark()
     optional = {name: tensors.get(name) for name in _OPTIONAL}
     states = {state_key(name): tensors[f"states.{name}"] for name in head.get("states", ())}
     cache = CacheSnapshot(tuple(layers), tuple(head["limits"]), windows, bits=head["bits"], states=states, **optional)

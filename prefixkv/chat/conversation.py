@@ -7,18 +7,17 @@ from collections.abc import Generator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import torch
 from PIL import Image
 
 from prefixkv.cache.prefix_cache import PrefixKVCache
 from prefixkv.cache.snapshot import CacheSnapshot
 from prefixkv.cache.usage import CacheUsage
 from prefixkv.chat.conversation_state import ConversationState
-from prefixkv.chat.peak_memory import peak_bytes
+from prefixkv.chat.device_memory import give_back, memory_errors, peak_bytes
 from prefixkv.chat.picture_intake import take_pictures
 from prefixkv.chat.reader import Reader
 from prefixkv.chat.reading import Reading
-from prefixkv.errors import DeviceMemoryError, OptionError, PrefixKVError
+from prefixkv.errors import OptionError, PrefixKVError
 from prefixkv.generation.answer import Answer
 from prefixkv.generation.sampling import Sampling
 from prefixkv.inputs.images import Picture
@@ -131,14 +130,13 @@ class Conversation:
         return self.cache.usage()
 
     def peak_device_bytes(self) -> int:
-        """Most memory so far, see `prefixkv.chat.peak_memory`."""
+        """Most memory so far, see `prefixkv.chat.device_memory`."""
         return peak_bytes(self.loaded.device)
 
     def clear(self) -> None:
         """Forget the conversation and free its cache."""
-        self._turns.clear()
-        self._answers.clear()
-        self._waiting.clear()
+        for kept in (self._turns, self._answers, self._waiting):
+            kept.clear()
         self._read_again()
 
     def attach(self, image: Picture) -> None:
@@ -166,8 +164,7 @@ class Conversation:
             codec: name of a codec; likewise.
 
         Raises:
-            OptionError: unknown budget, method or codec; everything stays as it was.
-            BudgetTooSmallError: likewise.
+            OptionError, BudgetTooSmallError: unknown budget, method or codec, or too small; everything stays as it was.
             PrefixKVError: the configuration is for another model.
         """
         cache = make_cache(self.loaded.model, self.loaded.identity, budget, method, self._notify, codec)
@@ -230,11 +227,17 @@ class Conversation:
         """Read as far as the last picture, of those that were asked about and those of the next question, now.
 
         Raises:
-            PrefixKVError: there is no picture.
+            PrefixKVError: there is no picture, or the model cannot read it; nothing was read then.
         """
         if not self._waiting and not any(turn.images for turn in self._turns):
             raise PrefixKVError("there is no picture to read: add one first")
-        self._reader.read(self._prompt([*self._turns, Turn("", self.waiting)]))
+        before = self.state()
+        try:
+            with memory_errors(self.cache, self.loaded.device):
+                self._reader.read(self._prompt([*self._turns, Turn("", self.waiting)]))
+        except BaseException:
+            self.resume(before)
+            raise
 
     def ask(
         self,
@@ -257,7 +260,7 @@ class Conversation:
             PrefixKVError: the model reads no images, or cannot take this question.
             DeviceMemoryError: the device's memory is full; the conversation goes on without this question.
         """
-        layout = None
+        layout, is_kept = None, False
         if parts is not None:
             if prompt or images is not None:
                 raise OptionError("parts hold the texts and the pictures: give either them, or a prompt and images")
@@ -269,23 +272,18 @@ class Conversation:
         turn = Turn(prompt, (*self._waiting, *pictures), layout=layout)
         self._turns.append(turn)
         self._waiting.clear()
-        is_kept = False
         try:
             self._reader.keep_marks = self.keep_marks
-            yield from self._reader.answer(partial(self._prompt, self._turns), self.sampling, partial(self._end, turn))
+            render, end = partial(self._prompt, self._turns), partial(self._end, turn)
+            with memory_errors(self.cache, self.loaded.device):
+                yield from self._reader.answer(render, self.sampling, end)
             is_kept = True
         except GeneratorExit:
             is_kept = turn.answer is not None
             raise
-        except torch.OutOfMemoryError as error:
-            raise DeviceMemoryError(
-                f"{self.loaded.device} ran out of memory: give a smaller --budget, a smaller image or a shorter answer"
-            ) from error
         finally:
-            if is_kept:
-                self._earlier.append(before)
-            else:
-                self.resume(before)
+            self._earlier.append(before) if is_kept else self.resume(before)
+            give_back()
 
     def _prompt(self, turns: Sequence[Turn]) -> Prompt:
         return Prompt(self.loaded.processor, turns, self.system, self.template_args)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -14,12 +15,12 @@ class Reading:
     """The tokens behind a cache's positions.
 
     Attributes:
-        tokens: token ids; the index is the position.
+        tokens: token ids, in four bytes each; the index is the position.
         kinds: one of `TEXT`, `PICTURE`, `GENERATED` for each. An answer that is read again as part of a prompt is text.
         images: pictures among them.
     """
 
-    tokens: list[int] = field(default_factory=list)
+    tokens: array[int] = field(default_factory=lambda: array("i"))
     kinds: bytearray = field(default_factory=bytearray)
     images: int = 0
 
@@ -55,7 +56,7 @@ class ReadingMark:
     images: int
 
     @property
-    def tokens(self) -> list[int]:
+    def tokens(self) -> array[int]:
         """Token ids."""
         return self.later.tokens[: self.length]
 

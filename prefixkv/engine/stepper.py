@@ -113,10 +113,14 @@ class Stepper:
         place = next(place for place in range(len(self._plain) + 1) if place not in taken)
         if place == len(self._plain):
             raise IndexError(f"all {place} places are taken")
-        if self._captured is None or not self._joins(self._captured, place, row):
-            self._plain[place], self._plain_view = row, None
-        self._tokens[place] = token
-        self._choice.set(place, sampling, step, shaping)
+        try:
+            if self._captured is None or not self._joins(self._captured, place, row):
+                self._plain[place], self._plain_view = row, None
+            self._tokens[place] = token
+            self._choice.set(place, sampling, step, shaping)
+        except BaseException:
+            self.leave(place)
+            raise
         self._told.pop(place, None)
         if sampling.logprobs is not None:
             self._told[place] = sampling.logprobs

@@ -6,6 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from prefixkv.engine.scheduler import Scheduler
 from prefixkv.engine.stepper import Stepper
 from prefixkv.engine.stream import FinishReason
 from prefixkv.engine.trace import Trace
-from prefixkv.errors import DeviceMemoryError
+from prefixkv.errors import DeviceMemoryError, is_out_of_memory
 from prefixkv.generation.logprobs import Logprobs
 
 AHEAD = 1
@@ -53,7 +54,8 @@ class Worker:
         self.scheduler, self.lock = scheduler, threading.Lock()
         self.prefixes, self.kept = Prefixes(model, scheduler.ledger), KeptCaches(scheduler.ledger)
         self._model, self._trace = model, trace
-        self._stepper = Stepper(model, most_rows, notify)
+        self._new_stepper = partial(Stepper, model, most_rows, notify)
+        self._stepper = self._new_stepper()
         # By place, the requests of each step that is queued, the oldest first.
         self._queued: deque[dict[int, Request]] = deque()
         self._thread: threading.Thread | None = None
@@ -79,20 +81,23 @@ class Worker:
                 while not self._has_finished():
                     self._turn()
         except Exception as error:
-            # Nobody must wait for what does not come.
-            self._fail_all(error)
-            raise
+            self._fail_all(self._exhausted() if is_out_of_memory(error) else error)
 
-    def _fail_all(self, error: Exception) -> None:
+    def _fail_all(self, failure: Exception) -> None:
+        """End every request: nobody must wait for what does not come. Requests that follow find everything free."""
+        # What its steps were doing is not known.
+        self._stepper, self._queued = self._new_stepper(), deque()
         with self.lock:
             self._thread = None
             self.prefixes.clear()
             self.kept.clear()
             requests = self.scheduler.all()
             for request in requests:
+                request.place = -1
+                request.row.reset()
                 self.scheduler.end(request)
         for request in requests:
-            request.stream.fail(error)
+            request.stream.fail(failure)
 
     def _has_finished(self) -> bool:
         with self.lock:
@@ -137,10 +142,8 @@ class Worker:
             with self._trace.span("read", request=request.number, tokens=request.prompt_tokens, shared=is_shared):
                 prefix = self.prefixes.entries(request) if is_shared else None
                 token, logprobs = read(self._model, request, AHEAD, prefix, earlier)
-        except torch.OutOfMemoryError as error:
-            failure: Exception | None = self._exhausted(error)
         except Exception as error:  # whatever it is, it is this request's own
-            failure = error
+            failure: Exception | None = self._exhausted() if is_out_of_memory(error) else error
         else:
             failure = None
         # Out here, where an exception no longer holds on to the tensors of the pass that failed.
@@ -151,8 +154,14 @@ class Worker:
             self.scheduler.run(request)
         if reason := self._push(request, token, logprobs):
             self._end(request, reason)
-        else:
+            return
+        try:
             request.place = self._stepper.join(request.row, token, request.sampling, 1, request.shaping)
+        except Exception as error:  # the rows that run go on
+            failure = self._exhausted() if is_out_of_memory(error) else error
+        if failure is not None:
+            self._leave(request)
+            request.stream.fail(failure)
 
     def _give_up(self, request: Request, failure: Exception) -> None:
         """The prompt could not be read: it waits for memory if others run, else it has failed."""
@@ -177,7 +186,7 @@ class Worker:
                 is_queued = self._queue()
             except Exception as error:  # no row can go on
                 self._hand_out(0)
-                failure = self._exhausted(error) if isinstance(error, torch.OutOfMemoryError) else error
+                failure = self._exhausted() if is_out_of_memory(error) else error
                 for request in list(self.scheduler.running.values()):
                     self._leave(request)
                     request.stream.fail(failure)
@@ -258,7 +267,7 @@ class Worker:
             self._stepper.leave(request.place)
             request.place = -1
 
-    def _exhausted(self, error: BaseException) -> DeviceMemoryError:
+    def _exhausted(self) -> DeviceMemoryError:
         device: Any = self._model.device
         if device.type == "cuda":
             torch.cuda.empty_cache()

@@ -118,7 +118,7 @@ class Prompt:
         places = (self.inputs["input_ids"][0] == picture_token).nonzero()
         return int(places[-1]) + 1 if len(places) else 0
 
-    def after(self, read: list[int], read_images: int, until: int | None = None) -> dict[str, torch.Tensor] | None:
+    def after(self, read: Sequence[int], read_images: int, until: int | None = None) -> dict[str, torch.Tensor] | None:
         """The inputs without what was read already.
 
         Args:
@@ -131,7 +131,7 @@ class Prompt:
             told apart.
         """
         ids = self.inputs["input_ids"]
-        if len(read) >= ids.shape[1] or ids[0, : len(read)].tolist() != read:
+        if len(read) >= ids.shape[1] or not ids[0, : len(read)].equal(ids.new_tensor(read)):
             return None
         rest = {name: value[:, len(read) : until] for name, value in self.inputs.items() if value.shape == ids.shape}
         if "token_type_ids" in rest:

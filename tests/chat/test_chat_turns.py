@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 import prefixkv
 from prefixkv.chat.conversation import UNDO_TURNS, Conversation
 from prefixkv.demo.scenes import draw_scene
-from prefixkv.errors import OptionError, PrefixKVError
+from prefixkv.errors import DeviceMemoryError, OptionError, PrefixKVError
 from prefixkv.generation.sampling import Sampling
 from prefixkv.methods.table import METHODS
 from prefixkv.models.loading import LoadedModel
@@ -192,7 +193,7 @@ def test_system_text_comes_first_and_is_refused_where_there_is_no_place_for_it(d
     conversation = begun(demo, "100%")
     conversation.instruct("Answer in one word.")
     said(conversation, "How many objects are there?")
-    read = demo.tokenizer.decode(conversation.reading.tokens[:12])
+    read = demo.tokenizer.decode(list(conversation.reading.tokens[:12]))
     assert "Answer in one word." in read
     template = demo.processor.chat_template
     try:
@@ -237,3 +238,56 @@ def test_larger_pictures_are_scaled_down_and_that_is_said(demo: LoadedModel) -> 
     assert [notice for notice in notices if "is no drawn scene" in notice] == notices[1:]
     with pytest.raises(OptionError, match="max-pixels 10 is too small"):
         Conversation(demo, max_pixels=10)
+
+
+@pytest.mark.parametrize("failing_pass", [1, 3], ids=["reading", "decoding"])
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("no memory"), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")],
+    ids=["gpu", "cpu"],
+)
+def test_where_memory_ends_the_conversation_goes_on_without_the_question(
+    small: LoadedModel, monkeypatch: pytest.MonkeyPatch, failing_pass: int, error: Exception
+) -> None:
+    talk, expected = begun(small), begun(small)
+    does, passes = small.model.forward, 0
+
+    def failing(*arguments: Any, **named: Any) -> Any:
+        nonlocal passes
+        passes += 1
+        if passes == failing_pass:
+            raise error
+        return does(*arguments, **named)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(small.model, "forward", failing)
+        with pytest.raises(DeviceMemoryError, match="cpu ran out of memory: give a smaller"):
+            said(talk, LATER[0])
+    talk.attach(draw_scene(5).image)
+    if failing_pass == 1:
+        passes = 0
+        with monkeypatch.context() as patched:
+            patched.setattr(small.model, "forward", failing)
+            with pytest.raises(DeviceMemoryError):
+                talk.read()
+    assert_same_cache(talk, expected)
+    expected.attach(draw_scene(5).image)
+    assert said(talk, LATER[1]) == said(expected, LATER[1])
+    assert_same_cache(talk, expected)
+
+
+def test_no_tensor_waits_for_the_collector(small: LoadedModel) -> None:
+    """What an answer has needed is free when it ends: on a GPU it is memory that the next one wants."""
+    gc.collect()
+    gc.disable()
+    try:
+        talk = begun(small, method="guided")
+        said(talk, LATER[0])
+        talk.undo()
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        gc.collect()
+        assert not [found for found in gc.garbage if isinstance(found, torch.Tensor)]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()

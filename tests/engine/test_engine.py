@@ -236,6 +236,49 @@ def test_full_memory_of_the_device_waits_for_those_that_run(model: Any, monkeypa
         engine.submit(ids, sampling=Sampling(4)).result(30)
 
 
+NO_MEMORY = [
+    torch.OutOfMemoryError("no memory"),
+    RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+]
+
+
+@pytest.mark.parametrize("error", [*NO_MEMORY, ValueError("odd")], ids=["gpu", "cpu", "another"])
+@pytest.mark.parametrize("place", ["join", "advance", "tokens"])
+def test_a_step_that_fails_leaves_every_place_free(
+    model: Any, monkeypatch: pytest.MonkeyPatch, place: str, error: Exception
+) -> None:
+    """Joining fails for one request; a step for all that run; and what is asked next finds room."""
+    ids, sampling = {"input_ids": tiny.text(20)}, Sampling(8)
+    does, fails = getattr(Stepper, place), iter([False, True] if place == "join" else [True])
+
+    def failing(*arguments: Any) -> Any:
+        done = does(*arguments)
+        if next(fails, False):
+            raise error
+        return done
+
+    with prefixkv.Engine(model, "h2o", "40MiB", most_rows=2) as engine:
+        expected = engine.submit(ids, sampling=sampling, stop_tokens=()).result(30)
+        monkeypatch.setattr(Stepper, place, failing)
+        streams = [engine.submit(ids, sampling=sampling, stop_tokens=()) for _ in range(2)]
+        ended = [outcome(stream) for stream in streams]
+        failures = [each for each in ended if isinstance(each, Exception)]
+        assert [each for each in ended if not isinstance(each, Exception)] == [expected] * (2 - len(failures))
+        assert len(failures) == 1 or (place != "join" and failures)
+        says = "ran out of memory: give a smaller" if error in NO_MEMORY else "odd"
+        assert all(says in str(failure) for failure in failures)
+        assert [engine.submit(ids, sampling=sampling, stop_tokens=()).result(30) for _ in range(3)] == [expected] * 3
+        assert engine.reserved_bytes == 0
+
+
+def outcome(stream: Stream) -> list[int] | Exception:
+    """The tokens of a request, or what it has ended in."""
+    try:
+        return stream.result(30)
+    except Exception as error:
+        return error
+
+
 def test_the_trace_opens(model: Any, tmp_path: Path) -> None:
     path = tmp_path / "trace.json"
     with prefixkv.Engine(model, "h2o", "40MiB", trace=path) as engine:
