@@ -222,3 +222,30 @@ def logits_processors(model: Any, settings: Mapping[str, Any], tokens: Any, new_
         device=str(tokens.device),
         model_kwargs={},
     )
+
+
+def is_quantized(config: Any) -> bool:
+    """Whether a configuration says how its model's weights are packed.
+
+    Args:
+        config: of a model of transformers.
+
+    Raises:
+        PrefixKVError: it says so in a way that transformers passes over, and reads packed weights as they are.
+    """
+    asked = getattr(config, "quantization_config", None)
+    if not asked:
+        return getattr(config.get_text_config(decoder=True), "quantization_config", None) is not None
+    from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING as KNOWN
+
+    said: Any = asked.to_dict() if hasattr(asked, "to_dict") else asked
+    if isinstance(said, dict) and (said.get("load_in_4bit") or said.get("load_in_8bit")):
+        return True
+    method = said.get("quant_method") if isinstance(said, dict) else said
+    # Names of transformers are of an enumeration of texts.
+    if not isinstance(method, str) or method not in KNOWN:
+        raise PrefixKVError(
+            f"config.json asks for the quantisation {str(method)[:100]!r}, which this transformers does not know: take "
+            "the model that it was made of, or a newer transformers"
+        )
+    return True

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from prefixkv.errors import PrefixKVError
+from prefixkv.inputs.picture_marks import picture_marks
 from prefixkv.inputs.turn import Layout, Turn
 from prefixkv.models.pretrained import chat_template
 
@@ -15,6 +16,8 @@ _FORMS = ((True, True), (True, False), (False, False))
 """Whether questions, and whether instructions and answers, are lists of parts. Most processors' templates read lists;
 some read lists for questions only; tokenizers', and some processors', read plain texts."""
 _PRINTED_PART = re.compile(r"""\{['"]type['"]: ?['"](image|text)['"]""")
+
+_OF_ANOTHER = "it is another model's, or broken; look at chat_template.jinja and tokenizer_config.json in its folder"
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ class Rendering:
             PrefixKVError: the template does not take this conversation, or puts its pictures elsewhere.
         """
         text = self._text()
+        self._check(text)
         for index, turn in enumerate(self.turns):
             if not turn.has_pictures_within:
                 continue
@@ -51,6 +55,22 @@ class Rendering:
                     "ask in several turns"
                 )
         return text
+
+    def _check(self, text: str) -> None:
+        """Refuse a template that is another model's, and leaves out what is asked.
+
+        Raises:
+            PrefixKVError: the text holds no mark of a picture where there are some, or not the question.
+        """
+        if chat_template(self.processor) is None:
+            return
+        marks = picture_marks(self.processor)
+        if marks and any(turn.images for turn in self.turns) and not any(mark in text for mark in marks):
+            raise PrefixKVError(f"the model's chat template leaves the pictures out: {_OF_ANOTHER}")
+        asked = [part.strip() for part in self.turns[-1].content if part is not None]
+        # Some templates have white space of their own.
+        if any(part not in text and "".join(part.split()) not in "".join(text.split()) for part in asked):
+            raise PrefixKVError(f"the model's chat template leaves the question out: {_OF_ANOTHER}")
 
     def _text(self) -> str:
         template = chat_template(self.processor)

@@ -10,13 +10,14 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-from prefixkv.errors import DeviceMemoryError, PrefixKVError
+from prefixkv.errors import DeviceMemoryError, PrefixKVError, is_out_of_memory
+from prefixkv.models.config_file import config_path
 from prefixkv.models.hub import quiet
+from prefixkv.models.weight_files import check_weight_files
+from prefixkv.transformers_compat import is_quantized
 
-_POINTER = b"version https://git-lfs.github.com/spec"
 _MOST_CHARACTERS = 300
 _OWN_CODE = "trust_remote_code"
 """What transformers' own refusal of such code names."""
@@ -36,7 +37,6 @@ def reading(what: str) -> Iterator[None]:
         DeviceMemoryError: a device's memory is too small.
         PrefixKVError: anything else.
     """
-    import torch
     from transformers.utils import logging
 
     verbosity, had_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -47,10 +47,10 @@ def reading(what: str) -> Iterator[None]:
             yield
     except PrefixKVError:
         raise
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise DeviceMemoryError(f"the weights of {what} do not fit: choose a smaller model") from error
     # Broken files make transformers and the libraries under it raise errors of more than ten kinds.
     except Exception as error:
+        if is_out_of_memory(error):
+            raise DeviceMemoryError(f"the weights of {what} do not fit: choose a smaller model") from error
         raise PrefixKVError(f"{what} cannot be loaded: {_reason(error)}") from error
     finally:
         logging.set_verbosity(verbosity)
@@ -81,7 +81,9 @@ def read_model(kind: Any, source: str, trust_remote_code: bool = False, **argume
     Raises:
         PrefixKVError: weights are missing, of another shape than the configuration says, or more than it says.
     """
-    _refuse_pointers(Path(source))
+    config_file = config_path(source)
+    if config_file is not None:
+        check_weight_files(config_file.parent, is_quantized(arguments["config"]))
     # What is of another shape is looked at below; else transformers raises an error that points to a muted report.
     model, found = kind.from_pretrained(
         source,
@@ -129,17 +131,6 @@ def _without_a_place(model: Any, unknown: list[str]) -> list[str]:
 
 def _without_numbers(name: str) -> str:
     return re.sub(r"(?<=\.)\d+(?=\.|$)", "*", name)
-
-
-def _refuse_pointers(folder: Path) -> None:
-    """Say what is wrong with a repository that was cloned without git-lfs."""
-    files = folder.glob("*.safetensors") if folder.is_dir() else ()
-    for file in files:
-        with file.open("rb") as opened:
-            if opened.read(len(_POINTER)) == _POINTER:
-                raise PrefixKVError(
-                    f"{file.name} is a pointer of git-lfs, not the weights themselves: run `git lfs pull` in {folder}"
-                )
 
 
 def _reason(error: BaseException) -> str:

@@ -105,6 +105,30 @@ def test_every_end_that_is_named_ends_an_answer(demo: LoadedModel, monkeypatch: 
     assert stop_tokens(demo) == set()
 
 
+@pytest.mark.parametrize(
+    ("template", "says"),
+    [
+        ("hello <image>", "leaves the question out"),
+        (
+            "{% for m in messages %}{% for p in m['content'] %}{{ p['text'] }}{% endfor %}{% endfor %}",
+            "the pictures out",
+        ),
+        ("  ", "leaves the pictures out"),
+    ],
+)
+def test_a_template_of_another_model_is_no_template(processor: Any, template: str, says: str) -> None:
+    processor.chat_template = template
+    with pytest.raises(PrefixKVError, match=says):
+        Prompt(processor, [Turn("How many?", (PICTURE,))])
+
+
+def test_a_template_with_white_space_of_its_own_has_the_question(processor: Any) -> None:
+    processor.chat_template = (
+        "{% for m in messages %}<image>{{ m['content'][1]['text'].split() | join(' ') }}{% endfor %}"
+    )
+    Prompt(processor, [Turn("How \n many?", (PICTURE,))])
+
+
 def test_no_template_anywhere_is_none(processor: Any) -> None:
     assert chat_template(processor)
     processor.chat_template = processor.tokenizer.chat_template = None

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 import prefixkv
@@ -19,6 +20,7 @@ from prefixkv.errors import PrefixKVError
 from prefixkv.models.facts import model_facts
 from prefixkv.models.loading import load_model
 from prefixkv.models.placement import Placement
+from prefixkv.models.weight_files import INDEX
 
 Edit = Callable[[Path], None]
 
@@ -58,6 +60,17 @@ def rename_weights(folder: Path, old: str, new: str | None) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
+def cut_off(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-1000])
+
+
+def as_bytes(file: Path) -> None:
+    """Weights as they are in a quantised checkpoint."""
+    weights = load_file(file)
+    name = next(name for name in weights if name.endswith("mlp.up_proj.weight"))
+    save_file(weights | {name: weights[name].to(torch.int8)}, file, {"format": "pt"})
+
+
 @pytest.mark.parametrize(
     ("edit", "says"),
     [
@@ -66,17 +79,49 @@ def rename_weights(folder: Path, old: str, new: str | None) -> None:
         (lambda folder: change_text_part(folder, intermediate_size=32), "of another shape than its configuration says"),
         (
             lambda folder: next(folder.glob("model-00002*")).write_text("version https://git-lfs.github.com/spec/v1\n"),
-            "is a pointer of git-lfs",
+            "is a pointer of git-lfs, not",
         ),
-        (lambda folder: next(folder.glob("model-00002*")).write_bytes(b"\xff" * 200), "cannot be loaded"),
+        (lambda folder: next(folder.glob("model-00002*")).write_bytes(b"\xff" * 200), "is no safetensors file"),
         (lambda folder: change_text_part(folder, num_key_value_heads=0), "num_key_value_heads is 0, which"),
         (lambda folder: change_text_part(folder, num_hidden_layers="8"), "num_hidden_layers is '8', which"),
         (
             lambda folder: change_json(folder / "config.json", text_config=None, num_hidden_layers=40),
             "program's layout",
         ),
+        (lambda folder: cut_off(next(folder.glob("model-00002*"))), r"00002-of-00003.safetensors is cut off \("),
+        (lambda folder: next(folder.glob("model-00002*")).unlink(), "names, is not there: download it again"),
+        (lambda folder: change_json(folder / INDEX, weight_map=None), "does not say which file each weight is in"),
+        (
+            lambda folder: (folder / "tokenizer.json").write_text("version https://git-lfs.github.com/spec/v1\n"),
+            "tokenizer.json is a pointer of git-lfs",
+        ),
+        (lambda folder: as_bytes(next(folder.glob("model-00002*"))), r"is quantised \(I8\), and config.json has no"),
+        (
+            lambda folder: change_json(folder / "config.json", quantization_config={"quant_method": "zip"}),
+            "asks for the quantisation 'zip', which this",
+        ),
+        (
+            lambda folder: change_json(folder / "config.json", quantization_config="int4"),
+            "asks for the quantisation 'int4', which this",
+        ),
     ],
-    ids=["missing", "renamed", "shape", "pointer", "damaged", "no heads", "text for a number", "original LLaVA"],
+    ids=[
+        "missing",
+        "renamed",
+        "shape",
+        "pointer",
+        "damaged",
+        "no heads",
+        "text for a number",
+        "original LLaVA",
+        "cut off",
+        "a file is gone",
+        "no index",
+        "pointer of the tokenizer",
+        "whole numbers",
+        "unknown packing",
+        "a text for a packing",
+    ],
 )
 def test_a_model_that_is_not_whole_is_refused_in_one_line(folder: Path, edit: Edit, says: str) -> None:
     edit(folder)
