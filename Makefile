@@ -9,6 +9,7 @@
 # make first-use: the README from top to bottom in an empty environment, with the time to the first answer.
 # make schemas: docs/schemas.  make wheel: builds it twice and looks into it.  make audit: known faults of what is installed.
 # make paper: the tables of PrefixKV's paper, from 10 to 90 %; needs the models, the data and a GPU, and was not run here.
+# make sbom: a bill of materials, build/sbom.json.
 # TORCH and TRANSFORMERS choose what is installed (make test TORCH=torch==2.13.0), PYTHON the interpreter of a new .venv,
 # ARGS what pytest is told beside (make test ARGS="tests/cli -x").
 
@@ -32,7 +33,7 @@ BIN := $(VENV)/bin
 REQUIREMENTS := $(foreach requirement,$(TORCH) $(TRANSFORMERS),'$(requirement)')
 STAMP := $(VENV)/installed-$(shell printf '%s' '$(TORCH) $(TRANSFORMERS)' | cksum | cut -d ' ' -f 1)
 
-.PHONY: demo test test-all test-gpu test-browser test-ray fuzz bench-cpu paper install compile schemas wheel audit families lint format docs first-use site pictures clean
+.PHONY: demo test test-all test-gpu test-browser test-ray fuzz bench-cpu paper install compile schemas wheel audit sbom families lint format docs first-use site pictures clean
 .DEFAULT_GOAL := demo
 
 demo: $(STAMP)
@@ -112,8 +113,11 @@ wheel: $(STAMP)
 
 # Needs pip's registry and a network.
 audit: $(STAMP)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check pip-audit
-	@$(BIN)/python -m pip_audit --skip-editable
+	@$(BIN)/python -m tools.supply audit
+
+# What is installed with prefixkv, and under which licences.
+sbom: $(STAMP)
+	@$(BIN)/python -m tools.supply sbom build/sbom.json
 
 docs: $(STAMP)
 	@$(BIN)/python -m prefixkv_cli.reference docs/cli.md

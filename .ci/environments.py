@@ -1,8 +1,8 @@
 """Runs the checks in named environments; says what ran, what passed, what was skipped and why, and how long it took.
 
 A   the newest torch with its Triton: `make test`, and every kernel compiled ahead of time
-B   a torch without Triton: ruff, mypy, `make demo`, `make site`, pages of results in a browser, a minute of
-    `make fuzz`, and what `make test-all` has beyond `make test`
+B   a torch without Triton: ruff, mypy, `make sbom`, `make demo`, `make site`, pages of results in a browser, a minute
+    of `make fuzz`, and what `make test-all` has beyond `make test`
 C   the lowest Triton that is taken: its interpreter runs the kernels' tests of `make test`; their further cases, which
     take the better part of an hour there, are those of `make test-gpu`
 D   the lower bounds of pyproject.toml on the lowest Python: `make test` of what most depends on libraries (cache, saved
@@ -136,6 +136,7 @@ def environments() -> dict[str, Environment]:
             (f"TORCH={WITHOUT_TRITON}",),
             {
                 "make lint": ("lint",),
+                "make sbom": ("sbom",),
                 "make demo": ("demo",),
                 "make fuzz": ("fuzz", "FUZZ_SECONDS=60"),
                 "make site": ("site",),
