@@ -27,10 +27,27 @@ class PictureTooLargeError(PrefixKVError):
     """A picture has more pixels or bytes than are read."""
 
 
+OUT_OF_MEMORY = "ran out of memory"
+"""By these words a line of a batch is known whose answer found no memory."""
+
+
 class DeviceMemoryError(PrefixKVError):
     """The device ran out of memory."""
 
     exit_code = 4
+
+
+def reason(error: Exception) -> str:
+    """What an exception says, in one line; one that is none of ours has its kind before it.
+
+    Args:
+        error: of anything that a request or a line of a batch may meet.
+    """
+    if isinstance(error, PrefixKVError):
+        return str(error)
+    if is_out_of_memory(error):
+        return f"this machine {OUT_OF_MEMORY}: give a smaller --budget, a smaller image or a shorter answer"
+    return f"internal error: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from prefixkv.batch.lines import Line
-from prefixkv.errors import PrefixKVError
+from prefixkv.errors import PrefixKVError, reason
 from prefixkv.inputs.picture_size import within_pixels
 from prefixkv.inputs.prompts import Prompt, Turn
 from prefixkv.models.loading import LoadedModel
@@ -80,6 +80,8 @@ class Preparation:
             return self._prompt(line)
         except PrefixKVError as error:
             return error
+        except Exception as error:  # one odd line does no harm to the others
+            return PrefixKVError(reason(error))
 
     def _prompt(self, line: Line) -> Prompt:
         """The line as model inputs.

@@ -18,7 +18,7 @@ from prefixkv.batch.results import ResultFile
 from prefixkv.batch.speed import Speed
 from prefixkv.engine.engine import Engine
 from prefixkv.engine.stream import Stream
-from prefixkv.errors import PrefixKVError
+from prefixkv.errors import PrefixKVError, reason
 from prefixkv.generation.detokenization import decoded
 from prefixkv.generation.sampling import Sampling
 from prefixkv.generation.special_tokens import left_out
@@ -244,8 +244,8 @@ class _Run:
             sampling = sampling.within(room, _silent)
             silent = self._silent_tokens(line)
             stream = self.engine.submit(prompt, self.batch.budget, sampling, on_end=self._streams.put, left_out=silent)
-        except PrefixKVError as error:
-            self._record(line, {"error": str(error)})
+        except Exception as error:  # as above
+            self._record(line, {"error": reason(error)})
         else:
             self.asked[stream.number] = line
 
@@ -268,8 +268,8 @@ class _Run:
         line = self.asked.pop(stream.number)
         try:
             tokens = stream.result()
-        except PrefixKVError as error:
-            self._record(line, {"error": str(error)})
+        except Exception as error:  # whatever it is, it is this line's own
+            self._record(line, {"error": reason(error)})
             return
         self.speed.add(stream.submitted_at, stream.times)
         text = decoded(self.loaded.tokenizer, tokens, self._silent_tokens(line))

@@ -12,7 +12,7 @@ import psutil
 import torch
 
 from prefixkv.cache.prefix_cache import PrefixKVCache
-from prefixkv.errors import DeviceMemoryError, is_out_of_memory
+from prefixkv.errors import OUT_OF_MEMORY, DeviceMemoryError, is_out_of_memory
 
 
 def peak_bytes(device: torch.device) -> int:
@@ -50,7 +50,7 @@ def memory_errors(cache: PrefixKVCache, device: torch.device) -> Iterator[None]:
         if device.type == "cuda":
             torch.cuda.empty_cache()
         raise DeviceMemoryError(
-            f"{device} ran out of memory: give a smaller --budget, a smaller image or a shorter answer"
+            f"{device} {OUT_OF_MEMORY}: give a smaller --budget, a smaller image or a shorter answer"
         ) from None
 
 

@@ -21,7 +21,7 @@ from prefixkv.engine.scheduler import Scheduler
 from prefixkv.engine.stepper import Stepper
 from prefixkv.engine.stream import FinishReason
 from prefixkv.engine.trace import Trace
-from prefixkv.errors import DeviceMemoryError, is_out_of_memory
+from prefixkv.errors import OUT_OF_MEMORY, DeviceMemoryError, is_out_of_memory
 from prefixkv.generation.logprobs import Logprobs
 
 AHEAD = 1
@@ -271,4 +271,4 @@ class Worker:
         device: Any = self._model.device
         if device.type == "cuda":
             torch.cuda.empty_cache()
-        return DeviceMemoryError(f"{device} ran out of memory: give a smaller --budget or a smaller --memory")
+        return DeviceMemoryError(f"{device} {OUT_OF_MEMORY}: give a smaller --budget or a smaller --memory")

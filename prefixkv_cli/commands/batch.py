@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from prefixkv.errors import OptionError, PrefixKVError
+from prefixkv.errors import OUT_OF_MEMORY, DeviceMemoryError, OptionError, PrefixKVError
 from prefixkv.generation.sampling import Sampling
 from prefixkv.home import find_file
 from prefixkv.inputs.template_args import parse_template_args
@@ -122,9 +122,10 @@ def batch(
     `parts` instead of both is a list of {"text": TEXT} and {"image": PATH}, pictures between texts; relative paths
     start from the file's folder; `system`, `max_new_tokens`, `temperature`, `top_p`, `top_k`, `seed` and `stop` may
     stand in a line, and win over the options. A bad line gets a record with `error` and its number, the others are
-    answered, and the exit code is 1. A run that was stopped goes on where it was; one that is finished does nothing
-    again, but tries once more what met an error. Answers are known by what was asked: lines may move, and those that
-    ask the same are answered once. `accelerate launch -m prefixkv_cli batch ...` divides the lines among processes.
+    answered, and the exit code is 1, or 4 where memory did not suffice. A run that was stopped goes on where it was;
+    one that is finished does nothing again, but tries once more what met an error. Answers are known by what was asked:
+    lines may move, and those that ask the same are answered once. `accelerate launch -m prefixkv_cli batch ...` divides
+    the lines among processes.
 
     Example: prefixkv batch questions.jsonl --out answers.jsonl --budget 20%
 
@@ -281,4 +282,5 @@ def _report(standing: Standing, out: str | Path | None, speed: Speed | None, jso
 
     report(out, standing.lines, standing.errors, speed or Speed(), json)
     if standing.errors:
-        raise typer.Exit(1)
+        is_full = any(OUT_OF_MEMORY in record["error"] for record in standing.errors)
+        raise typer.Exit(DeviceMemoryError.exit_code if is_full else 1)

@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from prefixkv.batch.preparation import Preparation
 from prefixkv.chat.conversation import Conversation
+from prefixkv.engine import worker
 from prefixkv.generation.sampling import Sampling
 from prefixkv.models.loading import load_model
 from tests.cli.program import ENVIRONMENT, PROGRAM, Run, launched
@@ -227,6 +229,39 @@ def test_bad_input_gets_one_line(run: Run, tmp_path: Path, arguments: list[str],
     done = run("batch", *arguments, cwd=tmp_path)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (exit_code, "", 1)
     assert says in done.stderr
+
+
+def test_a_line_that_fails_in_any_way_is_its_own_fault(
+    run: Run, tmp_path: Path, options: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever is raised in its thread or in the engine's: the others are answered, and it is tried again."""
+    lines = [{"prompt": "ba"}, {"prompt": "ce"}, {"prompt": "di"}, {"prompt": "fo"}]
+    file, out = _write(tmp_path / "questions.jsonl", lines), tmp_path / "answers.jsonl"
+    reads, opens = worker.read, Preparation._prompt
+    errors = iter([ValueError("odd\nshape"), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+
+    def failing(model: Any, request: Any, *arguments: Any) -> int:
+        if request.number <= 2 and (error := next(errors, None)):
+            raise error
+        return reads(model, request, *arguments)
+
+    def opening(self: Preparation, line: Any) -> Any:
+        if line.prompt == "di":
+            raise TypeError("no text")
+        return opens(self, line)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(worker, "read", failing)
+        patched.setattr(Preparation, "_prompt", opening)
+        done = run("batch", str(file), "--out", str(out), *options, "--rows", "1")
+    assert done.returncode == 4, done.stderr
+    said = [record.get("error", "") for record in sorted(_records(out), key=lambda record: record["line"])]
+    assert said[0] == "internal error: ValueError: odd shape"
+    assert said[1].startswith("cpu ran out of memory: give a smaller --budget")
+    assert said[2:] == ["internal error: TypeError: no text", ""]
+    again = run("batch", str(file), "--out", str(out), *options)
+    assert again.returncode == 0, again.stderr
+    assert "lines that met an error, and are tried again: 3" in again.stderr
 
 
 def test_quantised_weights_need_their_library(run: Run, tmp_path: Path, options: list[str]) -> None:
