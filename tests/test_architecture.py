@@ -78,6 +78,7 @@ USES_NO_TORCH = {
     "models/geometry",
     "models/layer_kinds",
     "models/layer_sizes",
+    "models/lfs_pointers",
     "models/refused_types",
     "models/state_sizes",
     "models/type_results",

@@ -182,18 +182,29 @@ class Worker:
         While the host does that, the device computes. One that does not replay steps by itself has nothing ahead.
         """
         with self._trace.span("step", rows=len(self.scheduler.running)):
+            failure: Exception | None = None
             try:
                 is_queued = self._queue()
-            except Exception as error:  # no row can go on
-                self._hand_out(0)
-                failure = self._exhausted() if is_out_of_memory(error) else error
-                for request in list(self.scheduler.running.values()):
-                    self._leave(request)
-                    request.stream.fail(failure)
+            except Exception as error:
+                failure = error
+            if failure is not None:
+                self._abandon(failure)
                 return
             self._hand_out(AHEAD if is_queued and self._stepper.is_captured else 0)
         self._trace.count("rows", running=len(self.scheduler.running))
         self._look()
+
+    def _abandon(self, failure: Exception) -> None:
+        """A step has failed, so that no row can go on: those whose last token is there end, the others have failed."""
+        self._hand_out(0)
+        stepped = list(self.scheduler.running.values())
+        for request in stepped:
+            self._leave(request)
+        # The step may have stopped anywhere: what its places hold is not known.
+        self._stepper, self._queued = self._new_stepper(), deque()
+        failure = self._exhausted() if is_out_of_memory(failure) else failure
+        for request in stepped:
+            request.stream.fail(failure)
 
     def _queue(self) -> bool:
         """Queue a step of the rows that need a further token.

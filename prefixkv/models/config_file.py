@@ -8,6 +8,7 @@ from typing import Any
 
 from prefixkv.errors import PrefixKVError
 from prefixkv.models.decoder_defaults import DECODER_DEFAULTS, FLAT_TYPES, TEXT_TYPES, layer_types
+from prefixkv.models.lfs_pointers import refuse_pointers
 from prefixkv.models.names import source_of
 from prefixkv.models.refused_types import REFUSED_TYPES
 
@@ -146,10 +147,11 @@ def check_config_file(name: str) -> None:
         name: `demo`, a hub id or a folder; nothing is done where its file is not here.
 
     Raises:
-        PrefixKVError: as `ConfigFile.read`.
+        PrefixKVError: as `ConfigFile.read`, or a file beside it is a pointer of git-lfs.
     """
     path = config_path(name)
     if path is not None and path.is_file():
+        refuse_pointers(path.parent)
         ConfigFile.read(path)
 
 

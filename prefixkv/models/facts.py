@@ -13,6 +13,7 @@ from prefixkv.models.families import FAMILIES, Family
 from prefixkv.models.files import read_config, weight_bytes
 from prefixkv.models.geometry import KVGeometry
 from prefixkv.models.identity import ModelIdentity
+from prefixkv.models.lfs_pointers import refuse_pointers
 from prefixkv.models.loading import Notify
 from prefixkv.models.names import check_model_name, folder_notice, full_name
 from prefixkv.models.picture_tokens import counted_picture_tokens, fixed_picture_tokens, reads_pictures
@@ -104,6 +105,8 @@ def model_facts(
         bring(wanted, Part.CONFIG)
         path = config_path(wanted)
         assert path is not None
+    if path.is_file():
+        refuse_pointers(path.parent)
     config: Any = ConfigFile.read(path)
     if config is None:
         notify(f"{wanted!r} needs transformers' own configuration class, which takes seconds to load")

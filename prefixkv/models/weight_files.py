@@ -10,7 +10,6 @@ from typing import Any
 from prefixkv.errors import PrefixKVError
 
 INDEX = "model.safetensors.index.json"
-_POINTER = b"version https://git-lfs.github.com/spec"
 _MOST_HEADER = 100 * 2**20
 """Bytes of a header, as the safetensors library allows them."""
 _PACKED = ("I8", "U8", "I16", "I32", "F8_E4M3", "F8_E5M2", "F4")
@@ -25,11 +24,8 @@ def check_weight_files(folder: Path, is_quantized: bool) -> None:
         is_quantized: whether its configuration says how its weights are packed.
 
     Raises:
-        PrefixKVError: a file is a pointer of git-lfs, cut off, missing, or of another kind than its name says.
+        PrefixKVError: a file is cut off, missing, or of another kind than its name says.
     """
-    for file in sorted(folder.iterdir()):
-        if file.is_file() and file.stat().st_size < 2**12:
-            _refuse_pointer(file)
     weights = sorted(folder.glob("*.safetensors"))
     if (folder / INDEX).is_file() and not (folder / "model.safetensors").is_file():
         weights = [folder / name for name in _named_files(folder / INDEX)]
@@ -40,14 +36,6 @@ def check_weight_files(folder: Path, is_quantized: bool) -> None:
                     f"{name} in {file.name} is quantised ({dtype}), and config.json has no quantization_config that "
                     "says how: download it again, or take the model that it was made of"
                 )
-
-
-def _refuse_pointer(file: Path) -> None:
-    with file.open("rb") as opened:
-        if opened.read(len(_POINTER)) == _POINTER:
-            raise PrefixKVError(
-                f"{file.name} is a pointer of git-lfs, not the file itself: run `git lfs pull` in {file.parent}"
-            )
 
 
 def _named_files(index: Path) -> list[str]:

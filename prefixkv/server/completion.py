@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from prefixkv import __version__
-from prefixkv.chat.peak_memory import peak_bytes
+from prefixkv.chat.device_memory import peak_bytes
 from prefixkv.generation.logprobs import Logprobs
 from prefixkv.inputs.token_ids import stop_tokens
 from prefixkv.models.loading import LoadedModel

@@ -243,7 +243,7 @@ NO_MEMORY = [
 
 
 @pytest.mark.parametrize("error", [*NO_MEMORY, ValueError("odd")], ids=["gpu", "cpu", "another"])
-@pytest.mark.parametrize("place", ["join", "tokens"])
+@pytest.mark.parametrize("place", ["join", "advance", "tokens"])
 def test_a_step_that_fails_leaves_every_place_free(
     model: Any, monkeypatch: pytest.MonkeyPatch, place: str, error: Exception
 ) -> None:

@@ -81,6 +81,10 @@ def as_bytes(file: Path) -> None:
             lambda folder: next(folder.glob("model-00002*")).write_text("version https://git-lfs.github.com/spec/v1\n"),
             "is a pointer of git-lfs, not",
         ),
+        (
+            lambda folder: (folder / "tokenizer.json").write_text("version https://git-lfs.github.com/spec/v1\n"),
+            "tokenizer.json is a pointer of git-lfs, not",
+        ),
         (lambda folder: next(folder.glob("model-00002*")).write_bytes(b"\xff" * 200), "is no safetensors file"),
         (lambda folder: change_text_part(folder, num_key_value_heads=0), "num_key_value_heads is 0, which"),
         (lambda folder: change_text_part(folder, num_hidden_layers="8"), "num_hidden_layers is '8', which"),
@@ -102,6 +106,7 @@ def as_bytes(file: Path) -> None:
         "renamed",
         "shape",
         "pointer",
+        "pointer for the tokenizer",
         "damaged",
         "no heads",
         "text for a number",
@@ -119,6 +124,12 @@ def test_a_model_that_is_not_whole_is_refused_in_one_line(folder: Path, edit: Ed
         load_model(str(folder), device="cpu")
     assert "\n" not in str(refused.value)
     assert "internal" not in str(refused.value)
+
+
+def test_facts_of_a_folder_that_was_cloned_without_its_weights_say_so(folder: Path) -> None:
+    next(folder.glob("model-00002*")).write_text("version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(PrefixKVError, match="is a pointer of git-lfs, not"):
+        model_facts(str(folder))
 
 
 @pytest.fixture
