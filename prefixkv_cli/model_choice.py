@@ -1,4 +1,4 @@
-"""Which model `--model auto` is for what is asked: the demo for drawn scenes, a real one for everything else."""
+"""Which model `--model auto` is for what is asked: the demo for what is drawn here, a real one for everything else."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def model_for_pictures(name: str, device: str, pictures: Iterable[Image]) -> str
     Args:
         name: as the user gave it; any but `auto` is left alone.
         device: as for `load_model`.
-        pictures: RGB, `info["name"]` as the user calls each; looked at until one is no drawn scene. With none of them
+        pictures: RGB, `info["name"]` as the user calls each; looked at until one is not drawn here. With none of them
             `auto` stays `auto`.
 
     Raises:
@@ -34,7 +34,7 @@ def model_for_pictures(name: str, device: str, pictures: Iterable[Image]) -> str
     for picture in pictures:
         are_there = True
         if strange := strange_pictures([picture]):
-            return real_model_for(f"{strange[0]} is no drawn scene", device)
+            return real_model_for(f"{strange[0]} is no drawn scene or document", device)
     return "demo" if are_there else name
 
 
@@ -51,7 +51,7 @@ def model_for_data(
     Args:
         name: as the user gave it.
         device: as for `load_model`.
-        pictures: of the samples, RGB; looked at until one is no drawn scene.
+        pictures: of the samples, RGB; looked at until one is not drawn here.
         is_drawn: whether the samples are drawn here.
         data: what the user calls them.
         notify: called with the warning.
@@ -64,12 +64,12 @@ def model_for_data(
     from prefixkv.demo.drawn import strange_pictures, strangeness
 
     if (first := next(pictures, None)) is None:
-        return real_model_for(f"there are no drawn scenes in {data}", device) if name == "auto" else name
+        return real_model_for(f"there are no drawn scenes or documents in {data}", device) if name == "auto" else name
     strange = next((names for picture in chain([first], pictures) if (names := strange_pictures([picture]))), None)
     if strange is None:
         return "demo"
     if name == "auto":
-        return real_model_for(f"{strange[0]} is no drawn scene", device)
+        return real_model_for(f"{strange[0]} is no drawn scene or document", device)
     notify(strangeness(strange))
     return name
 

@@ -36,7 +36,7 @@ ModelOption = Annotated[
     str,
     typer.Option(
         "--model",
-        help="auto (demo for drawn scenes, else a real model that fits), demo (bundled, knows drawn shapes only), "
+        help="auto (demo for drawn pictures, else a real model that fits), demo (bundled, knows drawn pictures only), "
         "llava (LLaVA 1.5 7B), a Hugging Face id, or a folder.",
         autocompletion=starting_with(lambda: ("auto", "demo", *ALIASES)),
     ),

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from prefixkv.demo import SCENE_SEED
 from tests.docs.pages import blocks, follow
-from tools.demo.side_by_side import CACHES, ask, markdown
+from tools.demo.side_by_side import CACHES, RECEIPT_SEED, ask, markdown
 
 README = Path(__file__).parents[1] / "README.md"
 FIRST_SCREEN = 40
@@ -44,10 +43,10 @@ def test_it_shows_what_the_demo_says_side_by_side() -> None:
     assert len(cells) == len(CACHES) == 3
     full, ours, theirs = told
     assert all(full.right)
-    assert ours.sentences == full.sentences
+    assert ours.lines == full.lines
     assert " | ".join(cells[:2]) in text
     assert not all(theirs.right)
-    assert f"demo-scene scene.png --seed {SCENE_SEED}" in text
+    assert f"demo-scene receipt.png --kind receipt --seed {RECEIPT_SEED}" in text
 
 
 def test_its_links_lead_to_files() -> None:

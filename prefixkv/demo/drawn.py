@@ -1,4 +1,4 @@
-"""Whether a picture is a drawn scene, which is all that the demo model knows."""
+"""Whether a picture is a drawn scene or document, which is all that the demo model knows."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from PIL import Image
 
+from prefixkv.demo.documents import SOFTWARE, SOFTWARE_FIELD
 from prefixkv.demo.scenes import CELL_PIXELS, GRID, IMAGE_PIXELS
 
 _MOST_DEVIATION = 24
@@ -50,9 +51,15 @@ def is_drawn_scene(image: Image.Image) -> bool:
     return bool(is_even and is_shaded and is_grey and any(low <= means.mean() <= high for low, high in _GREYS))
 
 
+def is_drawn_document(image: Image.Image) -> bool:
+    """Whether the picture says that it is a document drawn here, as `demo-scene` writes into its files."""
+    return image.info.get(SOFTWARE_FIELD) == SOFTWARE
+
+
 def strange_pictures(pictures: Sequence[Image.Image]) -> list[str]:
-    """Names of the pictures that are no drawn scenes."""
-    return [str(picture.info.get("name", "the picture")) for picture in pictures if not is_drawn_scene(picture)]
+    """Names of the pictures that are neither drawn scenes nor drawn documents."""
+    strange = (picture for picture in pictures if not (is_drawn_document(picture) or is_drawn_scene(picture)))
+    return [str(picture.info.get("name", "the picture")) for picture in strange]
 
 
 def say_strange(pictures: Sequence[Image.Image], notify: Callable[[str], None]) -> None:
@@ -73,7 +80,7 @@ def strangeness(names: Sequence[str]) -> str:
         names: of the pictures, at least one.
     """
     which = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
-    verb = "is no drawn scene" if len(names) == 1 else "are no drawn scenes"
+    verb = "is no drawn scene or document" if len(names) == 1 else "are no drawn scenes or documents"
     return (
         f"{which} {verb}, and the bundled demo model knows nothing else: what it answers means nothing; give --model "
         "HuggingFaceTB/SmolVLM-500M-Instruct, llava or any other model that `prefixkv models` lists"

@@ -199,7 +199,8 @@ def _read(source: Path | bytes, name: str) -> Image.Image:
         check_shape(image, name)
         image.load()
         upright = _to_rgb(_turned(image), image.format)
-        upright.info = {"name": name}
+        # What has drawn it tells the demo model's own documents from other pictures.
+        upright.info = {"name": name, **{key: value for key, value in image.info.items() if key == "Software"}}
         return upright
 
 

@@ -51,7 +51,7 @@ __all__ = [
 ]
 
 DEMO_NOTICE = (
-    "using the bundled demo model, which knows nothing but drawn scenes of coloured shapes; "
+    "using the bundled demo model, which knows nothing but drawn shapes and documents; "
     "give --model llava or any other model for real pictures"
 )
 

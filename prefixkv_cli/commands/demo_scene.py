@@ -44,8 +44,6 @@ def demo_scene(
 ) -> None:
     """Draw a picture for the demo model; print questions about it with their answers.
 
-    The demo model knows shapes. Documents are for models that read.
-
     Example: prefixkv demo-scene scene.png --seed 7
 
     Example: prefixkv demo-scene receipt.png --kind receipt
@@ -100,7 +98,12 @@ def _write_png(image: Image, path: Path) -> None:
         raise PrefixKVError(f"picture {str(path)!r} is a folder: give a file name")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        image.save(temporary, format="PNG")
+        from PIL.PngImagePlugin import PngInfo
+
+        texts = PngInfo()
+        for key, value in image.info.items():
+            texts.add_text(key, value)
+        image.save(temporary, format="PNG", pnginfo=texts)
         temporary.replace(path)
     except FileNotFoundError as error:
         raise PrefixKVError(f"folder {str(path.parent)!r} does not exist: create it first") from error

@@ -150,7 +150,7 @@ def evaluate(
     pictures: Iterator[Image] = iter(())
     if source.kind == "file":
         pictures = (question.picture() for question in source.questions() if question.picture is not None)
-    model = model_for_data(model, device, pictures, source.kind in ("scenes", "followups"), data)
+    model = model_for_data(model, device, pictures, source.kind in ("scenes", "followups", "documents"), data)
 
     from prefixkv.evaluation.run import Evaluation
 

@@ -64,7 +64,7 @@ def models(
     table = Table(title="Models", title_justify="left", box=None, pad_edge=False)
     for heading in ("--model", "family", "stands for", "special", "here"):
         table.add_column(heading, overflow="fold", no_wrap=heading in whole)
-    table.add_row("demo", "LLaVA-1.5", "the bundled model", "knows drawn shapes only", "yes")
+    table.add_row("demo", "LLaVA-1.5", "the bundled model", "knows drawn pictures only", "yes")
     for row in known:
         table.add_row(row["alias"], row["family"], row["example"], row["special"], "yes" if row["here"] else "")
     console.print(table)

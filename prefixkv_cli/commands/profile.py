@@ -115,7 +115,7 @@ def profile(
         notify = output.notice if launch.is_main else _silent
         chosen, source = _samples(images, data, prompts, samples, seed, notify)
         pictures = (sample.image for sample in chosen if sample.image is not None)
-        is_drawn = data.startswith("scenes") if data is not None else images is None
+        is_drawn = data.startswith(("scenes", "documents")) if data is not None else images is None
         model = model_for_data(model, device, pictures, is_drawn, source, notify)
         path = out if out is not None else named_file("profiles", profile_name(model))
         measured = measure_to(path, model, chosen, source, device, dtype, placement, launch)

@@ -21,7 +21,7 @@ BUDGETS = {
     "512MiB": "a size that is never exceeded",
     "300tok": "as much as so many tokens take",
 }
-MODELS = {"demo": "bundled, knows drawn shapes only", **ALIASES}
+MODELS = {"demo": "bundled, knows drawn pictures only", **ALIASES}
 """Short names, each with the Hugging Face id that it stands for."""
 
 

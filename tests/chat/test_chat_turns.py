@@ -235,7 +235,7 @@ def test_larger_pictures_are_scaled_down_and_that_is_said(demo: LoadedModel) -> 
     (scaled,) = (notice for notice in notices if "scaled down" in notice)
     assert "scaled down to 223 x 223" in scaled
     # The demo model knows scenes of one size.
-    assert [notice for notice in notices if "is no drawn scene" in notice] == notices[1:]
+    assert [notice for notice in notices if "is no drawn scene or document" in notice] == notices[1:]
     with pytest.raises(OptionError, match="max-pixels 10 is too small"):
         Conversation(demo, max_pixels=10)
 

@@ -190,7 +190,7 @@ def test_commands_answer_in_the_terminal(start: Start, tmp_path: Path) -> None:
         "/set": "temperature 0.0 · top-p 1.0 · top-k 0 · max-new-tokens 512 · seed random",
         "/set max-new-tokens 3": "max-new-tokens 3 ·",
         "/set max-new-tokens 512": "max-new-tokens 512 ·",
-        "/model": "* demo bundled, knows drawn shapes only",
+        "/model": "* demo bundled, knows drawn pictures only",
     }.items():
         terminal.enter(line)
         assert says in words(terminal.text.rsplit(f">>> {line}\n", 1)[-1]), line

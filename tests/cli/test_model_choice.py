@@ -85,7 +85,9 @@ def test_a_drawn_scene_is_the_demos(run: Run, scene: Path) -> None:
 def test_without_a_network_nothing_is_made_up(run: Run, photo: Path, command: list[str]) -> None:
     done = run(*command, str(photo), "-p", "What is this?", cwd=photo.parent)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
-    assert "photo.jpg is no drawn scene, and the bundled demo model knows nothing else; model '" in done.stderr
+    assert (
+        "photo.jpg is no drawn scene or document, and the bundled demo model knows nothing else; model '" in done.stderr
+    )
     assert f"run `hf download {SMALL.id}` where there is a network" in done.stderr
     assert sorted(path.name for path in photo.parent.glob("*.safetensors")) == []
 
@@ -131,7 +133,7 @@ def test_samples_that_are_not_drawn_need_a_real_model(run: Run, photo: Path) -> 
     assert "photo.jpg is no drawn scene" in measured.stderr
     figures = run("eval", "--data", f"text:{text}")
     assert (figures.returncode, figures.stderr.count("\n")) == (1, 1)
-    assert f"there are no drawn scenes in text:{text}" in figures.stderr
+    assert f"there are no drawn scenes or documents in text:{text}" in figures.stderr
 
 
 @pytest.mark.exhaustive

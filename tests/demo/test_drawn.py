@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from prefixkv.demo.drawn import is_drawn_scene, say_strange
+from prefixkv.demo.documents.document import draw_document
+from prefixkv.demo.drawn import is_drawn_scene, say_strange, strange_pictures
 from prefixkv.demo.scenes import IMAGE_PIXELS, draw_scene
+from prefixkv.inputs.images import open_image
+from prefixkv_cli.commands.demo_scene import demo_scene
 
 SIDE = (IMAGE_PIXELS, IMAGE_PIXELS)
 
@@ -52,3 +56,15 @@ def test_what_is_none_is_said() -> None:
     assert said == []
     say_strange([photo, photo, draw_scene(0).image], said.append)
     assert said[0].startswith("photo.jpg and 1 more are no drawn scenes, and the bundled demo model knows nothing else")
+
+
+def test_a_document_that_demo_scene_wrote_is_no_strange_picture(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "receipt.png"
+    demo_scene(str(path), seed=3, kind="receipt", json=True)
+    assert str(path) in capsys.readouterr().out
+    document = draw_document(3, "receipt").image
+    plain = Image.frombytes("RGB", document.size, document.tobytes())
+    assert strange_pictures([open_image(str(path)), document, draw_scene(3).image]) == []
+    assert strange_pictures([plain]) == ["the picture"]

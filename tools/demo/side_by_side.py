@@ -7,18 +7,17 @@ answer of one token says nothing about a cache.
 from __future__ import annotations
 
 import argparse
-import re
 from dataclasses import dataclass
 
-from PIL import Image
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 import prefixkv
-from prefixkv.demo import scene_path
+from prefixkv.demo.documents.document import draw_document
 
-QUESTION = "Describe the image."
+QUESTION = "Read the text."
+RECEIPT_SEED = 8
 CACHES = (("full", "100%"), ("guided", "20%"), ("h2o", "20%"))
 """Method and budget of each column; the first one is what the others are compared with."""
 
@@ -30,42 +29,41 @@ class Said:
     Attributes:
         method: how entries were chosen.
         kept_fraction: bytes kept of the full cache's.
-        sentences: of the answer.
-        right: for each sentence, whether it is one of those that the full cache gives.
+        lines: of the answer.
+        right: for each line, whether it is one of those that the full cache gives.
     """
 
     method: str
     kept_fraction: float
-    sentences: list[str]
+    lines: list[str]
     right: list[bool]
 
     @property
     def title(self) -> str:
         """The cache in words."""
         name = "the full cache" if self.method == "full" else f"{self.method}, {self.kept_fraction:.0%} of the bytes"
-        return f"{name}: {sum(self.right)} of {len(self.right)} sentences right"
+        return f"{name}: {sum(self.right)} of {len(self.right)} lines right"
 
 
 def ask() -> list[Said]:
-    """The answers about the bundled picture, one for each of `CACHES`."""
+    """The answers about a drawn receipt, one for each of `CACHES`."""
     loaded = prefixkv.load_model("demo", device="cpu")
-    with Image.open(scene_path()) as opened:
-        picture = opened.convert("RGB")
+    picture = draw_document(RECEIPT_SEED, "receipt").image
     told: list[Said] = []
     for method, budget in CACHES:
         talk = prefixkv.Conversation(loaded, budget, method)
-        sentences = re.split(r"(?<=\.) ", "".join(talk.ask(QUESTION, [picture])).strip())
-        full = told[0].sentences if told else sentences
+        lines = "".join(talk.ask(QUESTION, [picture])).strip().split("\n")
+        full = told[0].lines if told else lines
         usage = talk.cache.usage()
         kept_fraction = usage.kept_bytes / usage.full_bytes
-        told.append(Said(method, kept_fraction, sentences, [sentence in full for sentence in sentences]))
+        told.append(Said(method, kept_fraction, lines, [line in full for line in lines]))
     return told
 
 
 def markdown(told: list[Said]) -> str:
     """The README's table: what the full cache does not give is struck out."""
     cells = [
-        " ".join(text if right else f"~~{text}~~" for text, right in zip(said.sentences, said.right, strict=True))
+        "<br>".join(text if right else f"~~{text}~~" for text, right in zip(said.lines, said.right, strict=True))
         for said in told
     ]
     rows = ([said.title for said in told], ["---"] * len(told), cells)
@@ -74,12 +72,12 @@ def markdown(told: list[Said]) -> str:
 
 def table(told: list[Said]) -> Table:
     """The same for a terminal."""
-    shown = Table(title=f"{QUESTION} ({scene_path().name})")
+    shown = Table(title=f"{QUESTION} (demo-scene --kind receipt --seed {RECEIPT_SEED})")
     texts = []
     for said in told:
         shown.add_column(said.title, ratio=1)
-        styled = (Text(text, "" if right else "red") for text, right in zip(said.sentences, said.right, strict=True))
-        texts.append(Text(" ").join(styled))
+        styled = (Text(text, "" if right else "red") for text, right in zip(said.lines, said.right, strict=True))
+        texts.append(Text("\n").join(styled))
     shown.add_row(*texts)
     return shown
 

@@ -4,3 +4,6 @@ A seed gives the same content, questions and answers everywhere. Importing this 
 """
 
 DOCUMENT_KINDS = ("receipt", "form", "table", "chart", "sign", "note")
+
+SOFTWARE_FIELD, SOFTWARE = "Software", "prefixkv demo-scene"
+"""What a document's picture, and a PNG file of it, says of where it comes from."""

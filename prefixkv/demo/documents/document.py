@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from prefixkv.demo.documents import DOCUMENT_KINDS, chart, form, receipt, table
+from prefixkv.demo.documents import DOCUMENT_KINDS, SOFTWARE, SOFTWARE_FIELD, chart, form, receipt, table
 from prefixkv.demo.documents.chart import Chart
 from prefixkv.demo.documents.form import Form
 from prefixkv.demo.documents.lines import Lines, compose_note, compose_sign
@@ -79,4 +79,6 @@ def draw_document(seed: int, kind: str | None = None) -> Document:
         content.draw(page, choose)
     else:
         set_rows(page, content.sheet, choose)
-    return Document(seed, kind, content, *page.finish(choose))
+    image, letters, marks = page.finish(choose)
+    image.info = {SOFTWARE_FIELD: SOFTWARE}
+    return Document(seed, kind, content, image, letters, marks)
