@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from prefixkv.demo.documents.document import draw_document
+from prefixkv.demo.documents.receipt import Receipt
 from tests.docs.pages import blocks, follow
 from tools.demo.side_by_side import CACHES, RECEIPT_SEED, ask, markdown
 
@@ -39,13 +41,16 @@ def test_it_shows_what_the_demo_says_side_by_side() -> None:
     """What a published method loses may differ between versions of torch; that it loses something does not."""
     text = README.read_text(encoding="utf-8")
     told = ask()
-    cells = markdown(told).splitlines()[-1].split(" | ")
-    assert len(cells) == len(CACHES) == 3
+    rows = [row.split(" | ") for row in markdown(told).splitlines()[2:]]
+    assert [len(row) for row in rows] == [1 + len(CACHES)] * 2
     full, ours, theirs = told
-    assert all(full.right)
-    assert ours.lines == full.lines
-    assert " | ".join(cells[:2]) in text
-    assert not all(theirs.right)
+    assert all(map(all, full.right))
+    assert ours.answers == full.answers
+    content = draw_document(RECEIPT_SEED, "receipt").content
+    assert isinstance(content, Receipt)
+    assert full.answers == [[content.total], content.sheet.text.split("\n")]
+    assert [row for row in rows if " | ".join(row[:3]) not in text] == []
+    assert not all(map(all, theirs.right))
     assert f"demo-scene receipt.png --kind receipt --seed {RECEIPT_SEED}" in text
 
 

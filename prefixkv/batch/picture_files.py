@@ -13,7 +13,7 @@ from typing import Any
 from prefixkv.errors import PrefixKVError
 from prefixkv.inputs.picture_source import located
 
-_ADDRESSES = ("http://", "https://", "data:")
+_ADDRESSES = ("http://", "https://", "data:", "drawn:")
 
 
 def file_marks(sources: Sequence[str], folder: Path) -> list[dict[str, Any] | None]:

@@ -10,10 +10,13 @@ from pathlib import Path
 
 from prefixkv.errors import PrefixKVError
 
-__all__ = ["SCENE_SEED", "scene_path", "weights_path"]
+__all__ = ["SCENE_SEED", "SHAPES", "scene_path", "weights_path"]
 
 # The bundled picture is the scene of this seed.
 SCENE_SEED = 8
+
+SHAPES = "shapes"
+"""The kind of drawn picture that is no document."""
 
 _FOLDER = Path(__file__).resolve().parent
 

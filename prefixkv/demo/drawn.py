@@ -1,4 +1,4 @@
-"""Whether a picture is a drawn scene or document, which is all that the demo model knows."""
+"""Drawing a scene or document; whether a picture is one, which is all that the demo model knows."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from PIL import Image
 
-from prefixkv.demo.documents import SOFTWARE, SOFTWARE_FIELD
-from prefixkv.demo.scenes import CELL_PIXELS, GRID, IMAGE_PIXELS
+from prefixkv.demo import SHAPES
+from prefixkv.demo.documents import DOCUMENT_KINDS, SOFTWARE, SOFTWARE_FIELD
+from prefixkv.demo.scenes import CELL_PIXELS, GRID, IMAGE_PIXELS, draw_scene
+from prefixkv.errors import OptionError
 
 _MOST_DEVIATION = 24
 """Noise moves a pixel by at most 16 levels; the rest is for rounding and for JPEG."""
@@ -19,6 +21,25 @@ _MOST_SHADING = 60
 """A background may be brighter on one side by 20 levels in each direction."""
 _GREYS = ((0, 75), (180, 252))
 """Brightness of dark and of light backgrounds, from 0 to 255."""
+
+
+def draw_picture(kind: str, seed: int) -> Image.Image:
+    """Draw a scene or document, RGB.
+
+    Args:
+        kind: `SHAPES`, or one of `DOCUMENT_KINDS`.
+        seed: the same seed draws the same picture.
+
+    Raises:
+        OptionError: nothing of that kind is drawn.
+    """
+    if kind == SHAPES:
+        return draw_scene(seed).image
+    if kind not in DOCUMENT_KINDS:
+        raise OptionError(f"nothing of kind {kind!r} is drawn: give {', '.join((SHAPES, *DOCUMENT_KINDS))}")
+    from prefixkv.demo.documents.document import draw_document
+
+    return draw_document(seed, kind).image
 
 
 def is_drawn_scene(image: Image.Image) -> bool:

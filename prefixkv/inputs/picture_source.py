@@ -21,6 +21,7 @@ SUFFIXES = ("png", "jpg", "jpeg", "webp", "gif", "bmp", "tif", "tiff", "ppm", "a
 """How the names of picture files end."""
 _WEB = re.compile(r"https?://", re.IGNORECASE)
 _PAGE = re.compile(r"(?P<source>.+)#page=(?P<page>\d{1,6})", re.IGNORECASE | re.DOTALL)
+_DRAWN = re.compile(r"drawn:(?P<kind>[a-z]{1,20}):(?P<seed>\d{1,18})", re.ASCII)
 _DATA = re.compile(r"data:(?P<kind>[^,]*),(?P<content>.*)", re.IGNORECASE | re.DOTALL)
 
 
@@ -29,7 +30,7 @@ def open_source(source: str, folder: Path | None = None, fetch: Callable[[str], 
 
     Args:
         source: a path, a file:// or http(s):// address, or a data: address with the picture in it; of a PDF file with
-            several pages, `#page=2` behind it says which.
+            several pages, `#page=2` behind it says which; or drawn:KIND:SEED, what `demo-scene` draws of that seed.
         folder: what a relative path starts from; the working directory where None.
         fetch: gets what is under an address.
 
@@ -42,6 +43,12 @@ def open_source(source: str, folder: Path | None = None, fetch: Callable[[str], 
         return decode_image(fetch(address), address, page)
     if source[:5].lower() == "data:":
         return _from_data(source)
+    if (drawn := _DRAWN.fullmatch(source)) and not _is_there(_placed(Path(source), folder)):
+        from prefixkv.demo.drawn import draw_picture
+
+        image = draw_picture(drawn["kind"], int(drawn["seed"]))
+        image.info["name"] = source
+        return image
     return open_image(*located(source, folder))
 
 
@@ -80,12 +87,12 @@ def looks_like_picture(source: str) -> bool:
 
 
 def check_source(source: str) -> None:
-    """Refuse a path that leads to no file, without reading it; an address is not looked at.
+    """Refuse a path that leads to no file, without reading it; an address, or what is to be drawn, is not looked at.
 
     Raises:
         PrefixKVError: there is no such file, or it cannot be one.
     """
-    if not _WEB.match(source) and source[:5].lower() != "data:":
+    if not (_WEB.match(source) or source[:5].lower() == "data:" or _DRAWN.fullmatch(source)):
         check_file(located(source)[0])
 
 

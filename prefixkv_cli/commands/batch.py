@@ -55,6 +55,14 @@ def batch(
             allow_from_autoenv=False,
         ),
     ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data",
+            metavar="TEXT",
+            help="Drawn questions instead: scenes[:N[:SEED]] or documents[:N[:SEED]]; id holds the right answer.",
+        ),
+    ] = None,
     out: Annotated[
         str | None,
         typer.Option(
@@ -149,7 +157,7 @@ def batch(
     from prefixkv.inputs.picture_size import check_max_pixels
 
     check_max_pixels(max_pixels)
-    questions = read_questions(files or (), prompts, prompt or ())
+    questions = read_questions(files or (), prompts, prompt or (), data)
     out_file = _out_file(out, bool(prompt), questions, json)
 
     elsewhere = AnswersElsewhere(out, overwrite) if out is not None and _is_elsewhere(out) else None
@@ -239,9 +247,8 @@ def _rule(budget: str, method: str, codec: str, config: str | None) -> Budget | 
     return PrefixConfig.load(find_file("configs", config))
 
 
-_NO_MATTER = frozenset(
-    ["files", "prompts", "prompt", "out", "limit", "overwrite", "rows", "memory", "trace", "ray", "json", "quiet"]
-)
+_ASKS = {"files", "prompts", "prompt", "data"}
+_NO_MATTER = _ASKS | {"out", "limit", "overwrite", "rows", "memory", "trace", "ray", "json", "quiet"}
 """Options that change no answer, or that are seen in its line."""
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from prefixkv.demo import SHAPES
 from prefixkv.demo.documents import DOCUMENT_KINDS
 from prefixkv.errors import OptionError, PrefixKVError
 from prefixkv_cli import options, output
@@ -19,8 +20,7 @@ if TYPE_CHECKING:
     from prefixkv.demo.questions import Question
 
 _FRESH_SEEDS = 10**9
-_SHAPES = "shapes"
-_KINDS = (_SHAPES, *DOCUMENT_KINDS)
+_KINDS = (SHAPES, *DOCUMENT_KINDS)
 
 
 def demo_scene(
@@ -39,7 +39,7 @@ def demo_scene(
         typer.Option(
             "--kind", help=f"What to draw: {', '.join(_KINDS)}.", autocompletion=options.starting_with(lambda: _KINDS)
         ),
-    ] = _SHAPES,
+    ] = SHAPES,
     json: options.JsonOption = False,
 ) -> None:
     """Draw a picture for the demo model; print questions about it with their answers.
@@ -74,7 +74,7 @@ def demo_scene(
 
 
 def _drawn(kind: str, seed: int) -> tuple[Image, list[Question]]:
-    if kind != _SHAPES:
+    if kind != SHAPES:
         from prefixkv.demo.documents.document import draw_document
         from prefixkv.demo.documents.questions import document_questions
 

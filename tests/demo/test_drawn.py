@@ -55,7 +55,9 @@ def test_what_is_none_is_said() -> None:
     say_strange([draw_scene(0).image], said.append)
     assert said == []
     say_strange([photo, photo, draw_scene(0).image], said.append)
-    assert said[0].startswith("photo.jpg and 1 more are no drawn scenes, and the bundled demo model knows nothing else")
+    assert said[0].startswith(
+        "photo.jpg and 1 more are no drawn scenes or documents, and the bundled demo model knows nothing else"
+    )
 
 
 def test_a_document_that_demo_scene_wrote_is_no_strange_picture(

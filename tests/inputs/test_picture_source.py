@@ -14,10 +14,13 @@ import pytest
 from PIL import Image
 
 from prefixkv.batch.lines import read_lines
-from prefixkv.errors import PrefixKVError
+from prefixkv.demo.documents.document import draw_document
+from prefixkv.demo.drawn import strange_pictures
+from prefixkv.demo.scenes import draw_scene
+from prefixkv.errors import OptionError, PrefixKVError
 from prefixkv.evaluation.data import read_questions
 from prefixkv.inputs.download import _in_ascii
-from prefixkv.inputs.picture_source import open_source
+from prefixkv.inputs.picture_source import check_source, open_source
 from prefixkv_cli.dialogue.picture_input import open_picture
 
 
@@ -48,6 +51,22 @@ def test_source_means_the_same_everywhere(folder: Path, monkeypatch: pytest.Monk
     assert question.picture is not None
     pictures = [open_picture(source), *line.pictures(folder), question.picture()]
     assert [picture.size for picture in pictures] == [(20, 10)] * 3
+
+
+def test_what_is_drawn_means_the_same_everywhere(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    (folder / "q.jsonl").write_text('{"image": "drawn:receipt:8", "prompt": "What?"}\n')
+    (line,) = read_lines(folder / "q.jsonl")
+    drawn = draw_document(8, "receipt").image
+    for picture in (open_picture("drawn:receipt:8"), *line.pictures(folder)):
+        assert picture.tobytes() == drawn.tobytes()
+        assert (picture.info["name"], strange_pictures([picture])) == ("drawn:receipt:8", [])
+    assert open_picture("drawn:shapes:3").tobytes() == draw_scene(3).image.tobytes()
+    check_source("drawn:receipt:8")
+    with pytest.raises(OptionError, match="nothing of kind 'cat' is drawn: give shapes, receipt"):
+        open_picture("drawn:cat:8")
+    with pytest.raises(PrefixKVError, match="does not exist"):
+        open_picture("drawn:receipt:-1")
 
 
 def test_null_is_no_picture(folder: Path) -> None:

@@ -1,7 +1,7 @@
-"""One question to the demo model under several caches, side by side: `python -m tools.demo.side_by_side`.
+"""Two questions to the demo model under several caches, side by side: `python -m tools.demo.side_by_side`.
 
-The question is one whose answer is long: the first token of an answer is computed before anything is evicted, so an
-answer of one token says nothing about a cache.
+The second one has a long answer: the first token of an answer is computed before anything is evicted, so an answer of
+one token says nothing about a cache.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from rich.text import Text
 import prefixkv
 from prefixkv.demo.documents.document import draw_document
 
-QUESTION = "Read the text."
+QUESTIONS = ("What is the total?", "Read the text.")
 RECEIPT_SEED = 8
 CACHES = (("full", "100%"), ("guided", "20%"), ("h2o", "20%"))
 """Method and budget of each column; the first one is what the others are compared with."""
@@ -28,57 +28,69 @@ class Said:
 
     Attributes:
         method: how entries were chosen.
-        kept_fraction: bytes kept of the full cache's.
-        lines: of the answer.
-        right: for each line, whether it is one of those that the full cache gives.
+        kept_fraction: bytes kept of the full cache's, of the question that kept the largest part.
+        answers: the lines of each answer, in the order of `QUESTIONS`.
+        right: for each line of each answer, whether it is one of those that the full cache gives.
     """
 
     method: str
     kept_fraction: float
-    lines: list[str]
-    right: list[bool]
+    answers: list[list[str]]
+    right: list[list[bool]]
 
     @property
     def title(self) -> str:
         """The cache in words."""
         name = "the full cache" if self.method == "full" else f"{self.method}, {self.kept_fraction:.0%} of the bytes"
-        return f"{name}: {sum(self.right)} of {len(self.right)} lines right"
+        every = [right for answer in self.right for right in answer]
+        return f"{name}: {sum(every)} of {len(every)} lines right"
 
 
 def ask() -> list[Said]:
-    """The answers about a drawn receipt, one for each of `CACHES`."""
+    """The answers about a drawn receipt, for each of `CACHES`, each question in a conversation of its own."""
     loaded = prefixkv.load_model("demo", device="cpu")
     picture = draw_document(RECEIPT_SEED, "receipt").image
     told: list[Said] = []
     for method, budget in CACHES:
-        talk = prefixkv.Conversation(loaded, budget, method)
-        lines = "".join(talk.ask(QUESTION, [picture])).strip().split("\n")
-        full = told[0].lines if told else lines
-        usage = talk.cache.usage()
-        kept_fraction = usage.kept_bytes / usage.full_bytes
-        told.append(Said(method, kept_fraction, lines, [line in full for line in lines]))
+        answers: list[list[str]] = []
+        fractions: list[float] = []
+        for question in QUESTIONS:
+            talk = prefixkv.Conversation(loaded, budget, method)
+            answers.append("".join(talk.ask(question, [picture])).strip().split("\n"))
+            usage = talk.cache.usage()
+            fractions.append(usage.kept_bytes / usage.full_bytes)
+        full = told[0].answers if told else answers
+        right = [[line in known for line in lines] for lines, known in zip(answers, full, strict=True)]
+        told.append(Said(method, max(fractions), answers, right))
     return told
 
 
 def markdown(told: list[Said]) -> str:
     """The README's table: what the full cache does not give is struck out."""
-    cells = [
-        "<br>".join(text if right else f"~~{text}~~" for text, right in zip(said.lines, said.right, strict=True))
-        for said in told
-    ]
-    rows = ([said.title for said in told], ["---"] * len(told), cells)
+    rows = [["", *(said.title for said in told)], ["---"] * (len(told) + 1)]
+    for number, question in enumerate(QUESTIONS):
+        cells = (zip(said.answers[number], said.right[number], strict=True) for said in told)
+        rows.append(
+            [question, *("<br>".join(text if right else f"~~{text}~~" for text, right in lines) for lines in cells)]
+        )
     return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
 
 
 def table(told: list[Said]) -> Table:
     """The same for a terminal."""
-    shown = Table(title=f"{QUESTION} (demo-scene --kind receipt --seed {RECEIPT_SEED})")
-    texts = []
+    shown = Table(title=f"demo-scene --kind receipt --seed {RECEIPT_SEED}", show_lines=True)
+    shown.add_column("")
     for said in told:
         shown.add_column(said.title, ratio=1)
-        styled = (Text(text, "" if right else "red") for text, right in zip(said.lines, said.right, strict=True))
-        texts.append(Text("\n").join(styled))
-    shown.add_row(*texts)
+    for number, question in enumerate(QUESTIONS):
+        texts = [
+            Text("\n").join(
+                Text(text, "" if right else "red")
+                for text, right in zip(said.answers[number], said.right[number], strict=True)
+            )
+            for said in told
+        ]
+        shown.add_row(question, *texts)
     return shown
 
 
