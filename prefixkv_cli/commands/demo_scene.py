@@ -102,7 +102,7 @@ def _write_png(image: Image, path: Path) -> None:
 
         texts = PngInfo()
         for key, value in image.info.items():
-            texts.add_text(key, value)
+            texts.add_text(str(key), value)
         image.save(temporary, format="PNG", pnginfo=texts)
         temporary.replace(path)
     except FileNotFoundError as error:
