@@ -60,7 +60,7 @@ def batch(
         typer.Option(
             "--data",
             metavar="TEXT",
-            help="Drawn questions instead: scenes[:N[:SEED]] or documents[:N[:SEED]]; id holds the right answer.",
+            help="Drawn questions: documents:N:SEED or scenes:N:SEED, with what is right as id.",
         ),
     ] = None,
     out: Annotated[

@@ -17,6 +17,7 @@ from prefixkv.errors import BudgetTooSmallError, PrefixKVError
 from prefixkv.generation.sampling import Sampling
 from prefixkv.methods.table import METHODS
 from prefixkv.models.loading import LoadedModel
+from prefixkv.models.weight_digest import weight_digest
 from prefixkv.policy.codec import CODECS
 from tests.chat.test_context import changed_head
 from tests.small_demo import small_demo
@@ -93,9 +94,13 @@ def test_every_method_in_every_codec_is_saved_opened_undone_and_asked_again(
     assert all(torch.equal(one, other) for one, other in zip(held(opened), held(conversation), strict=True))
 
 
-def test_a_context_of_the_format_before_codecs_is_opened() -> None:
+def test_a_context_of_the_format_before_codecs_is_opened(demo: LoadedModel, tmp_path: Path) -> None:
     assert read_head(SAMPLE)["version"] == 1
-    conversation = load_context(SAMPLE, prefixkv.load_model("demo", device="cpu"), Sampling(max_new_tokens=20))
+    with pytest.raises(PrefixKVError, match="it has other weights"):
+        load_context(SAMPLE, demo)
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(changed_head(SAMPLE.read_bytes(), weights_sha256=weight_digest(demo.model)))
+    conversation = load_context(path, demo, Sampling(max_new_tokens=20))
     assert (conversation.cache.codec.name, conversation.cache.row.bits, conversation.usage().codec) == (
         "auto",
         2,

@@ -62,7 +62,7 @@ def test_profile_says_what_the_model_bears(demo: LoadedModel) -> None:
 
 
 @pytest.mark.exhaustive(keep=1)
-@pytest.mark.parametrize(("budget", "bits"), [("10%", 2), ("20%", 4), ("50%", 8)])
+@pytest.mark.parametrize(("budget", "bits"), [("5%", 2), ("20%", 4), ("50%", 8)])
 def test_the_demo_stores_in_bits_that_it_bears(budget: str, bits: int, demo: LoadedModel) -> None:
     (sample,) = drawn_samples(1, first_seed=73)
     assert sample.image is not None
