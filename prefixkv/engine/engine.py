@@ -40,8 +40,8 @@ from prefixkv.policy.codec import DEFAULT_CODEC, Codec
 from prefixkv.profiles.config import PrefixConfig
 from prefixkv.profiles.guidance import make_cache
 
-ALLOWANCE = 256
-"""Prompt tokens that are read for each step of running rows, so that a long prompt does not stall them for long."""
+ALLOWANCE = 192
+"""Prompt tokens that are read between two steps of running rows, so that a long prompt does not stall them."""
 
 
 class Engine:
@@ -76,9 +76,9 @@ class Engine:
             memory: for the caches of all requests, such as `"4GiB"` or a number of bytes; 60 % of what is free on a
                 GPU, 1 GiB elsewhere, where None.
             most_rows: requests that run at the same time.
-            allowance: prompt tokens that may be read for each step of the rows that run, on average. More begins
-                requests sooner, fewer keeps the time between two tokens even. None: prompts are read as soon as
-                they fit.
+            allowance: prompt tokens that may be read between two steps of the rows that run, which take them between
+                the layers of the pass that reads. More begins requests sooner, fewer keeps the time between two
+                tokens even. None: prompts are read as soon as they fit, each in one go.
             trace: a file for a trace of reads, steps and admissions, for chrome://tracing or Perfetto.
             notify: called with one line for each thing that the user should know.
             codec: in which precision entries are stored; a request with a configuration brings its own.

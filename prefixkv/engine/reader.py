@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ def read(
     ahead: int,
     prefix: PrefixEntries | None = None,
     earlier: KeptCache | None = None,
+    queued: Callable[[], None] = lambda: None,
 ) -> tuple[int, Logprobs | None]:
     """Read a request's prompt: score, choose and store, layer by layer.
 
@@ -32,6 +34,7 @@ def read(
         ahead: tokens that may be read beyond its longest answer.
         prefix: what its prompt begins with, where that was read; else None.
         earlier: the cache that it goes on from; None for none.
+        queued: called when all of it is queued, before a GPU is waited for.
 
     Returns:
         The answer's first token, and how likely it was where that was asked for.
@@ -52,6 +55,7 @@ def read(
     choice.set(0, sampling, 0, request.shaping)
     logits = output.logits[:, -1].float()
     token = choice(logits, [0])
+    queued()
     scored = None if sampling.logprobs is None else LogprobTensors.of(logits[0], token, sampling.logprobs).fetched()
     return int(token), scored
 

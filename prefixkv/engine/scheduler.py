@@ -47,15 +47,15 @@ class Scheduler(Generic[R]):
         Args:
             ledger: of the memory.
             most_rows: that run at the same time.
-            allowance: prompt tokens that may be read for each step of running rows, on average: a prompt of so many
-                times the allowance is followed by as many steps before the next one is read. None: no steps between.
+            allowance: prompt tokens that may be read between two steps of running rows; where one part of a pass is of
+                more, it is followed by as many steps as its allowances. None: no steps between.
         """
         self.ledger = ledger
         self.waiting: deque[R] = deque()
         self.reading: R | None = None
         self.running: dict[int, R] = {}
         self._most_rows, self._allowance = most_rows, allowance
-        self._debt = 0
+        self._debt = 0.0
         self._is_held = False
 
     @property
@@ -99,8 +99,6 @@ class Scheduler(Generic[R]):
         self.reading = None
         self.running[request.number] = request
         self.ledger.run(request.number, request.footprint)
-        if self._allowance is not None:
-            self._debt = max(0, self._debt) + request.prompt_tokens
 
     def put_back(self, request: R) -> None:
         """The request could not be read beside those that run: it is tried again when one of them has ended."""
@@ -110,9 +108,20 @@ class Scheduler(Generic[R]):
         self.waiting.appendleft(request)
         self._is_held = True
 
+    def must_step(self, tokens: float) -> bool:
+        """Whether running rows take a step before a part of a prompt is read whose work is that of so many tokens."""
+        if self._allowance is None or not self.running:
+            return False
+        return self._debt > 0 and self._debt + tokens > self._allowance
+
+    def count_read(self, tokens: float) -> None:
+        """A part of a prompt is read whose work is that of so many tokens; rows that run are owed steps for it."""
+        if self._allowance is not None and self.running:
+            self._debt += tokens
+
     def count_step(self) -> None:
-        """The running rows have taken a step."""
-        self._debt -= self._allowance or 0
+        """The running rows take a step."""
+        self._debt = max(0.0, self._debt - (self._allowance or 0))
 
     def end(self, request: R) -> None:
         """Forget a request, in whichever state it is, and free its bytes at once."""
@@ -125,4 +134,4 @@ class Scheduler(Generic[R]):
         else:
             self.waiting.remove(request)
         if not self.running:
-            self._debt = 0
+            self._debt = 0.0

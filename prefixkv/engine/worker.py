@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from prefixkv.cache import attention
 from prefixkv.engine.kept import KeptCache, KeptCaches, kept_cache
+from prefixkv.engine.pauses import PassInterruptedError, pauses
 from prefixkv.engine.prefix import Prefixes
 from prefixkv.engine.reader import read
 from prefixkv.engine.request import Request
@@ -59,6 +60,8 @@ class Worker:
         # By place, the requests of each step that is queued, the oldest first.
         self._queued: deque[dict[int, Request]] = deque()
         self._thread: threading.Thread | None = None
+        # The request whose prompt is read, while the model computes for it and not for a step between.
+        self._reading: Request | None = None
         self.used_bytes = self.generated_tokens = 0
         self._looked_at = 0.0
 
@@ -77,7 +80,7 @@ class Worker:
 
     def _work(self) -> None:
         try:
-            with torch.no_grad(), attention.installed(self._model):
+            with torch.no_grad(), attention.installed(self._model), pauses(self._model, self._pause):
                 while not self._has_finished():
                     self._turn()
         except Exception as error:
@@ -116,8 +119,6 @@ class Worker:
             is_shared = request is not None and earlier is None and self.prefixes.offer(request, self.scheduler.waiting)
             reserved = self.scheduler.ledger.reserved_bytes
         if request is not None:
-            # Tokens that are there do not wait for a prompt.
-            self._hand_out(0)
             self._trace.moment("admission", request=request.number, reserved_bytes=reserved)
             self._read(request, is_shared, earlier)
         if self.scheduler.running and (request is None or not self._may_read()):
@@ -132,21 +133,47 @@ class Worker:
     def _interrupt(self) -> None:
         """End what was cancelled and what is too late."""
         with self.lock:
-            requests = self.scheduler.all()
+            requests = [request for request in self.scheduler.all() if request is not self.scheduler.reading]
         for request in requests:
             if reason := request.interruption():
                 self._end(request, reason)
 
+    def _pause(self, tokens: float) -> None:
+        """Running rows take the steps that are due before a further part of a prompt is read.
+
+        Args:
+            tokens: that part's work.
+
+        Raises:
+            PassInterruptedError: the prompt need not be read on.
+        """
+        request = self._reading
+        if request is None:
+            return
+        self._reading = None
+        while self.scheduler.must_step(tokens):
+            self._interrupt()
+            self._step()
+        if reason := request.interruption():
+            raise PassInterruptedError(reason)
+        self.scheduler.count_read(tokens)
+        self._reading = request
+
     def _read(self, request: Request, is_shared: bool, earlier: KeptCache | None) -> None:
+        failure: Exception | None = None
         try:
+            self._reading = request
             with self._trace.span("read", request=request.number, tokens=request.prompt_tokens, shared=is_shared):
                 prefix = self.prefixes.entries(request) if is_shared else None
-                token, logprobs = read(self._model, request, AHEAD, prefix, earlier)
+                token, logprobs = read(self._model, request, AHEAD, prefix, earlier, self._end_reading)
         except Exception as error:  # whatever it is, it is this request's own
-            failure: Exception | None = self._exhausted() if is_out_of_memory(error) else error
-        else:
-            failure = None
+            failure = self._exhausted() if is_out_of_memory(error) else error
+        self._reading = None
         # Out here, where an exception no longer holds on to the tensors of the pass that failed.
+        if isinstance(failure, PassInterruptedError):
+            request.row.reset()
+            self._end(request, failure.reason)
+            return
         if failure is not None:
             self._give_up(request, failure)
             return
@@ -162,6 +189,11 @@ class Worker:
         if failure is not None:
             self._leave(request)
             request.stream.fail(failure)
+
+    def _end_reading(self) -> None:
+        """Hand out the tokens that are there, while a device may still read a prompt."""
+        self._reading = None
+        self._hand_out(0)
 
     def _give_up(self, request: Request, failure: Exception) -> None:
         """The prompt could not be read: it waits for memory if others run, else it has failed."""
@@ -220,6 +252,7 @@ class Worker:
         if not stepping:
             return False
         self._stepper.advance()
+        self.scheduler.count_step()
         self._queued.append(stepping)
         for request in stepping.values():
             request.queued += 1
@@ -230,7 +263,6 @@ class Worker:
         while len(self._queued) > left:
             stepped, tokens = self._queued.popleft(), self._stepper.tokens()
             with self.lock:
-                self.scheduler.count_step()
                 reserved = self.scheduler.ledger.reserved_bytes
             self._trace.count("bytes", reserved=reserved)
             for place, request in stepped.items():

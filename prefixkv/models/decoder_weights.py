@@ -91,9 +91,8 @@ class DecoderWeights:
         decoder, head = model.get_decoder(), model.get_output_embeddings()
         _require(hasattr(decoder, "layers") and hasattr(decoder, "rotary_emb"), "its decoder has another structure")
         for module in decoder.modules():
-            hooked = not all(
-                map(is_capturing_hook, (*module._forward_hooks.values(), *module._forward_pre_hooks.values()))
-            )
+            hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+            hooked = not all(is_capturing_hook(hook) or getattr(hook, "computes_the_same", False) for hook in hooks)
             forward = vars(module).get("forward")
             patched = forward is not None and not getattr(forward, "computes_the_same", hasattr(module, "_hf_hook"))
             _require(not hooked and not patched, f"its {type(module).__name__} has a hook")

@@ -143,6 +143,10 @@ def test_every_request_is_read_in_its_turn_and_none_starves(
                 assert scheduler.next_to_read() is None
             else:
                 read.append(request.number)
+                for _ in range(4):
+                    while scheduler.must_step(request.prompt_tokens / 4):
+                        scheduler.count_step()
+                    scheduler.count_read(request.prompt_tokens / 4)
                 scheduler.run(request)
         elif scheduler.running:
             scheduler.count_step()
@@ -163,16 +167,28 @@ def test_every_request_is_read_in_its_turn_and_none_starves(
     assert scheduler.ledger.reserved_bytes == 0
 
 
-def test_running_rows_take_steps_between_two_long_prompts() -> None:
+@pytest.mark.parametrize(("parts", "between"), [(1, 10), (4, 3), (10, 1), (40, 1)])
+def test_running_rows_take_steps_while_a_long_prompt_is_read(parts: int, between: int) -> None:
+    """One for each allowance of its tokens, as evenly as the parts allow; none while nobody runs."""
     scheduler: Scheduler[Asked] = Scheduler(Ledger(1000), 8, allowance=100)
     for number in range(3):
         scheduler.add(Asked(number, 1000, Footprint(1, 1)))
-    steps = []
+    steps: list[int] = []
     while scheduler.waiting:
-        count = 0
+        behind = 0
         while (request := scheduler.next_to_read()) is None:
             scheduler.count_step()
-            count += 1
+            behind += 1
+        counts = [behind]
+        for _ in range(parts):
+            counts.append(0)
+            while scheduler.must_step(1000 / parts):
+                scheduler.count_step()
+                counts[-1] += 1
+            scheduler.count_read(1000 / parts)
         scheduler.run(request)
-        steps.append(count)
-    assert steps == [0, 10, 10]
+        assert max(counts) <= between
+        steps.append(sum(counts))
+    assert steps[0] == 0
+    # Those that the last part calls for may come when the next prompt's turn comes.
+    assert sum(steps) in range(9, 23)

@@ -1,0 +1,79 @@
+"""Pauses in a pass that reads a prompt: before each of the model's blocks others may have the device for a step.
+
+The pass itself stays one pass, with the numbers that it has alone. A prompt that is read in chunks of tokens instead
+would have to be held uncompressed until its last chunk, since what its entries are worth is known only then.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+from prefixkv.engine.stream import FinishReason
+
+
+class PassInterruptedError(Exception):
+    """The prompt that is read need not be read on."""
+
+    def __init__(self, reason: FinishReason) -> None:
+        """Say why."""
+        super().__init__(reason)
+        self.reason: FinishReason = reason
+
+
+@contextlib.contextmanager
+def pauses(model: Any, pause: Callable[[float], None]) -> Iterator[None]:
+    """Have a function called before each block of the passes that this thread makes while the `with` lasts.
+
+    Blocks are the members of the outermost module lists: decoder layers, and those of a vision tower.
+
+    Args:
+        model: a language or vision-language model of transformers.
+        pause: told what the block costs, in prompt tokens that the whole decoder reads; may itself run the model, and
+            stops the pass where it raises.
+    """
+    blocks = [block for group in _outermost(model) for block in group]
+    whole = sum(_size(block) for group in _outermost(model.get_decoder()) for block in group)
+    with contextlib.ExitStack() as hooks:
+        for block in blocks:
+            hook = _Hook(threading.get_ident(), pause, _size(block) / max(1, whole))
+            hooks.callback(block.register_forward_pre_hook(hook, with_kwargs=True).remove)
+        yield
+
+
+class _Hook:
+    """Stands before a block."""
+
+    computes_the_same = True
+    """Told to `prefixkv.models.decoder_weights`, which otherwise takes a model with hooks for another kind."""
+
+    def __init__(self, thread: int, pause: Callable[[float], None], share: float) -> None:
+        self._thread, self._pause, self._share = thread, pause, share
+
+    @torch.compiler.disable
+    def __call__(self, block: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if threading.get_ident() == self._thread:
+            self._pause(self._share * _tokens((*args, *kwargs.values())))
+
+
+def _outermost(module: Any) -> Iterator[torch.nn.ModuleList]:
+    """The module lists of a module that are in no other one."""
+    for child in module.children():
+        if isinstance(child, torch.nn.ModuleList):
+            yield child
+        else:
+            yield from _outermost(child)
+
+
+def _size(block: Any) -> int:
+    return sum(parameter.numel() for parameter in block.parameters())
+
+
+def _tokens(arguments: Any) -> int:
+    """Tokens of the hidden states that a block is given, (batch, tokens, hidden) or (tokens, hidden)."""
+    hidden = next((each for each in arguments if isinstance(each, torch.Tensor)), None)
+    return 0 if hidden is None or hidden.ndim not in {2, 3} else hidden.shape[:-1].numel()
