@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
 from prefixkv.errors import BudgetTooSmallError, OptionError
+from prefixkv.methods.allocation import uniform
 from prefixkv.methods.method import Method
 from prefixkv.models.geometry import KVGeometry
 from prefixkv.policy.budget import Budget
@@ -140,6 +141,19 @@ class Capacity:
             bits: of a stored element; None for the model's precision.
         """
         return self.budget.entries(self.geometry, seen_tokens, size=self._size(bits))
+
+    def limits(self, kept: Sequence[int], seen_tokens: int, bits: int | None) -> list[int]:
+        """Entries that each layer may hold from now on: under a hard limit what it has, and its part of what is left.
+
+        Args:
+            kept: entries of each layer.
+            seen_tokens: tokens read.
+            bits: of a stored element; None for the model's precision.
+        """
+        if not self.budget.is_hard_limit:
+            return list(kept)
+        room = max(0, self.stored(seen_tokens, bits) - sum(kept))
+        return [own + more for own, more in zip(kept, uniform(room, len(kept)), strict=True)]
 
     def total(self, seen_tokens: int, bits: int | None) -> int:
         """Entries that all layers together may store: what fits, no more than there are, no fewer than the floors.

@@ -60,6 +60,8 @@ class DecodeLimit:
 
     def steps_within(self, capacity: int, kept_tokens: int, seen_tokens: int, most: int) -> int:
         """Steps, up to `most`, after which the layer still holds no more than `capacity` entries."""
+        if self.kept_after(kept_tokens, seen_tokens, most) <= capacity:
+            return most
         low, high = 0, most
         while low < high:
             middle = (low + high + 1) // 2

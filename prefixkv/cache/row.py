@@ -21,7 +21,6 @@ from prefixkv.cache.row_usage import usage_of
 from prefixkv.cache.states import new_states
 from prefixkv.cache.usage import CacheUsage
 from prefixkv.cache.windows import new_windows, update_window
-from prefixkv.methods import allocation
 from prefixkv.methods.method import Method
 from prefixkv.methods.table import DEFAULT_METHOD, get_method
 from prefixkv.models.geometry import KVGeometry
@@ -42,7 +41,6 @@ class CacheRow:
 
     A hard limit bounds the layers' buffers together; beside them one layer at a time exists as a working copy. Methods
     whose shares are known only when all layers have read (`Method.waits`) exceed it until then.
-
     Entries are stored in the codec's precision. With `auto` a method that packs does so once not all fit the budget.
 
     Attributes:
@@ -57,7 +55,6 @@ class CacheRow:
         bits: in which elements are stored; None for the model's own precision.
         limits: entries that each layer may hold under a hard limit; empty before the first chunk.
         is_text: (1, tokens), bool: which tokens are text, as far as somebody said; None where all are.
-        next_positions: (1,), int64: the position that follows the text, where positions have several axes; else None.
         prefix: entries that were read for several rows and come before the first chunk; None otherwise.
         is_in_pass: whether a forward pass of the model is under way whose end `end_pass` will tell.
         beside: rows that are read in the same pass, this one among them.
@@ -92,8 +89,8 @@ class CacheRow:
         self.look_ahead = look_ahead if self.method.is_guided else None
         losses = {} if self.look_ahead is None else self.look_ahead.losses
         self.capacity = Capacity(geometry, self.budget, self.method, losses, self.codec)
-        dtype = getattr(torch, geometry.dtype)
-        self._layers = [CompressedLayer(geometry.head_dim, dtype, geometry.is_latent) for _ in range(geometry.layers)]
+        kind = geometry.head_dim, getattr(torch, geometry.dtype), geometry.is_latent
+        self._layers = [CompressedLayer(*kind) for _ in range(geometry.layers)]
         self._numbers = {place: number for number, place in enumerate(geometry.compressed_layers)}
         self.is_in_pass, self.beside, self.version = False, 1, 0
         self.reset()
@@ -104,14 +101,12 @@ class CacheRow:
             layer.reset()
         self.windows, self.states = new_windows(self.geometry), new_states(self.geometry)
         self.bits: int | None = None
-        self.limits: list[int] = []
+        self.limits = list[int]()
         self.is_text: torch.Tensor | None = None
-        self.next_positions: torch.Tensor | None = None
+        self._next_positions: torch.Tensor | None = None
         self.prefix: PrefixEntries | None = None
-        self._marks = TextMarks(None, 0)
+        self._marks, self._is_due, self._steps = TextMarks(None, 0), False, 0
         self._chunk: Chunk | None = None
-        self._is_due = False
-        self._steps = 0
         self.version += 1
 
     def emptied(self, budget: Budget | None = None) -> CacheRow:
@@ -139,9 +134,18 @@ class CacheRow:
             steps, self._steps = self._steps, 0
             for index, layer in enumerate(self._layers):
                 layer.count_steps(self.decode_limit(index), steps)
-            if self.next_positions is not None:
-                self.next_positions = self.next_positions + steps
+            if self._next_positions is not None:
+                self._next_positions = self._next_positions + steps
         return self._layers
+
+    @property
+    def next_positions(self) -> torch.Tensor | None:
+        """(1,), int64: the position that follows the text, where positions have several axes; else None."""
+        return None if self._next_positions is None else self._next_positions + self._steps
+
+    @next_positions.setter
+    def next_positions(self, positions: torch.Tensor | None) -> None:
+        self._next_positions = None if positions is None else positions - self._steps
 
     @property
     def seen_tokens(self) -> int:
@@ -293,8 +297,4 @@ class CacheRow:
         self._chunk.finish()
         self._chunk = self.prefix = None
         self.version += 1
-        self.limits = [layer.kept_tokens for layer in self._layers]
-        if self.budget.is_hard_limit:
-            room = max(0, self.capacity.stored(self.seen_tokens, self.bits) - sum(self.limits))
-            spare = allocation.uniform(room, self.geometry.layers)
-            self.limits = [kept + more for kept, more in zip(self.limits, spare, strict=True)]
+        self.limits = self.capacity.limits([layer.kept_tokens for layer in self._layers], self.seen_tokens, self.bits)

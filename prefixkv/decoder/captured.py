@@ -22,6 +22,7 @@ from prefixkv.models.decoder_weights import DecoderWeights, UnknownDecoderError
 
 _captured: weakref.WeakKeyDictionary[Any, dict[tuple[int, tuple[int, ...]], CapturedStep]] = weakref.WeakKeyDictionary()
 _pools: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+_locks: weakref.WeakKeyDictionary[Any, threading.RLock] = weakref.WeakKeyDictionary()
 _capturing = threading.RLock()
 
 
@@ -31,15 +32,15 @@ class CapturedStep:
     Attributes:
         table: where the entries lie.
         rows: rows of the table.
-        lock: held by who writes the inputs, replays and reads the logits.
+        lock: held by who writes the inputs, replays and reads the logits; one for all steps of a model.
     """
 
-    def __init__(self, weights: DecoderWeights, rows: int, formats: Sequence[int], pool: Any) -> None:
+    def __init__(self, weights: DecoderWeights, rows: int, formats: Sequence[int], pool: Any, lock: Any) -> None:
         """Run the step once on a cache of nothing, which compiles its kernels, and capture it.
 
         On a CPU nothing is captured, and a replay computes the step anew in plain torch.
         """
-        self._addresses, self.rows, self.lock = weights.addresses(), rows, threading.RLock()
+        self._addresses, self.rows, self.lock = weights.addresses(), rows, lock
         self._owner: weakref.ref[Any] | None = None
         device = weights.embedding.device
         self.table = EntryTable(len(weights.layers), rows, device)
@@ -57,7 +58,7 @@ class CapturedStep:
             self._graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"):
                 self._logits = self._run()
-        self._clear()
+        self.table.clear()
 
     @classmethod
     def of(cls, model: Any, rows: int, formats: Sequence[int] = (WHOLE_BITS,)) -> CapturedStep:
@@ -82,7 +83,8 @@ class CapturedStep:
                 # Graphs of one model never run at the same time: they share their working memory.
                 on_gpu = model.device.type == "cuda"
                 pool = _pools.setdefault(model, torch.cuda.graph_pool_handle()) if on_gpu else None
-                steps[load] = cls(weights, rows, formats, pool)
+                lock = _locks.setdefault(model, threading.RLock())
+                steps[load] = cls(weights, rows, formats, pool, lock)
             return steps[load]
 
     @staticmethod
@@ -90,30 +92,29 @@ class CapturedStep:
         """Whether a step was captured for such a load."""
         return (rows, tuple(formats)) in _captured.get(model, {})
 
-    def _clear(self) -> None:
-        for row in range(self.rows):
-            self.table.clear(row)
-
-    def claim(self, owner: object) -> bool:
+    def claim(self, owner: object, before: CapturedStep | None = None) -> bool:
         """Have the table for oneself; under the lock.
 
         Args:
             owner: who uses the step from now on.
+            before: another step of the same model, which the owner has used so far and lets go.
 
         Returns:
-            Whether somebody else had it: then all of its rows are idle.
+            Whether all rows of the table are idle, since somebody else had it; or, with a step before, had that one's.
         """
-        if self._owner is not None and self._owner() is owner:
+        if before is not None and before._is_owned(owner):
+            before._owner = None
+            self.table.copy(before.table)
+        elif self._is_owned(owner):
             return False
-        self._clear()
+        else:
+            self.table.clear()
+            before = None
         self._owner = weakref.ref(owner)
-        return True
+        return before is None
 
-    def disown(self, owner: object) -> None:
-        """Let the table go, if it is this one's."""
-        with self.lock:
-            if self._owner is not None and self._owner() is owner:
-                self._owner = None
+    def _is_owned(self, owner: object) -> bool:
+        return self._owner is not None and self._owner() is owner
 
     def replay(self, tokens: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
         """Queue the step; the host does not wait. Under the lock.

@@ -7,7 +7,7 @@ else had the table; between those it only counts steps, and a row catches up whe
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -44,6 +44,7 @@ class CapturedRows:
         self.rows: list[CacheRow | None] = [None] * most_rows
         self._offsets = torch.zeros(1 << (most_rows - 1).bit_length(), dtype=torch.int64, device=self._device)
         self._step: CapturedStep | None = None
+        self._load: tuple[int, tuple[int, ...]] | None = None
         # Of the rows that are in the table: the version that was written, and the steps until a buffer is full.
         self._versions: dict[int, int] = {}
         self._left: dict[int, int] = {}
@@ -95,10 +96,7 @@ class CapturedRows:
         present = [(place, row) for place, row in enumerate(self.rows) if row is not None]
         for _, row in present:
             row.check_step()
-        if any(self._versions.get(place) != row.version for place, row in present):
-            self._choose_step()
-        step = self._step
-        assert step is not None
+        step = self._chosen_step(present)
         with step.lock, _on(self._device):
             if step.claim(self):
                 self._versions.clear()
@@ -111,16 +109,23 @@ class CapturedRows:
             at = place_index(tuple(place for place, _ in present), self._device)
             return logits[at].clone() if isinstance(at, slice) else logits[at]
 
-    def _choose_step(self) -> None:
-        """Take the smallest step with room for the rows that are here, in the precisions that occur."""
-        size = 1 << self.places[-1].bit_length()
+    def _chosen_step(self, present: Sequence[tuple[int, CacheRow]]) -> CapturedStep:
+        """The smallest step with room for the rows that are here, in the precisions that occur.
+
+        Where rows have gone, a smaller one is taken if it was captured before.
+        """
+        load = 1 << present[-1][0].bit_length(), formats_of(row for _, row in present)
+        has_changed = any(self._versions.get(place) != row.version for place, row in present)
+        stays = not has_changed and (load == self._load or not CapturedStep.is_ready(self._model, *load))
+        if stays and self._step is not None:
+            return self._step
         with _on(self._device):
-            step = CapturedStep.of(self._model, size, formats_of(row for row in self.rows if row is not None))
-        if step is not self._step:
-            if self._step is not None:
-                self._step.disown(self)
-            self._step = step
-            self._versions.clear()
+            step = CapturedStep.of(self._model, *load)
+            with step.lock:
+                if step is not self._step and step.claim(self, self._step):
+                    self._versions.clear()
+        self._step, self._load = step, load
+        return step
 
     def _write(self, step: CapturedStep, place: int, row: CacheRow) -> None:
         """Tell the table of a row, which has room for some tokens then; buffers that have room stay as they are."""

@@ -25,6 +25,10 @@ class PassInterruptedError(Exception):
         self.reason: FinishReason = reason
 
 
+LEAST_TOKENS = 24
+"""A block costs no less than so many tokens on a GPU, however few it is given: launching its kernels takes the time."""
+
+
 @contextlib.contextmanager
 def pauses(model: Any, pause: Callable[[float], None]) -> Iterator[None]:
     """Have a function called before each block of the passes that this thread makes while the `with` lasts.
@@ -37,10 +41,11 @@ def pauses(model: Any, pause: Callable[[float], None]) -> Iterator[None]:
             stops the pass where it raises.
     """
     blocks = [block for group in _outermost(model) for block in group]
+    least = LEAST_TOKENS if model.device.type == "cuda" else 0
     whole = sum(_size(block) for group in _outermost(model.get_decoder()) for block in group)
     with contextlib.ExitStack() as hooks:
         for block in blocks:
-            hook = _Hook(threading.get_ident(), pause, _size(block) / max(1, whole))
+            hook = _Hook(threading.get_ident(), pause, _size(block) / max(1, whole), least)
             hooks.callback(block.register_forward_pre_hook(hook, with_kwargs=True).remove)
         yield
 
@@ -51,13 +56,13 @@ class _Hook:
     computes_the_same = True
     """Told to `prefixkv.models.decoder_weights`, which otherwise takes a model with hooks for another kind."""
 
-    def __init__(self, thread: int, pause: Callable[[float], None], share: float) -> None:
-        self._thread, self._pause, self._share = thread, pause, share
+    def __init__(self, thread: int, pause: Callable[[float], None], share: float, least: int) -> None:
+        self._thread, self._pause, self._share, self._least = thread, pause, share, least
 
     @torch.compiler.disable
     def __call__(self, block: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if threading.get_ident() == self._thread:
-            self._pause(self._share * _tokens((*args, *kwargs.values())))
+            self._pause(max(self._least, self._share * _tokens((*args, *kwargs.values()))))
 
 
 def _outermost(module: Any) -> Iterator[torch.nn.ModuleList]:

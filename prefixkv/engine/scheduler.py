@@ -30,6 +30,11 @@ class Scheduled(Protocol):
 
 R = TypeVar("R", bound=Scheduled)
 
+FREE_PLACE = 4
+"""A place that waits for a further prompt counts as so many rows that wait for their step."""
+MOST_EAGER = 8
+"""The allowance is exceeded by this factor at most."""
+
 
 class Scheduler(Generic[R]):
     """Waiting, reading, running.
@@ -47,8 +52,9 @@ class Scheduler(Generic[R]):
         Args:
             ledger: of the memory.
             most_rows: that run at the same time.
-            allowance: prompt tokens that may be read between two steps of running rows; where one part of a pass is of
-                more, it is followed by as many steps as its allowances. None: no steps between.
+            allowance: prompt tokens that may be read between two steps of running rows, while few others wait; where
+                one part of a pass is of more, it is followed by as many steps as its allowances. None: no steps
+                between.
         """
         self.ledger = ledger
         self.waiting: deque[R] = deque()
@@ -108,11 +114,23 @@ class Scheduler(Generic[R]):
         self.waiting.appendleft(request)
         self._is_held = True
 
+    @property
+    def allowance(self) -> float | None:
+        """Prompt tokens that may be read between two steps now.
+
+        A step takes about as long for few rows as for many. So the more places are free beside those that run, for
+        which there are prompts, the more is read first; a single prompt takes nothing from the rows that run.
+        """
+        if self._allowance is None or not self.running:
+            return None
+        unread = len(self.waiting) + (self.reading is not None)
+        others = max(0, min(unread, self._most_rows - len(self.running)) - 1)
+        return self._allowance * min(MOST_EAGER, 1 + FREE_PLACE * others / len(self.running))
+
     def must_step(self, tokens: float) -> bool:
         """Whether running rows take a step before a part of a prompt is read whose work is that of so many tokens."""
-        if self._allowance is None or not self.running:
-            return False
-        return self._debt > 0 and self._debt + tokens > self._allowance
+        allowance = self.allowance
+        return allowance is not None and self._debt > 0 and self._debt + tokens > allowance
 
     def count_read(self, tokens: float) -> None:
         """A part of a prompt is read whose work is that of so many tokens; rows that run are owed steps for it."""
@@ -121,7 +139,7 @@ class Scheduler(Generic[R]):
 
     def count_step(self) -> None:
         """The running rows take a step."""
-        self._debt = max(0.0, self._debt - (self._allowance or 0))
+        self._debt = max(0.0, self._debt - (self.allowance or self._debt))
 
     def end(self, request: R) -> None:
         """Forget a request, in whichever state it is, and free its bytes at once."""

@@ -126,11 +126,22 @@ class EntryTable:
         for layer, entries in zip(self.entries, layers, strict=True):
             layer[row] = entries
 
-    def clear(self, row: int) -> None:
-        """Make a row idle."""
-        self.cells[:, row] = 0
+    def copy(self, other: EntryTable) -> None:
+        """Have the rows of another table, as many as fit; those that it has not are idle. The host does not wait."""
+        self.clear()
+        rows = min(self.rows, other.rows)
+        self.cells[:, :rows] = other.cells[:, :rows]
+        for own, theirs in zip(self.entries, other.entries, strict=True):
+            own[:rows] = theirs[:rows]
+
+    def clear(self, row: int | None = None) -> None:
+        """Make a row idle; all where None."""
+        if row is None:
+            self.cells.zero_()
+        else:
+            self.cells[:, row] = 0
         for layer in self.entries:
-            layer[row] = None
+            layer[:] = [None if row in (None, place) else entries for place, entries in enumerate(layer)]
 
     def cell(self, layer: int, row: int) -> dict[str, int]:
         """A cell's numbers by column; on a GPU this waits."""

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -59,6 +60,7 @@ class Service:
         self._threads = ThreadPoolExecutor(THREADS, "prefixkv-requests")
         self.metrics = Metrics(desk.engine, lambda: self._being_read)
         self._began = int(time.time())
+        self._alarm = _Alarm(self.metrics)
 
     def app(self) -> Starlette:
         """The application."""
@@ -135,7 +137,7 @@ class Service:
             try:
                 asked = _parsed(await _body(request))
                 loop, woken = asyncio.get_running_loop(), asyncio.Event()
-                wake = _Wake(loop, woken, self.metrics)
+                wake = self._alarm.waking(loop, woken)
                 taken = await loop.run_in_executor(self._threads, self._desk.ask, asked, owner, wake)
             finally:
                 self._being_read -= 1
@@ -155,20 +157,38 @@ class Service:
             stream.cancel()
 
 
-@dataclass(frozen=True)
-class _Wake:
-    """Tells the event loop, from the engine's thread, that a stream has changed."""
+class _Alarm:
+    """Tells the event loop, from the engine's thread, which streams have changed.
 
-    loop: asyncio.AbstractEventLoop
-    event: asyncio.Event
-    metrics: Metrics
+    The loop is woken once for all that it has not looked at yet: each time costs the engine a call of the system,
+    during which the loop's thread goes before it.
+    """
 
-    def __call__(self, stream: Stream) -> None:
-        if stream.is_done:
-            self.metrics.count_stream(stream)
-        # A loop that has ended has nobody who waits.
-        with contextlib.suppress(RuntimeError):
-            self.loop.call_soon_threadsafe(self.event.set)
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._changed: deque[asyncio.Event] = deque()
+        self._is_rung = False
+
+    def waking(self, loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> Callable[[Stream], None]:
+        """What a stream is to call when it has changed."""
+
+        def changed(stream: Stream) -> None:
+            if stream.is_done:
+                self._metrics.count_stream(stream)
+            self._changed.append(event)
+            if not self._is_rung:
+                self._is_rung = True
+                # A loop that has ended has nobody who waits.
+                with contextlib.suppress(RuntimeError):
+                    loop.call_soon_threadsafe(self._ring)
+
+        return changed
+
+    def _ring(self) -> None:
+        # Before looking: who adds one later rings again.
+        self._is_rung = False
+        while self._changed:
+            self._changed.popleft().set()
 
 
 class _Answer(Response):

@@ -31,6 +31,11 @@ class Piece:
     text: str
     logprobs: list[dict[str, Any]] | None
 
+    def with_next(self, piece: Piece) -> Piece:
+        """One piece of this and the one behind it."""
+        logprobs = None if self.logprobs is None else [*self.logprobs, *(piece.logprobs or ())]
+        return Piece(self.text + piece.text, logprobs)
+
 
 class Completion:
     """An answer on its way to the client."""
@@ -54,7 +59,7 @@ class Completion:
         self._pending: list[dict[str, Any]] = []
 
     async def pieces(self) -> AsyncIterator[Piece]:
-        """The answer as it grows.
+        """The answer as it grows: what has come since the piece before, however many tokens that is.
 
         Raises:
             PrefixKVError: it has ended in an error.
@@ -63,12 +68,15 @@ class Completion:
         while True:
             self._woken.clear()
             is_done, tokens = stream.is_done, stream.tokens
+            grown: Piece | None = None
             for place in range(given, len(tokens)):
                 text = writer.push(tokens[place])
                 if place < len(stream.logprobs) and tokens[place] not in self._ends:
                     self._pending.append(self._scored(tokens[place], stream.logprobs[place]))
                 if piece := self._piece(text):
-                    yield piece
+                    grown = piece if grown is None else grown.with_next(piece)
+            if grown is not None:
+                yield grown
             given = len(tokens)
             if is_done:
                 break

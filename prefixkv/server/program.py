@@ -8,6 +8,7 @@ import ipaddress
 import secrets
 import signal
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,9 @@ from prefixkv.server.keys import Keys
 
 END_SECONDS = 3
 """Answers may go on for so long when the server is to end."""
+SWITCH_SECONDS = 0.0005
+"""For so long one thread of Python may keep another waiting: the engine's, which keeps a GPU busy, gives way to that of
+HTTP with every operation, and ten times as long, which is usual, is as long as a step takes."""
 
 
 @dataclass(frozen=True)
@@ -108,9 +112,12 @@ def serve(desk: Desk, place: Place, most_requests: int, begun: Callable[[str, bo
             timeout_graceful_shutdown=END_SECONDS,
         )
         is_found = place.is_local and write_home_file(url, token, desk.loaded.id)
+        usual = sys.getswitchinterval()
+        sys.setswitchinterval(SWITCH_SECONDS)
         try:
             _Server(config, lambda: begun(url, is_found)).run(sockets=[listener])
         finally:
+            sys.setswitchinterval(usual)
             remove_home_file()
 
 

@@ -167,28 +167,64 @@ def test_every_request_is_read_in_its_turn_and_none_starves(
     assert scheduler.ledger.reserved_bytes == 0
 
 
-@pytest.mark.parametrize(("parts", "between"), [(1, 10), (4, 3), (10, 1), (40, 1)])
-def test_running_rows_take_steps_while_a_long_prompt_is_read(parts: int, between: int) -> None:
-    """One for each allowance of its tokens, as evenly as the parts allow; none while nobody runs."""
-    scheduler: Scheduler[Asked] = Scheduler(Ledger(1000), 8, allowance=100)
-    for number in range(3):
-        scheduler.add(Asked(number, 1000, Footprint(1, 1)))
-    steps: list[int] = []
-    while scheduler.waiting:
-        behind = 0
-        while (request := scheduler.next_to_read()) is None:
-            scheduler.count_step()
-            behind += 1
-        counts = [behind]
-        for _ in range(parts):
-            counts.append(0)
-            while scheduler.must_step(1000 / parts):
-                scheduler.count_step()
-                counts[-1] += 1
-            scheduler.count_read(1000 / parts)
+def _running(rows: int, most_rows: int) -> Scheduler[Asked]:
+    """A scheduler with rows that run, 100 tokens to a step."""
+    scheduler: Scheduler[Asked] = Scheduler(Ledger(1000), most_rows, allowance=100)
+    for number in range(rows):
+        scheduler.add(Asked(number, 0, Footprint(1, 1)))
+        request = scheduler.next_to_read()
+        assert request is not None
         scheduler.run(request)
-        assert max(counts) <= between
-        steps.append(sum(counts))
-    assert steps[0] == 0
-    # Those that the last part calls for may come when the next prompt's turn comes.
-    assert sum(steps) in range(9, 23)
+    return scheduler
+
+
+def _steps_between(scheduler: Scheduler[Asked], parts: int) -> list[int]:
+    """Read a prompt of 1,000 tokens in so many parts; the steps before it, and before each part."""
+    counts = [0]
+    while (request := scheduler.next_to_read()) is None:
+        scheduler.count_step()
+        counts[0] += 1
+    for _ in range(parts):
+        counts.append(0)
+        while scheduler.must_step(1000 / parts):
+            scheduler.count_step()
+            counts[-1] += 1
+        scheduler.count_read(1000 / parts)
+    scheduler.run(request)
+    return counts
+
+
+@pytest.mark.parametrize(("parts", "between"), [(1, 10), (4, 3), (10, 2), (40, 2)])
+def test_running_rows_take_steps_while_a_long_prompt_is_read(parts: int, between: int) -> None:
+    """About one for each allowance of its tokens, as evenly as the parts allow."""
+    scheduler = _running(40, 64)
+    for number in range(100, 103):
+        scheduler.add(Asked(number, 1000, Footprint(1, 1)))
+    counts = [_steps_between(scheduler, parts) for _ in range(3)]
+    assert max(map(max, counts)) <= between
+    # Parts that do not divide an allowance are followed by a step more.
+    assert sum(map(sum, counts)) in range(16, 37)
+
+
+def test_nobody_is_owed_a_step_while_nobody_runs() -> None:
+    scheduler = _running(0, 64)
+    scheduler.add(Asked(1, 1000, Footprint(1, 1)))
+    assert _steps_between(scheduler, 10) == [0] * 11
+
+
+def test_many_prompts_go_before_few_rows() -> None:
+    """Places are filled first; the more rows run, and the fewer prompts there are for free places, the less."""
+    steps = {}
+    for running, waiting, most_rows in [(1, 50, 64), (16, 16, 64), (16, 1, 64), (60, 50, 64), (64, 50, 65), (1, 50, 2)]:
+        scheduler = _running(running, most_rows)
+        for number in range(100, 100 + waiting):
+            scheduler.add(Asked(number, 1000, Footprint(1, 1)))
+        steps[running, waiting, most_rows] = sum(_steps_between(scheduler, 50))
+    assert steps == {
+        (1, 50, 64): 1,
+        (16, 16, 64): 2,
+        (16, 1, 64): 9,
+        (60, 50, 64): 8,
+        (64, 50, 65): 9,
+        (1, 50, 2): 9,
+    }

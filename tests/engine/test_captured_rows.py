@@ -20,10 +20,12 @@ from prefixkv.cache.row import CacheRow
 from prefixkv.engine import captured_rows
 from prefixkv.engine.captured_rows import CapturedRows
 from prefixkv.generation.forward import read_tokens
+from prefixkv.inputs.prompts import Prompt, Turn
 from prefixkv.models.decoder_weights import DecoderWeights, UnknownDecoderError
 from prefixkv.models.geometry import KVGeometry
 from prefixkv.transformers_compat import cache_argument
 from tests import tiny
+from tests.families.tiny_models import FAMILIES
 
 SIZES = {
     "vocab_size": 200,
@@ -193,6 +195,61 @@ def test_who_leaves_after_another_had_the_step_leaves_the_others_right() -> None
             expected = read_tokens(model, PrefixKVCache.of_rows([same]), tokens[1:])
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
     assert kept(stays) == kept(same)
+
+
+def test_rows_are_not_written_anew_when_their_number_needs_another_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = mistral()
+    ragged, written = Ragged(model), list[int]()
+    write = CapturedRows._write
+
+    def counted(rows: CapturedRows, step: Any, place: int, row: CacheRow) -> None:
+        written.append(place)
+        write(rows, step, place, row)
+
+    monkeypatch.setattr(CapturedRows, "_write", counted)
+    with attention.installed(model):
+        rows, stays = CapturedRows(model, 5), ragged.row(0, 30, 1)
+        same, sizes = ragged.row(0, 30, 1), []
+        rows.join(0, stays)
+        for turn, (place, kind) in enumerate([(1, 0), (2, 3), (4, 1)] * 2):
+            rows.advance(tiny.text(1, 3 * turn, 5)[:, 0])
+            rows.join(place, ragged.row(kind, 20, place))
+            found = rows.advance(tiny.text(1, 3 * turn + 1, 5)[:, 0])
+            assert rows._step is not None
+            sizes.append(rows._step.rows)
+            rows.leave(place)
+            for step in range(2):
+                expected = read_tokens(model, PrefixKVCache.of_rows([same]), tiny.text(1, 3 * turn + step, 5)[:1, 0])
+        torch.testing.assert_close(found[:1], expected, rtol=1e-4, atol=1e-4)
+        assert kept(stays) == kept(same)
+    assert sizes == [2, 4, 8] * 2
+    # Its buffer has room for few tokens at first, and is made larger once.
+    assert written == [0, 1, 0, 2, 4, 1, 2, 4]
+
+
+def test_positions_of_several_axes_go_on_behind_captured_steps() -> None:
+    """A plain pass behind captured steps reads its token where it is, in models whose pictures take few positions."""
+    built = FAMILIES["Qwen2-VL"]()
+    model: Any = built.model
+    geometry = KVGeometry.of(model.config, "float32")
+    inputs = Prompt(built.processor, [Turn("ba ce di fo gu", built.pictures[:1])]).inputs
+    with attention.installed(model), torch.no_grad():
+        rows = [CacheRow(geometry, "50%", "h2o") for _ in range(2)]
+        for row in rows:
+            model(**inputs, **cache_argument(PrefixKVCache.of_rows([row])))
+        captured = CapturedRows(model, 1)
+        captured.join(0, rows[0])
+        for step in range(6):
+            tokens = tiny.text(1, step)[:, 0] % 90 + 5
+            plain = read_tokens(model, PrefixKVCache.of_rows(rows[1:]), tokens)
+            if step in (3, 5):
+                found = read_tokens(model, PrefixKVCache.of_rows(rows[:1]), tokens)
+            else:
+                found = captured.advance(tokens)
+            torch.testing.assert_close(found, plain, rtol=1e-4, atol=1e-4)
+        assert rows[0].next_positions is not None
+        assert rows[0].next_positions < rows[0].seen_tokens
+        assert torch.equal(rows[0].next_positions, rows[1].next_positions)
 
 
 def test_a_hook_a_changed_layer_and_another_kind_of_decoder_are_told_apart() -> None:
