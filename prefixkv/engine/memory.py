@@ -1,10 +1,10 @@
-"""How much memory an engine may reserve for the caches of its requests."""
+"""How much memory an engine may reserve for the caches of its requests, and what is said where it ran out."""
 
 from __future__ import annotations
 
 import torch
 
-from prefixkv.errors import OptionError
+from prefixkv.errors import OUT_OF_MEMORY, DeviceMemoryError, OptionError, is_out_of_memory
 from prefixkv.policy.budget import Budget
 
 DEFAULT_BYTES = 2**30
@@ -35,3 +35,12 @@ def memory_bytes(asked: str | int | None, device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0] * GPU_SHARE)
     return DEFAULT_BYTES
+
+
+def told(error: Exception, device: torch.device) -> Exception:
+    """What those who wait are told of an error; where a device ran out of memory, it has what is not used back."""
+    if not is_out_of_memory(error):
+        return error
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    return DeviceMemoryError(f"{device} {OUT_OF_MEMORY}: give a smaller --budget or a smaller --memory")

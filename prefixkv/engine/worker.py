@@ -7,13 +7,13 @@ import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
 from prefixkv.cache import attention
 from prefixkv.engine.kept import KeptCache, KeptCaches, kept_cache
+from prefixkv.engine.memory import told
 from prefixkv.engine.pauses import PassInterruptedError, pauses
 from prefixkv.engine.prefix import Prefixes
 from prefixkv.engine.reader import read
@@ -22,8 +22,7 @@ from prefixkv.engine.scheduler import Scheduler
 from prefixkv.engine.stepper import Stepper
 from prefixkv.engine.stream import FinishReason
 from prefixkv.engine.trace import Trace
-from prefixkv.errors import OUT_OF_MEMORY, DeviceMemoryError, is_out_of_memory
-from prefixkv.generation.logprobs import Logprobs
+from prefixkv.errors import DeviceMemoryError
 
 AHEAD = 1
 """Steps that a device which replays them by itself has queued while the host hands out tokens: so many tokens a row may
@@ -62,8 +61,7 @@ class Worker:
         self._thread: threading.Thread | None = None
         # The request whose prompt is read, while the model computes for it and not for a step between.
         self._reading: Request | None = None
-        self.used_bytes = self.generated_tokens = 0
-        self._looked_at = 0.0
+        self.used_bytes, self.generated_tokens, self._looked_at = 0, 0, 0.0
 
     def start(self) -> None:
         """See to it that a thread works; called under the lock."""
@@ -84,7 +82,7 @@ class Worker:
                 while not self._has_finished():
                     self._turn()
         except Exception as error:
-            self._fail_all(self._exhausted() if is_out_of_memory(error) else error)
+            self._fail_all(told(error, self._model.device))
 
     def _fail_all(self, failure: Exception) -> None:
         """End every request: nobody must wait for what does not come. Requests that follow find everything free."""
@@ -121,14 +119,12 @@ class Worker:
         if request is not None:
             self._trace.moment("admission", request=request.number, reserved_bytes=reserved)
             self._read(request, is_shared, earlier)
-        if self.scheduler.running and (request is None or not self._may_read()):
+        with self.lock:
+            reads_on = request is not None and self.scheduler.may_read()
+        if self.scheduler.running and not reads_on:
             self._step()
         if not self.scheduler.running:
             self._hand_out(0)
-
-    def _may_read(self) -> bool:
-        with self.lock:
-            return self.scheduler.may_read()
 
     def _interrupt(self) -> None:
         """End what was cancelled and what is too late."""
@@ -165,39 +161,35 @@ class Worker:
             self._reading = request
             with self._trace.span("read", request=request.number, tokens=request.prompt_tokens, shared=is_shared):
                 prefix = self.prefixes.entries(request) if is_shared else None
-                token, logprobs = read(self._model, request, AHEAD, prefix, earlier, self._end_reading)
+                # Tokens that are there are handed out while a device may still read.
+                token, logprobs = read(self._model, request, AHEAD, prefix, earlier, partial(self._hand_out, 0))
         except Exception as error:  # whatever it is, it is this request's own
-            failure = self._exhausted() if is_out_of_memory(error) else error
+            failure = told(error, self._model.device)
         self._reading = None
         # Out here, where an exception no longer holds on to the tensors of the pass that failed.
-        if isinstance(failure, PassInterruptedError):
-            request.row.reset()
-            self._end(request, failure.reason)
-            return
         if failure is not None:
             self._give_up(request, failure)
             return
         with self.lock:
             self.scheduler.run(request)
-        if reason := self._push(request, token, logprobs):
+        self.generated_tokens += 1
+        if reason := request.push(token, logprobs):
             self._end(request, reason)
             return
         try:
             request.place = self._stepper.join(request.row, token, request.sampling, 1, request.shaping)
         except Exception as error:  # the rows that run go on
-            failure = self._exhausted() if is_out_of_memory(error) else error
+            failure = told(error, self._model.device)
         if failure is not None:
             self._leave(request)
             request.stream.fail(failure)
 
-    def _end_reading(self) -> None:
-        """Hand out the tokens that are there, while a device may still read a prompt."""
-        self._reading = None
-        self._hand_out(0)
-
     def _give_up(self, request: Request, failure: Exception) -> None:
-        """The prompt could not be read: it waits for memory if others run, else it has failed."""
+        """The prompt could not be read, or need not be: it waits for memory if others run, else it has failed."""
         request.row.reset()
+        if isinstance(failure, PassInterruptedError):
+            self._end(request, failure.reason)
+            return
         with self.lock:
             # What others begin with is not worth the memory; alone it is tried once more.
             has_shared, request.shared = request.shared is not None and self.prefixes.bytes > 0, None
@@ -234,7 +226,7 @@ class Worker:
             self._leave(request)
         # The step may have stopped anywhere: what its places hold is not known.
         self._stepper, self._queued = self._new_stepper(), deque()
-        failure = self._exhausted() if is_out_of_memory(failure) else failure
+        failure = told(failure, self._model.device)
         for request in stepped:
             request.stream.fail(failure)
 
@@ -269,12 +261,9 @@ class Worker:
                 request.queued -= 1
                 if request.number not in self.scheduler.running:
                     continue
-                if reason := self._push(request, tokens[place], self._stepper.logprobs.get(place)):
+                self.generated_tokens += 1
+                if reason := request.push(tokens[place], self._stepper.logprobs.get(place)):
                     self._end(request, reason)
-
-    def _push(self, request: Request, token: int, logprobs: Logprobs | None = None) -> FinishReason | None:
-        self.generated_tokens += 1
-        return request.push(token, logprobs)
 
     def _look(self) -> None:
         """Count what the rows hold, now and then."""
@@ -309,9 +298,3 @@ class Worker:
         if request.place >= 0:
             self._stepper.leave(request.place)
             request.place = -1
-
-    def _exhausted(self) -> DeviceMemoryError:
-        device: Any = self._model.device
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
-        return DeviceMemoryError(f"{device} {OUT_OF_MEMORY}: give a smaller --budget or a smaller --memory")
