@@ -96,6 +96,7 @@ def live_view(folder: Path, home: str) -> None:
 def conversation(folder: Path, home: str) -> None:
     """A conversation with commands."""
     recorder = Recorder(["chat", SCENE.name, "--model", "demo", "--budget", "20%"], home)
+    recorder.child.expect("what else there is")
     recorder.wait_for_prompt()
     for line in (
         "How many objects are there?",

@@ -12,6 +12,7 @@ import typer
 import prefixkv
 from prefixkv_cli import output
 from prefixkv_cli.allocator import prepare_allocator
+from prefixkv_cli.background import end_process
 from prefixkv_cli.collector import collect_seldom
 from prefixkv_cli.command_table import COMPLETE_VARIABLE, ProgramGroup
 from prefixkv_cli.failures import Failure
@@ -75,7 +76,7 @@ def main(arguments: list[str] | None = None) -> None:
     prepare_allocator()
     # What transformers logs is about its own defaults; what concerns the user is said by us, in one line.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    sys.exit(_run(words))
+    end_process(_run(words))
 
 
 def _run(arguments: list[str]) -> int:

@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 import sys
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from prefixkv.errors import PrefixKVError
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 _quiet = False
 _MOST_NOTICES = 100
 _notices: deque[str] = deque(maxlen=_MOST_NOTICES)
+_held: ContextVar[list[str] | None] = ContextVar("_held", default=None)
 
 
 class ReaderLeftError(Exception):
@@ -74,9 +77,26 @@ def is_terminal(stream: Any) -> bool:
 
 def notice(text: str) -> None:
     """One line that the user should know."""
+    if (held := _held.get()) is not None:
+        held.append(text)
+        return
     _notices.append(text)
     if not _quiet:
         _line("note", text, style="dim")
+
+
+@contextmanager
+def notices_held(held: list[str]) -> Iterator[None]:
+    """Keep the notices of this thread for later, while another one has the terminal.
+
+    Args:
+        held: takes them.
+    """
+    token = _held.set(held)
+    try:
+        yield
+    finally:
+        _held.reset(token)
 
 
 def status(text: str) -> None:

@@ -173,17 +173,24 @@ def chat(
 
         ask_remotely(talk_with, questions, opening.pictures, Journal(log), json, json_lines, plain)
         return
-    conversation = opening.conversation(needs_pictures=bool(questions))
+    opening.choose_model()
+    conversation = None
     if questions:
+        conversation = opening.conversation()
         _ask(conversation, questions, Journal(log), json, json_lines, plain, stats)
     else:
         from prefixkv_cli.dialogue.conversation import converse
         from prefixkv_cli.dialogue.talk import Talk
 
-        talk = Talk(conversation, stats, plain, Journal(log), opening.load)
-        converse(talk)
-        conversation = talk.conversation
-    if show_kept is not None:
+        behind = opening.is_model_here()
+
+        def make() -> Talk:
+            begun = opening.conversation(needs_pictures=False, shown=not behind)
+            return Talk(begun, stats, plain, Journal(log), opening.load)
+
+        if (talk := converse(make, opening.model, behind)) is not None:
+            conversation = talk.conversation
+    if show_kept is not None and conversation is not None:
         write_kept_file(conversation, show_kept)
 
 

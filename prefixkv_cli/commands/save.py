@@ -90,12 +90,16 @@ def save(
         no_profile=no_profile,
     )
     opening.check()
+    opening.choose_model()
     conversation = opening.conversation()
-    if prompt is None:
-        conversation.read()
-    else:
-        for _ in conversation.ask(prompt):
-            pass
+    from prefixkv_cli.dialogue.reading_view import reading_shown
+
+    with reading_shown(conversation) as stop:
+        if prompt is None:
+            conversation.read()
+        else:
+            for _ in conversation.ask(prompt):
+                stop()
     from prefixkv.chat.context import save_context
 
     save_context(conversation, path, name or path.stem)

@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable
-from contextlib import closing
+from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
@@ -17,6 +17,7 @@ from rich.text import Text
 from prefixkv.generation.answer import rate
 from prefixkv_cli import output
 from prefixkv_cli.dialogue.live_view import Pace, cache_view
+from prefixkv_cli.dialogue.reading_view import reading_shown
 from prefixkv_cli.tables.cache_report import CacheReport
 
 if TYPE_CHECKING:
@@ -91,17 +92,18 @@ class _LiveAnswer:
         self._live = Live(console=self._console, auto_refresh=False, transient=True, redirect_stdout=False)
         self._asked_at = self._first_at = time.perf_counter()
         self._first_seen = 0
+        self._shows = ExitStack()
 
     def __enter__(self) -> _LiveAnswer:
-        self._live.start()
         # The first drawing loads what it needs: here, where nobody waits for a token.
         self.answer = "reading"
         self._console.render_lines(self._picture(CacheReport.of(self._conversation)))
         self.answer = ""
-        self._live.update(Text("reading ...", style="dim"), refresh=True)
+        self._stop_reading = self._shows.enter_context(reading_shown(self._conversation))
         return self
 
     def __exit__(self, *error: object) -> None:
+        self._shows.close()
         self._live.stop()
 
     def watch(self, pieces: Iterable[str]) -> Iterable[str]:
@@ -109,8 +111,11 @@ class _LiveAnswer:
         pace = None
         for piece in pieces:
             self.answer += piece
+            if pace is None:
+                self._stop_reading()
             yield piece
             if pace is None:
+                self._live.start()
                 pace = Pace()
                 self._first_at, self._first_seen = time.perf_counter(), self._seen_tokens()
             pace.draw(self._draw)

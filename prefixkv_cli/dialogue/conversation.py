@@ -2,46 +2,59 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from prefixkv.errors import PrefixKVError
 from prefixkv.home import home
 from prefixkv_cli import output
+from prefixkv_cli.dialogue.beginning import Beginning
 from prefixkv_cli.dialogue.last_conversation import keep_last_conversation
 from prefixkv_cli.dialogue.line_editor import CommandCompletion, LineEditor
 from prefixkv_cli.dialogue.picture_input import dropped_pictures
 from prefixkv_cli.dialogue.slash_commands import COMMANDS, run_command
 from prefixkv_cli.dialogue.talk import Talk
 from prefixkv_cli.failures import Failure
+from prefixkv_cli.waiting_sign import end_sign
 
-_GOODBYES = ("exit", "quit", "/quit", "/bye")
-"""Lines that leave, besides `/exit`."""
+_GOODBYES = ("exit", "quit", "/quit", "/bye", "/exit")
+"""Lines that leave; for them nobody waits for a model."""
 
 
-def converse(talk: Talk) -> None:
+def converse(make: Callable[[], Talk], model: str, behind: bool) -> Talk | None:
     """Talk until the user leaves; however it ends, the conversation is kept for `chat --continue`.
 
     Args:
-        talk: a conversation, new or saved.
+        make: loads the model and makes the conversation, new or saved.
+        model: what is loaded, as the user calls it.
+        behind: whether the prompt is there while it is loaded.
+
+    Returns:
+        The conversation; None where the user has left before it began.
 
     Raises:
+        PrefixKVError: it cannot be made; other errors likewise.
         KeyboardInterrupt: Ctrl-C twice in a row on an empty line, or twice within an answer.
     """
     completions = {name: CommandCompletion(command.summary, command.choices) for name, command in COMMANDS.items()}
     editor = LineEditor(completions, home() / "history")
-    talk.compose = editor.compose
-    talk.show_header()
+    end_sign()
+    beginning = Beginning(make, model, editor, behind)
     try:
-        _take_lines(talk, editor)
+        _take_lines(beginning, editor)
     finally:
+        talk = beginning.started
         # Who has only looked replaces nothing.
-        if talk.has_new_turns():
+        if talk is not None and talk.has_new_turns():
             keep_last_conversation(talk.conversation)
+    return talk
 
 
-def _take_lines(talk: Talk, editor: LineEditor) -> None:
+def _take_lines(beginning: Beginning, editor: LineEditor) -> None:
     is_warned = False
     while True:
+        beginning.look()
         try:
-            line = editor.read(talk.status())
+            line = editor.read(beginning.status)
         except EOFError:
             return
         except KeyboardInterrupt:
@@ -53,6 +66,11 @@ def _take_lines(talk: Talk, editor: LineEditor) -> None:
         is_warned = False
         if line in _GOODBYES:
             return
+        try:
+            talk = beginning.talk()
+        except KeyboardInterrupt:
+            output.status("stopped; the question was not asked")
+            continue
         try:
             if line:
                 take_line(talk, line)

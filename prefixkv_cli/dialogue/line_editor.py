@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from prompt_toolkit import PromptSession
-from prompt_toolkit.completion import CompleteEvent, Completer, Completion, PathCompleter
+from prompt_toolkit.application import run_in_terminal
+from prompt_toolkit.buffer import Buffer
+from prompt_toolkit.completion import (
+    CompleteEvent,
+    Completer,
+    Completion,
+    PathCompleter,
+    get_common_complete_suffix,
+)
 from prompt_toolkit.document import Document
 from prompt_toolkit.filters import Condition
 from prompt_toolkit.formatted_text import FormattedText
@@ -63,24 +72,42 @@ class LineEditor:
             placeholder=FormattedText([("ansibrightblack", PLACEHOLDER)]),
         )
 
-    def read(self, status: str = "") -> str:
+    def read(self, status: Callable[[], str]) -> str:
         """The next line, or several; without the marks of a block.
 
         Args:
-            status: a line that stands below the prompt meanwhile; none where empty.
+            status: gives the line that stands below the prompt meanwhile; none where it is empty at the beginning.
 
         Raises:
             EOFError: Ctrl-D.
+            Exception: what `end` was given.
             KeyboardInterrupt: Ctrl-C on an empty line; on another, it only clears the line.
         """
         while True:
             try:
-                line = self._session.prompt(">>> ", bottom_toolbar=status or None)
+                line = self._session.prompt(">>> ", bottom_toolbar=status if status() else None)
             except KeyboardInterrupt:
                 if not self._session.default_buffer.text:
                     raise
                 continue
             return line.replace("\\\n", "\n").replace(BLOCK, "").strip()
+
+    def interrupt(self, work: Callable[[], None]) -> None:
+        """Do something above the line that is being edited; called by another thread. Without such a line, nothing.
+
+        Args:
+            work: done in the thread that edits.
+        """
+        app = self._session.app
+        if app.is_running and app.loop is not None:
+            # Between the question and the call the line, and its loop, may end.
+            with suppress(RuntimeError):
+                app.loop.call_soon_threadsafe(lambda: run_in_terminal(work))
+
+    def end(self, error: Exception) -> None:
+        """End the line that is being edited: `read` raises the error."""
+        if self._session.app.is_running:
+            self._session.app.exit(exception=error)
 
     def compose(self, text: str) -> str:
         """A text that the user writes in the editor of VISUAL or EDITOR, else in one that the machine has.
@@ -113,6 +140,10 @@ class LineEditor:
         @keys.add("enter", filter=Condition(is_unfinished))
         def _(event: KeyPressEvent) -> None:
             event.current_buffer.insert_text("\n")
+
+        @keys.add("tab")
+        def _(event: KeyPressEvent) -> None:
+            _complete(event.current_buffer)
 
         @keys.add("c-g")
         def _(event: KeyPressEvent) -> None:
@@ -154,6 +185,23 @@ class _LineCompleter(Completer):
                 if choice.startswith(argument):
                     meaning = listed[choice] if isinstance(listed, Mapping) else None
                     yield Completion(choice, start_position=-len(argument), display_meta=meaning)
+
+
+def _complete(buffer: Buffer) -> None:
+    """Take the menu's next line, or what all completions have in common.
+
+    Prompt-toolkit's own Tab does nothing while the menu for the last letter is still being made.
+    """
+    if buffer.complete_state:
+        buffer.complete_next()
+        return
+    found = list(buffer.completer.get_completions(buffer.document, CompleteEvent(completion_requested=True)))
+    if len(found) == 1:
+        buffer.apply_completion(found[0])
+    elif common := get_common_complete_suffix(buffer.document, found):
+        buffer.insert_text(common)
+    elif found:
+        buffer.start_completion()
 
 
 def _is_picture_or_folder(name: str) -> bool:

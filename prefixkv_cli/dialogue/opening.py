@@ -12,7 +12,9 @@ from prefixkv.generation.sampling import Sampling
 from prefixkv.home import find_file
 from prefixkv.inputs.template_args import parse_template_args
 from prefixkv.methods.table import get_method
+from prefixkv.models.download import is_here
 from prefixkv.models.loading import LoadedModel, check_device_name, check_dtype_name, check_model_name
+from prefixkv.models.names import source_of
 from prefixkv.models.placement import Placement
 from prefixkv.policy.budget import Budget
 from prefixkv.policy.codec import DEFAULT_CODEC, get_codec
@@ -126,33 +128,49 @@ class Opening:
                 "one), or choose another --model"
             )
 
-    def load(self, model: str) -> LoadedModel:
+    def choose_model(self) -> None:
+        """Decide which model `auto` is, which may ask the user.
+
+        Raises:
+            PrefixKVError: there is none that can answer.
+        """
+        self.model = model_for_pictures(self.model, self.device, self._pictures)
+
+    def is_model_here(self) -> bool:
+        """Whether the chosen model can be loaded without a download."""
+        source = source_of(self.model)
+        return (
+            self.model == "auto" or Path(source).is_dir() or is_here(source, with_code=self.placement.trust_remote_code)
+        )
+
+    def load(self, model: str, shown: bool = True) -> LoadedModel:
         """Load a model onto the device, and in the dtype, that were asked for; without its profile where that was said.
 
         Args:
             model: its name.
+            shown: whether the terminal may show that it is loaded.
 
         Raises:
             PrefixKVError: it cannot be had.
         """
-        loaded = load_shown(model, self.device, self.dtype, output.notice, self.placement)
+        loaded = load_shown(model, self.device, self.dtype, output.notice, self.placement, shown)
         if self.no_profile:
             from prefixkv.profiles.guidance import leave_out_profile
 
             leave_out_profile(loaded.model)
         return loaded
 
-    def conversation(self, needs_pictures: bool = True) -> Conversation:
-        """Load the model and begin, or go on with what was saved.
+    def conversation(self, needs_pictures: bool = True, shown: bool = True) -> Conversation:
+        """Load the chosen model and begin, or go on with what was saved.
 
         Args:
             needs_pictures: whether a question is asked before a picture can be added.
+            shown: whether the terminal may show that the model is loaded.
 
         Raises:
             PrefixKVError: the model cannot be loaded, or the context is of another one.
         """
-        self.model = model_for_pictures(self.model, self.device, self._pictures)
-        loaded = self.load(self.model)
+        loaded = self.load(self.model, shown)
         from prefixkv.chat.conversation import Conversation
 
         if self._context_file is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from prefixkv.policy.budget import format_bytes
-from prefixkv_cli.tables.cache_report import CacheReport
+from prefixkv_cli.tables.cache_report import allowed_bytes
 
 if TYPE_CHECKING:
     from prefixkv.chat.conversation import Conversation
@@ -21,12 +21,13 @@ def status_bar(conversation: Conversation) -> str:
     # Of an id or a folder, the end is what tells models apart.
     model = conversation.loaded.id.rstrip("/\\").replace("\\", "/").split("/")[-1]
     parts = [model, cache.method.name, f"budget {cache.budget.text}"]
-    report = CacheReport.of(conversation)
-    layers = report.usage.layers
+    # Not a whole report, which counts the kinds of entries token by token: a long conversation has many.
+    usage = conversation.usage()
+    layers = usage.layers
     seen = sum(layer.seen_tokens for layer in layers)
     if not seen:
         return " · ".join([*parts, "nothing read yet"])
-    used = format_bytes(report.usage.kept_bytes)
-    allowed = "" if report.allowed_bytes is None else f" of {format_bytes(report.allowed_bytes)}"
+    used, room = format_bytes(usage.kept_bytes), allowed_bytes(cache, usage)
+    allowed = "" if room is None else f" of {format_bytes(room)}"
     kept = sum(layer.kept_tokens for layer in layers) / seen
     return " · ".join([*parts, f"{used}{allowed} used", f"{kept:.0%} of {layers[0].seen_tokens:,} tokens kept"])

@@ -10,6 +10,7 @@ from prefixkv.cache.usage import CacheUsage
 from prefixkv.policy.budget import format_bytes
 
 if TYPE_CHECKING:
+    from prefixkv.cache.prefix_cache import PrefixKVCache
     from prefixkv.chat.conversation import Conversation
     from prefixkv.chat.entry_kinds import EntryKinds
 
@@ -54,12 +55,7 @@ class CacheReport:
         if first_token_seconds is None and answer is not None:
             first_token_seconds, tokens_per_second = answer.prefill_seconds, answer.tokens_per_second
         usage = conversation.usage()
-        allowed = None
-        if not cache.keeps_all:
-            seen = max(layer.seen_tokens for layer in usage.layers)
-            is_size = cache.budget.kind == "bytes"
-            allowed = int(cache.budget.amount) if is_size else cache.budget.room_bytes(cache.geometry, seen)
-        kinds = kept_kinds(cache, conversation.reading)
+        kinds, allowed = kept_kinds(cache, conversation.reading), allowed_bytes(cache, usage)
         return cls(usage, kinds, cache.budget.text, allowed, first_token_seconds, tokens_per_second)
 
     def lines(self) -> list[str]:
@@ -73,3 +69,17 @@ class CacheReport:
         if self.tokens_per_second is not None:
             speed.append(f"{self.tokens_per_second:.1f} tokens/s")
         return [*lines, " · ".join(speed)] if speed else lines
+
+
+def allowed_bytes(cache: PrefixKVCache, usage: CacheUsage) -> int | None:
+    """What the budget allows for the tokens read so far; None where nothing is ever evicted.
+
+    Args:
+        cache: of a conversation.
+        usage: what it holds.
+    """
+    if cache.keeps_all:
+        return None
+    if cache.budget.kind == "bytes":
+        return int(cache.budget.amount)
+    return cache.budget.room_bytes(cache.geometry, max(layer.seen_tokens for layer in usage.layers))

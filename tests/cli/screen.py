@@ -86,6 +86,11 @@ class Terminal:
         self.child.expect(r"\x1b\[\?2004h")
         self.child.expect(">>>")
 
+    def wait_until_loaded(self) -> None:
+        """Read until the model is there: the header stands above the prompt."""
+        self.wait_for("lists[ \r\n]+what[ \r\n]+else")
+        self.wait_for_prompt()
+
     def enter(self, line: str) -> None:
         """Type a line and Enter, then read until the next prompt is there."""
         self.child.send(line + "\r")

@@ -19,7 +19,7 @@ def words(text: str) -> str:
 def test_the_demo_model_offers_an_example(tmp_path: Path) -> None:
     terminal = Terminal(["chat", "--model", "demo", "--device", "cpu"], PREFIXKV_HOME=str(tmp_path / "home"))
     try:
-        terminal.wait_for_prompt()
+        terminal.wait_until_loaded()
         assert "there is no picture yet: drop one here, or press Enter on an empty line" in words(terminal.text)
         terminal.enter("How many objects are there?")
         assert "error: the demo model answers questions about a picture: drop one here" in words(terminal.text)

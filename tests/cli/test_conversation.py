@@ -36,7 +36,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
     def start(*arguments: str, columns: int) -> Terminal:
         started.append(Terminal(["chat", *arguments], columns, PREFIXKV_HOME=str(tmp_path / "home")))
-        started[-1].wait_for_prompt()
+        started[-1].wait_until_loaded()
         return started[-1]
 
     yield start
@@ -221,7 +221,7 @@ def test_whatever_goes_wrong_in_a_line_the_conversation_goes_on(
     lines = iter(["first", "second"])
     asked: list[str] = []
 
-    def read(self: object, status: str) -> str:
+    def read(self: object, status: object) -> str:
         try:
             return next(lines)
         except StopIteration:
@@ -238,10 +238,10 @@ def test_whatever_goes_wrong_in_a_line_the_conversation_goes_on(
     talk: Any = SimpleNamespace(
         conversation="kept", show_header=lambda: None, status=lambda: "", has_new_turns=lambda: True
     )
-    conversation_loop.converse(talk)
+    conversation_loop.converse(lambda: talk, "demo", behind=False)
     assert asked == ["first", "second", "kept"]
     assert capsys.readouterr().err.count("error: internal error: UnicodeEncodeError") == 2
     # Who has asked nothing replaces no conversation that was kept before.
     talk.has_new_turns = lambda: False
-    conversation_loop.converse(talk)
+    conversation_loop.converse(lambda: talk, "demo", behind=False)
     assert asked == ["first", "second", "kept"]

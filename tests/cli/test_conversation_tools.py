@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from prompt_toolkit.buffer import Buffer
 from rich.console import Console
 
 import prefixkv
@@ -18,6 +20,7 @@ from prefixkv.errors import OptionError, PrefixKVError
 from prefixkv.generation.sampling import Sampling
 from prefixkv.inputs.images import open_image
 from prefixkv_cli.dialogue.kept_view import kept_view
+from prefixkv_cli.dialogue.line_editor import CommandCompletion, _complete, _LineCompleter
 from prefixkv_cli.dialogue.model_switch import switch_model
 from prefixkv_cli.dialogue.status_bar import status_bar
 from prefixkv_cli.dialogue.talk import Talk
@@ -53,6 +56,20 @@ def test_toolbar_descriptions_editor_and_map_in_a_terminal(picture: Path, model_
     assert terminal.end() == 0
     assert "## ba be" in (tmp_path / "talk.md").read_text()
     assert "## bu\nbi bo" in (tmp_path / "talk.md").read_text()
+
+
+def test_tab_needs_no_menu() -> None:
+    """Typed right behind a letter, before the menu is there, it completes all the same."""
+    commands = {name: CommandCompletion("what it does") for name in ("/clear", "/image", "/images")}
+    opened: list[str] = []
+    for typed, completed in (("/cl", "/clear"), ("/i", "/image"), ("/image", "/image"), ("/z", "/z")):
+        buffer = Buffer(completer=_LineCompleter(commands))
+        buffer.insert_text(typed)
+        buffer.start_completion = partial(opened.append, typed)  # type: ignore[method-assign]
+        _complete(buffer)
+        assert buffer.text == completed
+    # Only where there is a choice left does the menu open.
+    assert opened == ["/image"]
 
 
 def test_a_map_has_a_cell_for_each_patch_and_fits_the_width() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import struct
 import sys
@@ -12,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 import prefixkv
 from prefixkv.cache.usage import CacheUsage, LayerUsage
@@ -24,6 +26,7 @@ from prefixkv.models.loading import LoadedModel
 from prefixkv_cli.dialogue import answer_view, live_view
 from prefixkv_cli.dialogue.answer_view import show_answer
 from prefixkv_cli.dialogue.live_view import GLYPHS, Pace, cache_view
+from prefixkv_cli.dialogue.reading_view import ReadingView
 from prefixkv_cli.tables.cache_report import CacheReport
 
 fcntl = pytest.importorskip("fcntl", reason="there is no pseudo-terminal on this platform")
@@ -152,6 +155,30 @@ def on_terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         stream.close()
     os.close(slave)
     os.close(master)
+
+
+def test_reading_a_long_prompt_shows_how_many_layers_have_read_it_and_the_time_left() -> None:
+    layers = [SimpleNamespace(seen_tokens=40) for _ in range(8)]
+    conversation: Any = SimpleNamespace(cache=SimpleNamespace(layers=layers))
+    now = 0.0
+    view = ReadingView(conversation, lambda: now)
+    console = Console(width=60, file=io.StringIO())
+
+    def drawn() -> str:
+        with console.capture() as shown:
+            console.print(view)
+        return shown.get().strip()
+
+    assert drawn() == "reading ..."
+    # A picture's own layers take two seconds; then each of the model's takes half a one.
+    for seconds, done in ((2.0, 1), (2.5, 2), (3.5, 4), (5.5, 8)):
+        now = seconds
+        for layer in layers[:done]:
+            layer.seen_tokens = 240
+        line = drawn()
+        assert f"{done}/8 layers" in line
+        assert len(line) <= 60
+        assert (f" {(8 - done) / 2:.0f} s left" in line) == (done > 1)
 
 
 def test_nothing_is_done_for_the_view_but_at_its_pace(

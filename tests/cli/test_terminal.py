@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -103,7 +104,7 @@ def test_interrupting_a_single_answer_exits_with_130(start: Start) -> None:
 
 def test_interrupt_at_the_prompt_clears_a_line_and_asks_before_it_leaves(start: Start, tmp_path: Path) -> None:
     terminal = start("--max-new-tokens", "5")
-    terminal.wait_for_prompt()
+    terminal.wait_until_loaded()
     terminal.child.send("ba be")
     terminal.wait_for("be")
     terminal.interrupt()
@@ -127,20 +128,20 @@ def test_last_conversation_goes_on_and_one_without_turns_does_not_replace_it(
     start: Start, model_folder: Path, tmp_path: Path
 ) -> None:
     terminal = start("--max-new-tokens", "5")
-    terminal.wait_for_prompt()
+    terminal.wait_until_loaded()
     terminal.enter("ba be")
     terminal.child.send("/bye\r")
     assert terminal.end() == 0
     kept = (tmp_path / "home" / "last.safetensors").read_bytes()
     silent = start()
-    silent.wait_for_prompt()
+    silent.wait_until_loaded()
     silent.child.send("\x04")
     assert silent.end() == 0
     assert "is kept" not in silent.text
     assert (tmp_path / "home" / "last.safetensors").read_bytes() == kept
     words = ["chat", "--continue", "--model", str(model_folder), "--max-new-tokens", "5"]
     later = Terminal(words, 100, PREFIXKV_HOME=str(tmp_path / "home"))
-    later.wait_for_prompt()
+    later.wait_until_loaded()
     later.enter("bi bo")
     later.enter(f"/export {tmp_path}/talk.json")
     # Under another budget nothing is read yet: the pictures are, so that there is something to be written.
@@ -156,10 +157,41 @@ def test_last_conversation_goes_on_and_one_without_turns_does_not_replace_it(
 
 
 @pytest.mark.exhaustive
+def test_the_prompt_is_there_before_the_model(start: Start, model_folder: Path, tmp_path: Path) -> None:
+    """A question that is typed meanwhile is answered; leaving waits for nothing; what goes wrong ends the line."""
+    early = start("--max-new-tokens", "3")
+    early.wait_for_prompt()
+    assert "what else there is" not in early.text
+    early.child.send("ba be\r")
+    early.wait_for("loading ")
+    early.wait_for("what else there is")
+    early.wait_for_prompt()
+    assert "kept" in early.text
+    early.child.send("/bye\r")
+    assert early.end() == 0
+
+    leaving = start()
+    leaving.wait_for_prompt()
+    leaving.child.send("/bye\r")
+    assert leaving.end() == 0
+    assert "what else there is" not in leaving.text
+
+    broken = tmp_path / "broken"
+    shutil.copytree(model_folder, broken)
+    (broken / "model.safetensors").write_bytes(b"no weights")
+    failing = start("--model", str(broken))
+    failing.wait_for_prompt()
+    # Nothing is typed: the program ends by itself.
+    assert failing.end() == 1
+    assert "cannot be loaded" in failing.text
+    assert "Traceback" not in failing.text
+
+
+@pytest.mark.exhaustive
 def test_leaving_by_end_of_file_and_by_command_exits_with_0(start: Start) -> None:
     for line in ("\x04", "/exit\r", "exit\r"):
         terminal = start()
-        terminal.wait_for_prompt()
+        terminal.wait_until_loaded()
         terminal.child.send(line)
         assert terminal.end() == 0
 
@@ -167,7 +199,7 @@ def test_leaving_by_end_of_file_and_by_command_exits_with_0(start: Start) -> Non
 @pytest.mark.exhaustive
 def test_interrupted_answer_is_kept_and_the_conversation_goes_on(start: Start) -> None:
     terminal = start("--max-new-tokens", "4000")
-    terminal.wait_for_prompt()
+    terminal.wait_until_loaded()
     seen = []
     for question in ("ba be bi", "bo bu"):
         terminal.child.send(f"{question}\r")
@@ -185,7 +217,7 @@ def test_interrupted_answer_is_kept_and_the_conversation_goes_on(start: Start) -
 @pytest.mark.exhaustive
 def test_lines_of_input_history_and_completion(start: Start, tmp_path: Path) -> None:
     terminal = start("--max-new-tokens", "5", columns=200)
-    terminal.wait_for_prompt()
+    terminal.wait_until_loaded()
     terminal.enter('"""ba be\rbi bo"""')
     terminal.enter("ba \\\rbe")
     terminal.enter("ba\x1b\rbu")
@@ -219,7 +251,7 @@ def test_dropped_pictures_are_understood(start: Start, tmp_path: Path) -> None:
     for name in ("two words.png", "it's.png", "third.png"):
         (tmp_path / name).write_bytes(data)
     terminal = start("--max-new-tokens", "5", columns=200)
-    terminal.wait_for_prompt()
+    terminal.wait_until_loaded()
     escaped = str(tmp_path / "two words.png").replace(" ", "\\ ")
     for line in (
         escaped,
