@@ -71,6 +71,7 @@ class LineEditor:
             prompt_continuation="... ",
             placeholder=FormattedText([("ansibrightblack", PLACEHOLDER)]),
         )
+        self._waiting: list[Callable[[], None]] = []
 
     def read(self, status: Callable[[], str]) -> str:
         """The next line, or several; without the marks of a block.
@@ -85,7 +86,8 @@ class LineEditor:
         """
         while True:
             try:
-                line = self._session.prompt(">>> ", bottom_toolbar=status if status() else None)
+                shown = status if status() else None
+                line = self._session.prompt(">>> ", bottom_toolbar=shown, pre_run=self._interrupt_soon)
             except KeyboardInterrupt:
                 if not self._session.default_buffer.text:
                     raise
@@ -93,21 +95,34 @@ class LineEditor:
             return line.replace("\\\n", "\n").replace(BLOCK, "").strip()
 
     def interrupt(self, work: Callable[[], None]) -> None:
-        """Do something above the line that is being edited; called by another thread. Without such a line, nothing.
+        """Do something above the line that is being edited, or above the next one; called by another thread.
 
         Args:
             work: done in the thread that edits.
         """
-        app = self._session.app
-        if app.is_running and app.loop is not None:
-            # Between the question and the call the line, and its loop, may end.
+        # First: a line that begins just now looks whether something waits once it can be interrupted.
+        self._waiting.append(work)
+        loop = self._session.app.loop
+        if loop is not None:
+            # The line, and its loop, may have ended by now.
             with suppress(RuntimeError):
-                app.loop.call_soon_threadsafe(lambda: run_in_terminal(work))
+                loop.call_soon_threadsafe(self._interrupt)
+
+    def _interrupt_soon(self) -> None:
+        loop = self._session.app.loop
+        if self._waiting and loop is not None:
+            loop.call_soon(self._interrupt)
+
+    def _interrupt(self) -> None:
+        while self._waiting:
+            run_in_terminal(self._waiting.pop(0))
 
     def end(self, error: Exception) -> None:
         """End the line that is being edited: `read` raises the error."""
-        if self._session.app.is_running:
-            self._session.app.exit(exception=error)
+        app = self._session.app
+        # A line that has ended already is not ended again: whoever takes it meets the error, too.
+        if app.is_running and not app.is_done:
+            app.exit(exception=error)
 
     def compose(self, text: str) -> str:
         """A text that the user writes in the editor of VISUAL or EDITOR, else in one that the machine has.

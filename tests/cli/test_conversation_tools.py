@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,6 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 from prompt_toolkit.buffer import Buffer
+from prompt_toolkit.input import create_pipe_input
+from prompt_toolkit.output import DummyOutput
 from rich.console import Console
 
 import prefixkv
@@ -19,6 +22,7 @@ from prefixkv.demo import scene_path
 from prefixkv.errors import OptionError, PrefixKVError
 from prefixkv.generation.sampling import Sampling
 from prefixkv.inputs.images import open_image
+from prefixkv_cli.dialogue import line_editor
 from prefixkv_cli.dialogue.kept_view import kept_view
 from prefixkv_cli.dialogue.line_editor import CommandCompletion, _complete, _LineCompleter
 from prefixkv_cli.dialogue.model_switch import switch_model
@@ -70,6 +74,25 @@ def test_tab_needs_no_menu() -> None:
         assert buffer.text == completed
     # Only where there is a choice left does the menu open.
     assert opened == ["/image"]
+
+
+def test_what_is_to_be_said_before_a_line_begins_is_said_above_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As where a model is loaded sooner than the first line is there, or between two of them."""
+    with create_pipe_input() as keyboard:
+        monkeypatch.setattr(line_editor, "create_input", lambda **options: keyboard)
+        monkeypatch.setattr(line_editor, "create_output", lambda **options: DummyOutput())
+        editor = line_editor.LineEditor({}, tmp_path / "history")
+        said: list[str] = []
+        editor.interrupt(lambda: said.append("header"))
+        editor.interrupt(lambda: editor.end(PrefixKVError("no weights")))
+        enter = threading.Timer(10, keyboard.send_text, ["never\r"])
+        enter.start()
+        with pytest.raises(PrefixKVError, match="no weights"):
+            editor.read(lambda: "")
+        enter.cancel()
+    assert said == ["header"]
 
 
 def test_a_map_has_a_cell_for_each_patch_and_fits_the_width() -> None:
