@@ -20,7 +20,7 @@ from prefixkv.policy.budget import Budget
 from prefixkv.policy.codec import DEFAULT_CODEC, get_codec
 from prefixkv.profiles.config import PrefixConfig
 from prefixkv_cli import output
-from prefixkv_cli.dialogue.picture_input import open_picture
+from prefixkv_cli.dialogue.picture_input import open_pictures
 from prefixkv_cli.model_choice import model_for_pictures
 from prefixkv_cli.model_loading import load_shown
 
@@ -98,7 +98,7 @@ class Opening:
         check_dtype_name(self.dtype)
         self._take_config()
         self._context_file, head = self._context_head()
-        self._pictures = [open_picture(source) for source in self.images]
+        self._pictures = [picture for source in self.images for picture in open_pictures(source)]
         if self._context_file is not None:
             self._require_pictures_of(head, self._context_file)
         check_model_name(self.model)

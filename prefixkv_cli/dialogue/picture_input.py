@@ -12,7 +12,10 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 STDIN, CLIPBOARD = "-", "clipboard"
-SOURCES_HELP = "a path, a file://, http(s):// or data: address, - for stdin, or clipboard"
+SOURCES_HELP = (
+    "a path, a file://, http(s):// or data: address, - for stdin, or clipboard; a video is 8 pictures, or as "
+    "clip.mp4#frames=N says"
+)
 
 _WORD = re.compile(r"""'(?P<single>[^']+)'|"(?P<double>[^"]+)"|(?P<plain>(?:\\.|[^\s'"\\])+)""")
 
@@ -36,6 +39,20 @@ def open_picture(source: str) -> Image:
     return open_source(source)
 
 
+def open_pictures(source: str) -> tuple[Image, ...]:
+    """Read a picture, or the pictures of a film, from wherever it is.
+
+    Args:
+        source: see `SOURCES_HELP`.
+
+    Raises:
+        PrefixKVError: there is none that can be read.
+    """
+    from prefixkv.inputs.video import is_film, open_film
+
+    return open_film(source) if is_film(source) else (open_picture(source),)
+
+
 def dropped_pictures(line: str) -> tuple[list[str], str]:
     """Take the pictures out of a line, as terminals paste them when files are dragged in.
 
@@ -49,12 +66,13 @@ def dropped_pictures(line: str) -> tuple[list[str], str]:
         The pictures' sources, and the rest of the line.
     """
     from prefixkv.inputs.picture_source import is_file, looks_like_picture
+    from prefixkv.inputs.video import is_film
 
     found: list[str] = []
 
     def take(match: re.Match[str]) -> str:
         source = match["single"] or match["double"] or re.sub(r"\\(.)", r"\1", match["plain"])
-        if not looks_like_picture(source):
+        if not looks_like_picture(source) and not is_film(source):
             return match[0]
         anchored = source.startswith(("/", "~/")) or source.lower().startswith("file:")
         if anchored or is_file(source):

@@ -13,7 +13,7 @@ from prefixkv_cli import output
 from prefixkv_cli.answer_log.journal import Journal
 from prefixkv_cli.dialogue.answer_view import show_answer
 from prefixkv_cli.dialogue.interrupts import stoppable
-from prefixkv_cli.dialogue.picture_input import open_picture
+from prefixkv_cli.dialogue.picture_input import open_pictures
 from prefixkv_cli.dialogue.status_bar import status_bar
 from prefixkv_cli.tables.cache_report import CacheReport
 from prefixkv_cli.tables.usage_table import usage_line, usage_table
@@ -114,7 +114,7 @@ class Talk:
         Raises:
             PrefixKVError: one of them cannot be read; none is added.
         """
-        for picture in [open_picture(source) for source in sources]:
+        for picture in [picture for source in sources for picture in open_pictures(source)]:
             self.conversation.attach(picture)
             output.status(f"{picture.info['name']} ({picture.width} x {picture.height}) goes with the next question")
 
