@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from typing import Any
 
+import torch
+
 from prefixkv.cache import attention
 from prefixkv.cache.prefix_cache import PrefixKVCache
 from prefixkv.chat.reading import Reading
@@ -18,6 +20,9 @@ from prefixkv.inputs.positions import answer_room
 from prefixkv.inputs.prompts import Prompt
 from prefixkv.inputs.token_ids import picture_token, stop_tokens
 from prefixkv.models.loading import LoadedModel, Notify
+
+MANY_PICTURE_TOKENS = 4096
+"""So many tokens of pictures are said before they are read: a photograph in full size can be four times as many."""
 
 
 class Reader:
@@ -117,7 +122,22 @@ class Reader:
             self.restart()
             rest = prompt.after([], 0, until)
             assert rest is not None
+        self._say_many(rest["input_ids"])
         return self.loaded.on_device(rest)
+
+    def _say_many(self, tokens: torch.Tensor) -> None:
+        """Say that pictures take many tokens, before they are read, and what makes them fewer.
+
+        Args:
+            tokens: what is about to be read, (1, tokens), int64.
+        """
+        part = picture_token(self.loaded)
+        count = 0 if part is None else int((tokens == part).sum())
+        if count > MANY_PICTURE_TOKENS:
+            self._notify(
+                f"{count:,} of {tokens.shape[1]:,} tokens to be read are pictures': a smaller --max-pixels (max_pixels "
+                "in Python), such as 1000000, makes them fewer where the model reads pictures in their own size"
+            )
 
     def _note(self, inputs: dict[str, Any], prompt: Prompt) -> None:
         self.reading.add(inputs["input_ids"][0].tolist(), picture_token(self.loaded))

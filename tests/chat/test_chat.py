@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch.nn.attention import SDPBackend
 from transformers import DynamicCache
 
 import prefixkv
 from prefixkv.chat.conversation import Conversation
+from prefixkv.chat.reading import PICTURE
 from prefixkv.demo.questions import KINDS, question_set
 from prefixkv.demo.scenes import draw_scene
 from prefixkv.errors import PrefixKVError
@@ -201,3 +203,22 @@ def test_batch_free_memory_of_scoring_is_linear() -> None:
         peaks.append(memory.peak_bytes)
     assert peaks[1] <= 2.1 * peaks[0]
     assert peaks[1] < 32 * 8192 * 8192 * 4 / 8
+
+
+def test_pictures_of_very_many_tokens_are_said_before_they_are_read(
+    demo: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The line comes once, for what is about to be read, and names the option that limits it."""
+    heard: list[str] = []
+    conversation = Conversation(demo, "100%", notify=heard.append)
+    conversation.attach(Image.new("RGB", (64, 64), "white"))
+    monkeypatch.setattr("prefixkv.chat.reader.MANY_PICTURE_TOKENS", 10_000)
+    said(conversation, "what is this?")
+    assert not any("--max-pixels" in line for line in heard)
+    monkeypatch.setattr("prefixkv.chat.reader.MANY_PICTURE_TOKENS", 1)
+    conversation.attach(Image.new("RGB", (64, 64), "red"))
+    said(conversation, "what is this?")
+    (line,) = [line for line in heard if "--max-pixels" in line]
+    assert int(line.split()[0]) == conversation.reading.kinds.count(PICTURE) // 2
+    said(conversation, "and this?")
+    assert len([line for line in heard if "--max-pixels" in line]) == 1
