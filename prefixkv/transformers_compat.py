@@ -125,6 +125,18 @@ def reads_images(config: Any) -> bool:
     return config.model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 
+def decoder_of(model: Any) -> Any:
+    """The module that has a model's decoder layers; Llama 4 with pictures names the one around it, which has the head.
+
+    Args:
+        model: a language or vision-language model of transformers.
+    """
+    decoder = model.get_decoder()
+    while not hasattr(decoder, "layers") and hasattr(decoder, "model"):
+        decoder = decoder.model
+    return decoder
+
+
 def rotation_of(decoder: Any) -> Callable[..., Any] | None:
     """The function that turns queries and keys by their positions' angles: it stands beside a decoder's class.
 
@@ -176,6 +188,30 @@ def chosen_attention(
         part.set_attn_implementation(before)
 
 
+@contextlib.contextmanager
+def completed_outputs(model: Any) -> Iterator[None]:
+    """Have Llama 4 with pictures run where transformers forgot an attribute: 5.24 reads one that its text part has not.
+
+    The whole model asks what its text part returns for `image_outputs`, which is the output of its own picture part.
+
+    Args:
+        model: of any family; nothing is done to others.
+    """
+    if type(model).__name__ != "Llama4ForConditionalGeneration":
+        yield
+        return
+
+    def complete(part: Any, args: Any, output: Any) -> None:
+        if not hasattr(output, "image_outputs"):
+            output.image_outputs = None
+
+    handle = model.language_model.register_forward_hook(complete)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
 def is_capturing_hook(hook: Callable[..., Any]) -> bool:
     """Whether a forward hook is one of transformers' own, which it leaves on layers whose hidden states were asked for.
 
@@ -185,11 +221,13 @@ def is_capturing_hook(hook: Callable[..., Any]) -> bool:
 
 
 def first_position(config: Any) -> int:
-    """The position of a text's first token: PaliGemma counts from 1, all others from 0.
+    """The position of a text's first token: PaliGemma's 1, Kosmos-2.5's the one behind its padding's, all others' 0.
 
     Args:
         config: of the whole model.
     """
+    if config.model_type == "kosmos-2.5":
+        return int(config.get_text_config(decoder=True).pad_token_id) + 1
     return int(config.model_type == "paligemma")
 
 

@@ -33,6 +33,9 @@ def padded_batch(prompts: Sequence[Prompt], pad_token: int) -> dict[str, torch.T
             filler = pad_token if name == "input_ids" else 0
             rows = [prompt.inputs.get(name, torch.zeros_like(prompt.inputs["input_ids"])) for prompt in prompts]
             batch[name] = torch.cat([_left(row, longest, filler) for row in rows])
+        elif "target_sizes" in prompts[0].inputs and name == "pixel_values":
+            # All pictures stand in one row, patch by patch.
+            batch[name] = torch.cat([part for _, part in parts], dim=-1)
         else:
             batch[name] = torch.cat(_filled_up([part for _, part in parts]))
     return batch

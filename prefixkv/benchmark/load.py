@@ -11,6 +11,7 @@ from prefixkv.methods.table import DEFAULT_METHOD
 from prefixkv.models.geometry import KVGeometry
 from prefixkv.policy.codec import DEFAULT_CODEC
 from prefixkv.policy.look_ahead import LookAhead
+from prefixkv.transformers_compat import decoder_of
 
 STOCK, STATIC = "transformers", "transformers-static"
 """Stand for a budget: stock generate with its usual cache, and with a compiled static one."""
@@ -90,7 +91,7 @@ class Load:
 
     def roofline_ms(self, kv_bytes: int) -> float:
         """A step that reads weights and entries once and does nothing else."""
-        decoder, head = self.model.get_decoder(), self.model.get_output_embeddings()
+        decoder, head = decoder_of(self.model), self.model.get_output_embeddings()
         embedding = self.model.get_input_embeddings().weight
         weights = [*decoder.parameters(), *head.parameters()]
         # The embedding is looked up, unless it is the head as well.

@@ -22,7 +22,7 @@ from prefixkv.kernels.dispatch import (
     triton_obstacle,
 )
 from prefixkv.models.decoder_weights import DecoderWeights, LayerWeights, UnknownDecoderError
-from prefixkv.transformers_compat import cache_in
+from prefixkv.transformers_compat import cache_in, decoder_of
 
 Attend = Callable[..., tuple[torch.Tensor, None]]
 OWN = {"attention_mask", "past_key_values", "cache", "position_embeddings"}
@@ -103,7 +103,7 @@ def fused_layers(model: Any, attend: Attend, anywhere: bool = False) -> Iterator
         if anywhere or is_fast:
             with contextlib.suppress(UnknownDecoderError):
                 weights = DecoderWeights.of(model)
-                for module, layer in zip(model.get_decoder().layers, weights.layers, strict=True):
+                for module, layer in zip(decoder_of(model).layers, weights.layers, strict=True):
                     if "forward" not in vars(module):
                         module.forward = FusedLayer(module, layer, attend)
                         stack.callback(delattr, module, "forward")

@@ -13,7 +13,7 @@ import torch
 
 from prefixkv.errors import PrefixKVError
 from prefixkv.kernels.linear import Weight
-from prefixkv.transformers_compat import is_capturing_hook
+from prefixkv.transformers_compat import decoder_of, is_capturing_hook
 
 LLAMA_LIKE = {
     "LlamaDecoderLayer",
@@ -88,7 +88,7 @@ class DecoderWeights:
         Raises:
             UnknownDecoderError: something in it is different.
         """
-        decoder, head = model.get_decoder(), model.get_output_embeddings()
+        decoder, head = decoder_of(model), model.get_output_embeddings()
         _require(hasattr(decoder, "layers") and hasattr(decoder, "rotary_emb"), "its decoder has another structure")
         for module in decoder.modules():
             hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())

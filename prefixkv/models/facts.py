@@ -78,7 +78,7 @@ def model_facts(
 ) -> ModelFacts:
     """Read a model's configuration; no weights, and as little of transformers as it takes.
 
-    For the families that `prefixkv models` lists, and for files that name every size, config.json alone is read. For
+    For most families that `prefixkv models` lists, and for files that name every size, config.json alone is read. For
     others transformers' own configuration class is needed, which takes seconds to import.
 
     Args:

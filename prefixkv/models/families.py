@@ -26,6 +26,7 @@ class Family:
 
 MULTI_AXIS = "positions of time, row and column"
 WINDOWS = "window layers are left alone"
+STATES = "layers with a state are left alone"
 
 FAMILIES = (
     Family("LLaVA-1.5", ("llava",), "", "llava-hf/llava-1.5-7b-hf", "llava"),
@@ -64,5 +65,13 @@ FAMILIES = (
     Family("SmolLM", ("smollm3",), "some layers without positions", "HuggingFaceTB/SmolLM3-3B", "smollm"),
     Family("Gemma 2", ("gemma2",), f"{WINDOWS}; capped attention", "google/gemma-2-9b-it", "gemma2"),
     Family("Gemma 3 (text)", ("gemma3_text",), WINDOWS, "google/gemma-3-1b-it", "gemma3-text"),
+    Family("Qwen3.5", ("qwen3_5",), f"{STATES}; {MULTI_AXIS}", "Qwen/Qwen3.5-27B", "qwen3.5"),
+    Family("Gemma 4", ("gemma4",), f"{WINDOWS}, with other heads", "google/gemma-4-e2b-it", "gemma4"),
+    Family("Llama 4", ("llama4",), "chunks are left alone", "meta-llama/Llama-4-Scout-17B-16E-Instruct", "llama4"),
+    Family("Kimi K2.6", ("kimi_k25",), "joint latents are stored", "moonshotai/Kimi-K2.6", "kimi"),
+    Family("LFM2-VL", ("lfm2_vl",), STATES, "LiquidAI/LFM2-VL-1.6B", "lfm2-vl"),
+    Family("MiniCPM-V 4.6", ("minicpmv4_6",), f"{STATES}; tiles", "openbmb/MiniCPM-V-4.6", "minicpm-v"),
+    Family("Qwen3.5 (experts)", ("qwen3_5_moe",), STATES, "Qwen/Qwen3.5-35B-A3B", "qwen3.5-moe"),
+    Family("Gemma 3n", ("gemma3n",), f"{WINDOWS}; some read another layer's", "google/gemma-3n-E4B-it", "gemma3n"),
 )
 """Every family that the tests run as a small model of its own kind. Others may work too; what cannot is refused."""

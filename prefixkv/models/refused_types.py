@@ -18,6 +18,7 @@ OWN_ATTENTION = "its attention is code of its own, which transformers cannot rep
 INDEX = "its layers choose by an index of their own which entries they read, and keep the index beside them"
 OWN_COMPRESSION = "its layers compress what they keep in a way of their own"
 
+PICTURE_EACH_PASS = "it asks for a picture in every pass, those that write an answer too"
 BIAS = "its attention adds a bias of its own for every earlier token, evicted ones too"
 
 REFUSED_KINDS = {
@@ -46,6 +47,7 @@ REFUSED_TYPES = {
     "inkling2_loop_text": BIAS,
     "inkling_mm_model": BIAS,
     "inkling_text": BIAS,
+    "kosmos-2": PICTURE_EACH_PASS,
     "git": OWN_ATTENTION,
     "bloom": OWN_ATTENTION,
     "falcon": OWN_ATTENTION,

@@ -15,7 +15,7 @@ import torch
 
 from prefixkv.errors import PrefixKVError
 from prefixkv.models.geometry import KVGeometry
-from prefixkv.transformers_compat import layer_config, rotation_of, setting
+from prefixkv.transformers_compat import decoder_of, layer_config, rotation_of, setting
 
 AXES = 3
 TOLERANCE = 1e-3
@@ -28,20 +28,25 @@ class Rotation:
         """Find the model's rotation and try it.
 
         Args:
-            model: a language or vision-language model of transformers.
+            model: a language or vision-language model of transformers. Where none of its compressed layers rotates
+                (Llama 4, whose chunks do), there is nothing to turn.
 
         Raises:
             PrefixKVError: the model rotates in a way that is not known here, or not in every layer.
         """
-        decoder = model.get_decoder()
+        decoder = decoder_of(model)
         self._angles = getattr(decoder, "rotary_emb", None)
         self._apply = rotation_of(decoder) or _rotate_halves
         config = model.config.get_text_config(decoder=True)
-        skipped = setting(config, "no_rope_layers") or ()
-        if self._angles is None or not all(skipped):
-            raise PrefixKVError(f"{type(model).__name__} does not rotate its queries in every layer")
         geometry = KVGeometry.of(model.config, "float32")
+        rotates = setting(config, "no_rope_layers") or [1] * geometry.decoder_layers
+        turning = {bool(rotates[place]) for place in geometry.compressed_layers}
+        if self._angles is None or len(turning) > 1:
+            raise PrefixKVError(f"{type(model).__name__} does not rotate its queries in every layer")
+        self._is_still = turning == {False}
         size, self._rotated = geometry.head_dim, None
+        if self._is_still:
+            return
         if geometry.is_latent:
             layer = layer_config(config, geometry.compressed_layers[0])
             self._rotated = setting(layer, "qk_rope_head_dim")
@@ -68,6 +73,8 @@ class Rotation:
             The same shape and dtype; computed in float32.
         """
         assert self._angles is not None
+        if self._is_still:
+            return queries
         whole = queries.float()[None]
         # Latent attention rotates the last elements of a query and no others.
         still, exact = (None, whole) if self._rotated is None else whole.tensor_split([-self._rotated], dim=-1)
@@ -110,7 +117,7 @@ def watched(model: Any) -> Iterator[PositionWatch]:
         model: a language or vision-language model; without such a module nothing is seen.
     """
     watch = PositionWatch()
-    angles = getattr(model.get_decoder(), "rotary_emb", None)
+    angles = getattr(decoder_of(model), "rotary_emb", None)
     handle = None if angles is None else angles.register_forward_pre_hook(watch._see, with_kwargs=True)
     try:
         yield watch

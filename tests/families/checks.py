@@ -14,12 +14,11 @@ from prefixkv.generation.sampling import Sampling
 from prefixkv.inputs.prompts import Prompt, Turn
 from prefixkv.models.geometry import KVGeometry
 from prefixkv.models.loading import LoadedModel
-from prefixkv.transformers_compat import cache_argument
+from prefixkv.transformers_compat import cache_argument, completed_outputs
 from tests.families.tiny_models import Tiny
 from tests.padded_batch import padded_batch
 
 QUESTIONS = ("ba ce di fo gu ha je ki lo mu " * 4, "na pe qu re si")
-NEW_TOKENS = 40
 METHOD = "prefixkv"
 
 
@@ -38,10 +37,12 @@ def turns(tiny: Tiny, answers: tuple[str, ...] = ()) -> list[Turn]:
     ]
 
 
-def conversation(tiny: Tiny, budget: str, new_tokens: int = NEW_TOKENS) -> tuple[list[str], Conversation]:
+def conversation(tiny: Tiny, budget: str, new_tokens: int | None = None) -> tuple[list[str], Conversation]:
     """The answers of two turns on one compressed cache."""
     notices: list[str] = []
-    talk = Conversation(loaded(tiny), budget, METHOD, sampling=Sampling(new_tokens), notify=notices.append)
+    talk = Conversation(
+        loaded(tiny), budget, METHOD, sampling=Sampling(new_tokens or tiny.new_tokens), notify=notices.append
+    )
     answers = ["".join(talk.ask(turn.prompt, turn.images)).strip() for turn in turns(tiny, ("", ""))]
     # On a GPU a family whose step is not captured says so.
     assert [notice for notice in notices if not notice.startswith("the step is not captured")] == []
@@ -55,7 +56,7 @@ def stock_answers(tiny: Tiny) -> list[str]:
     with stock_attention(model):
         for _ in QUESTIONS:
             inputs = Prompt(tiny.processor, turns(tiny, answers)).inputs
-            out = model.generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False)[
+            out = model.generate(**inputs, max_new_tokens=tiny.new_tokens, do_sample=False)[
                 0, inputs["input_ids"].shape[1] :
             ]
             answers = (*answers, loaded(tiny).tokenizer.decode(out, skip_special_tokens=True).strip())
@@ -70,7 +71,8 @@ def stock_attention(model: Any) -> Iterator[None]:
     if getattr(text, "attn_logit_softcapping", None):
         model.set_attn_implementation("eager")
     try:
-        yield
+        with completed_outputs(model):
+            yield
     finally:
         model.set_attn_implementation(before)
 
@@ -119,7 +121,7 @@ def whole_budget_equals_stock(tiny: Tiny) -> None:
 def small_budget_runs_two_turns(tiny: Tiny) -> None:
     """At 30 %, two turns of 40 steps end where they must, and the layers hold their share."""
     answers, talk = conversation(tiny, "30%")
-    assert [len(answer.split()) for answer in answers] == [NEW_TOKENS, NEW_TOKENS]
+    assert [len(answer.split()) for answer in answers] == [tiny.new_tokens, tiny.new_tokens]
     usage = talk.usage()
     kept, seen = (sum(getattr(layer, name) for layer in usage.layers) for name in ("kept_tokens", "seen_tokens"))
     # Each layer's growth is rounded down, and so was the budget when the second prompt was read.
@@ -134,15 +136,18 @@ def positions_are_true(tiny: Tiny) -> None:
     whole = [
         Turn(turn.prompt, turn.images, answer) for turn, answer in zip(turns(tiny, ("", "")), answers, strict=True)
     ]
-    with rotary_positions(tiny.model) as seen, torch.no_grad():
+    with rotary_positions(tiny.model) as seen, torch.no_grad(), stock_attention(tiny.model):
         tiny.model(**Prompt(tiny.processor, whole).inputs)
         uncompressed = torch.cat(seen, dim=-1)
-    assert compressed.shape[-1] == talk.cache.seen_tokens > 2 * NEW_TOKENS
+    assert compressed.shape[-1] == talk.cache.seen_tokens > 2 * tiny.new_tokens
     assert compressed.equal(uncompressed[:, : compressed.shape[-1]].expand_as(compressed))
 
 
 def bytes_equal_budget(tiny: Tiny) -> None:
-    """Once the prompt is read, the buffers hold the budget's bytes, no more and no less; windows are counted apart."""
+    """Once the prompt is read, the buffers hold the budget's bytes, no more and no less.
+
+    What is left alone is counted apart: states, and windows as long as the prompt, or as the window but one token.
+    """
     _, talk = conversation(tiny, "30%", new_tokens=1)
     cache, geometry = talk.cache, talk.loaded.geometry
     entries = int(cache.budget.amount * cache.seen_tokens * geometry.layers)
@@ -151,8 +156,9 @@ def bytes_equal_budget(tiny: Tiny) -> None:
     assert cache.usage().kept_bytes == entries * geometry.counted_bytes
     assert cache.usage().allocated_bytes > entries * geometry.entry_bytes + cache.window_bytes
     assert geometry.window_layers == tiny.window_layers
-    held = min(cache.seen_tokens, geometry.window_tokens - 1) * geometry.entry_bytes * len(tiny.window_layers)
-    assert cache.window_bytes == (held if tiny.window_layers else 0)
+    held = min(cache.seen_tokens, geometry.window_tokens - 1) * geometry.window_entry.numbers * 4
+    assert cache.window_bytes == (held * len(tiny.window_layers) if tiny.window_layers else 0)
+    assert cache.state_bytes == geometry.state_bytes
 
 
 def ragged_rows_equal_single_rows(tiny: Tiny) -> None:
@@ -160,14 +166,14 @@ def ragged_rows_equal_single_rows(tiny: Tiny) -> None:
     model: Any = tiny.model
     rows = [[Turn("ba ce di fo gu " * repeats, pictures)] for repeats, pictures in rows_of(tiny)]
     prompts = [Prompt(tiny.processor, row) for row in rows]
-    options = {"max_new_tokens": NEW_TOKENS, "do_sample": False}
+    options = {"max_new_tokens": tiny.new_tokens, "do_sample": False}
     for budget in ("30%", "100%"):
         with prefixkv.compress(model, budget) as together:
             inputs = padded_batch(prompts, pad_token=0)
-            answers = model.generate(**inputs, **cache_argument(together), **options)[:, -NEW_TOKENS:]
+            answers = model.generate(**inputs, **cache_argument(together), **options)[:, -tiny.new_tokens :]
         for index, prompt in enumerate(prompts):
             with prefixkv.compress(model, budget) as alone:
-                answer = model.generate(**prompt.inputs, **cache_argument(alone), **options)[0, -NEW_TOKENS:]
+                answer = model.generate(**prompt.inputs, **cache_argument(alone), **options)[0, -tiny.new_tokens :]
             assert answer.equal(answers[index])
             for layer in range(together.geometry.layers):
                 kept = [cache.kept_positions(layer).sort(dim=-1).values for cache in (together.rows[index], alone)]

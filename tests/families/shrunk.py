@@ -9,6 +9,8 @@ from typing import Any
 import torch
 import transformers
 
+from tests.families.type_settings import TYPE_SETTINGS, put_in
+
 SIZES: dict[str, int] = {
     "hidden_size": 64,
     "d_model": 64,
@@ -142,6 +144,7 @@ def small_config(model_type: str, attempt: int = 0) -> Any:
     _shrink_text(inner, text)
     if attempt:
         values = _without_nothing(values)
+    put_in(values, TYPE_SETTINGS.get(model_type, {}))
     return type(whole).from_dict(values)
 
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from prefixkv.models import families as listed
+from tests.families.all_families import FAMILIES
 from tests.families.checks import CHECKS
-from tests.families.tiny_models import FAMILIES
 
 PAGE = Path(__file__).parents[2] / "docs" / "families.md"
 BEGIN, END = "<!-- families: make families -->", "<!-- /families -->"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from transformers import AutoConfig
 
 import prefixkv
@@ -16,13 +17,15 @@ from prefixkv.inputs.prompts import Prompt, Turn
 from prefixkv.models import families as listed
 from prefixkv.models.decoder_weights import LLAMA_LIKE, DecoderWeights, UnknownDecoderError
 from prefixkv.models.geometry import KVGeometry
+from prefixkv.policy.rotary import Rotation
 from prefixkv.profiles.calibration import Sample
 from prefixkv.profiles.config import PrefixConfig
 from prefixkv.profiles.profile import LayerProfile
-from prefixkv.transformers_compat import cache_argument
+from prefixkv.transformers_compat import cache_argument, decoder_of
 from tests.families import table
+from tests.families.all_families import FAMILIES
 from tests.families.checks import CHECKS, loaded
-from tests.families.tiny_models import FAMILIES, Tiny
+from tests.families.tiny_models import Tiny
 
 
 def _tiny(family: str) -> Tiny:
@@ -31,10 +34,10 @@ def _tiny(family: str) -> Tiny:
         return FAMILIES[family]()
     except ImportError as error:
         reason = " ".join(str(error).split())[:60]
-        pytest.skip(f"this transformers reads {family}'s pictures with torchvision only: {reason}")
+        pytest.skip(f"{family} needs a package of its own here: {reason}")
 
 
-@pytest.mark.exhaustive(keep=24)
+@pytest.mark.exhaustive(keep=27)
 @pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_family(family: str, check: Callable[[Tiny], None]) -> None:
@@ -45,7 +48,7 @@ def test_family(family: str, check: Callable[[Tiny], None]) -> None:
 def test_fused_layers_are_made_or_refused_by_a_reason(family: str) -> None:
     """On a GPU every model is asked whether its decoder is one that is read in fused layers."""
     model = _tiny(family).model
-    layers = model.get_decoder().layers
+    layers = decoder_of(model).layers
     if type(layers[0]).__name__ in LLAMA_LIKE:
         assert len(DecoderWeights.of(model).layers) == len(layers)
     else:
@@ -83,6 +86,14 @@ def test_profile_and_configuration_know_the_windows(family: str, tmp_path: Path)
             again.require_model(dataclasses.replace(model.identity, geometry=other, fingerprint=None))
 
 
+def test_queries_of_layers_that_do_not_rotate_are_asked_as_they_are() -> None:
+    """Llama 4's compressed layers have no positions; where some rotate and others do not, there is no one way."""
+    query, positions = torch.randn(4, 3, 16), torch.tensor([1, 50, 900])
+    assert Rotation(_tiny("Llama 4").model).turn(query, positions).equal(query)
+    with pytest.raises(PrefixKVError, match="does not rotate its queries in every layer"):
+        Rotation(_tiny("SmolLM").model)
+
+
 REFUSED = {
     "mllama": ({"model_type": "mllama"}, "cross-attention"),
     "mamba": ({"model_type": "mamba"}, "state of fixed size"),
@@ -91,6 +102,7 @@ REFUSED = {
     "deepseek_v4": ({"model_type": "deepseek_v4"}, "a way of their own"),
     "diffusion_gemma": ({"model_type": "diffusion_gemma"}, "token by token"),
     "git": ({"model_type": "git"}, "code of its own"),
+    "kosmos-2": ({"model_type": "kosmos-2"}, "a picture in every pass"),
     "mistral": ({"model_type": "mistral"}, "sliding window"),
     "t5": ({"model_type": "t5"}, "encoder-decoder"),
 }

@@ -35,6 +35,7 @@ class Tiny:
         pictures: two pictures of different sizes; none for a language model.
         window_layers: layers whose attention slides.
         prompt_sees_itself: whether every token of a prompt sees the whole prompt.
+        new_tokens: of each answer in the tests.
     """
 
     model: PreTrainedModel
@@ -42,6 +43,7 @@ class Tiny:
     pictures: tuple[Image.Image, ...] = ()
     window_layers: tuple[int, ...] = ()
     prompt_sees_itself: bool = False
+    new_tokens: int = 40
 
 
 def picture(width: int, height: int, seed: int) -> Image.Image:
@@ -76,15 +78,27 @@ def _sharpen(model: torch.nn.Module) -> None:
         if "embed_tokens" in name:
             # What a token is counts beside what it attends to, so that answers do not repeat one word.
             parameter.data.mul_(50)
-        if "q_proj" in name and "vision" not in name:
+        if "q_proj" in name and "layers." in name and "vision" not in name:
             depth = int(name.split("layers.")[1].split(".")[0])
             parameter.data.mul_((0.5, 2.0, 0.2, 4.0, 1.0)[depth % 5])
 
 
 def _build(settings: dict[str, Any], processor: Any, tokenizer: Any, seed: int, **facts: Any) -> Tiny:
-    torch.manual_seed(seed)
     model_type = settings.pop("model_type")
-    config = AutoConfig.for_model(model_type, **settings)
+    return of_config(AutoConfig.for_model(model_type, **settings), processor, tokenizer, seed, **facts)
+
+
+def of_config(config: Any, processor: Any, tokenizer: Any, seed: int, **facts: Any) -> Tiny:
+    """A random model of a configuration, which answers in words and never ends.
+
+    Args:
+        config: of a small model.
+        processor: the family's own, or its tokenizer.
+        tokenizer: its tokenizer.
+        seed: of the weights.
+        facts: of the `Tiny`.
+    """
+    torch.manual_seed(seed)
     kind = AutoModelForCausalLM if processor is tokenizer else AutoModelForImageTextToText
     model = kind.from_config(config).eval()
     _sharpen(model)
@@ -102,7 +116,7 @@ def _build(settings: dict[str, Any], processor: Any, tokenizer: Any, seed: int, 
     return Tiny(model, processor, **{"pictures": pictures, **facts})
 
 
-def _without_videos(kind: type) -> type:
+def without_videos(kind: type) -> type:
     """The processor, content without a video processor: those need torchvision, which the project does not."""
     return type(kind.__name__, (kind,), {"check_argument_for_proper_class": lambda self, name, part: type(part)})
 
@@ -208,7 +222,7 @@ def llava_next(seed: int = 0) -> Tiny:
 def llava_onevision(seed: int = 0) -> Tiny:
     tokenizer = tiny_tokenizer({"image_token": "<image>", "video_token": "<video>"})
     pinpoints = [[12, 24], [24, 12], [24, 24]]
-    processor = _without_videos(transformers.LlavaOnevisionProcessor)(
+    processor = without_videos(transformers.LlavaOnevisionProcessor)(
         transformers.LlavaOnevisionImageProcessor(size={"height": 12, "width": 12}, image_grid_pinpoints=pinpoints),
         tokenizer,
         None,
@@ -227,7 +241,8 @@ def llava_onevision(seed: int = 0) -> Tiny:
     return _build(settings, processor, tokenizer, seed)
 
 
-def _qwen_tokenizer() -> Any:
+def qwen_tokenizer() -> Any:
+    """A tokenizer with the marks of Qwen's pictures."""
     return tiny_tokenizer(
         {
             "image_token": "<|image_pad|>",
@@ -238,38 +253,40 @@ def _qwen_tokenizer() -> Any:
     )
 
 
-def _qwen_ids(tokenizer: Any) -> dict[str, int]:
+def qwen_ids(tokenizer: Any) -> dict[str, int]:
+    """The ids of these marks, as a configuration names them."""
     names = ("image_token", "video_token", "vision_start_token", "vision_end_token")
     return {f"{name}_id": getattr(tokenizer, f"{name}_id") for name in names}
 
 
-_QWEN_PICTURE = "<|vision_start|><|image_pad|><|vision_end|>"
+QWEN_PICTURE = "<|vision_start|><|image_pad|><|vision_end|>"
 _MROPE = {"rope_type": "default", "mrope_section": [4, 3, 3], "rope_theta": 10000.0}
 
 
-def _qwen_images(patch_size: int) -> Any:
+def qwen_images(patch_size: int) -> Any:
+    """Qwen's image processor, for small pictures."""
     return transformers.Qwen2VLImageProcessor(
         size={"shortest_edge": 16 * patch_size**2, "longest_edge": 48 * patch_size**2}, patch_size=patch_size
     )
 
 
 def qwen2_vl(seed: int = 0) -> Tiny:
-    tokenizer = _qwen_tokenizer()
-    template = TEMPLATE.format(picture=_QWEN_PICTURE)
-    processor = _without_videos(transformers.Qwen2VLProcessor)(_qwen_images(4), tokenizer, None, chat_template=template)
+    tokenizer = qwen_tokenizer()
+    template = TEMPLATE.format(picture=QWEN_PICTURE)
+    processor = without_videos(transformers.Qwen2VLProcessor)(qwen_images(4), tokenizer, None, chat_template=template)
     settings = {
         "model_type": "qwen2_vl",
         "vision_config": {"depth": 2, "embed_dim": 32, "hidden_size": 120, "num_heads": 2, "patch_size": 4},
         "text_config": _text(tokenizer, rope_parameters=_MROPE),
-    } | _qwen_ids(tokenizer)
+    } | qwen_ids(tokenizer)
     return _build(settings, processor, tokenizer, seed)
 
 
 def qwen2_5_vl(seed: int = 0) -> Tiny:
-    tokenizer = _qwen_tokenizer()
-    template = TEMPLATE.format(picture=_QWEN_PICTURE)
-    processor = _without_videos(transformers.Qwen2_5_VLProcessor)(
-        _qwen_images(4), tokenizer, None, chat_template=template
+    tokenizer = qwen_tokenizer()
+    template = TEMPLATE.format(picture=QWEN_PICTURE)
+    processor = without_videos(transformers.Qwen2_5_VLProcessor)(
+        qwen_images(4), tokenizer, None, chat_template=template
     )
     settings = {
         "model_type": "qwen2_5_vl",
@@ -284,14 +301,14 @@ def qwen2_5_vl(seed: int = 0) -> Tiny:
             "fullatt_block_indexes": [1],
         },
         "text_config": _text(tokenizer, rope_parameters=_MROPE),
-    } | _qwen_ids(tokenizer)
+    } | qwen_ids(tokenizer)
     return _build(settings, processor, tokenizer, seed)
 
 
 def qwen3_vl(seed: int = 0) -> Tiny:
-    tokenizer = _qwen_tokenizer()
-    template = TEMPLATE.format(picture=_QWEN_PICTURE)
-    processor = _without_videos(transformers.Qwen3VLProcessor)(_qwen_images(4), tokenizer, None, chat_template=template)
+    tokenizer = qwen_tokenizer()
+    template = TEMPLATE.format(picture=QWEN_PICTURE)
+    processor = without_videos(transformers.Qwen3VLProcessor)(qwen_images(4), tokenizer, None, chat_template=template)
     settings = {
         "model_type": "qwen3_vl",
         "vision_config": {
@@ -309,7 +326,7 @@ def qwen3_vl(seed: int = 0) -> Tiny:
             head_dim=20,
             rope_parameters={"rope_type": "default", "mrope_section": [4, 3, 3], "rope_theta": 1e4},
         ),
-    } | _qwen_ids(tokenizer)
+    } | qwen_ids(tokenizer)
     return _build(settings, processor, tokenizer, seed)
 
 
@@ -322,7 +339,7 @@ def internvl(seed: int = 0) -> Tiny:
             "video_token": "<video>",
         }
     )
-    processor = _without_videos(transformers.InternVLProcessor)(
+    processor = without_videos(transformers.InternVLProcessor)(
         transformers.GotOcr2ImageProcessor(size={"height": 24, "width": 24}, crop_to_patches=True, max_patches=3),
         tokenizer,
         None,
@@ -480,7 +497,7 @@ def glm4v(seed: int = 0) -> Tiny:
     tokens: SpecialTokens = {"image_token": "<|image|>", "video_token": "<|video|>"}
     marks = {f"{kind}_{end}": f"<|{word}_of_{kind}|>" for kind in ("image", "video") for end, word in _ENDS}
     tokenizer = tiny_tokenizer(tokens | marks)
-    processor = _without_videos(transformers.Glm4vProcessor)(
+    processor = without_videos(transformers.Glm4vProcessor)(
         transformers.Glm4vImageProcessor(
             size={"shortest_edge": 256, "longest_edge": 1536}, patch_size=4, temporal_patch_size=2
         ),
@@ -543,7 +560,7 @@ def aya_vision(seed: int = 0) -> Tiny:
     return _build(settings, processor, tokenizer, seed, window_layers=(0, 2))
 
 
-FAMILIES: dict[str, Callable[..., Tiny]] = {
+PICTURED: dict[str, Callable[..., Tiny]] = {
     "LLaVA-1.5": llava,
     "LLaVA-NeXT": llava_next,
     "LLaVA-OneVision": llava_onevision,
@@ -559,6 +576,9 @@ FAMILIES: dict[str, Callable[..., Tiny]] = {
     "Pixtral": pixtral,
     "GLM-4V": glm4v,
     "Aya Vision": aya_vision,
+}
+"""Families that read pictures, by their usual names."""
+TEXT: dict[str, Callable[..., Tiny]] = {
     "Llama": llama,
     "Qwen2": qwen2,
     "Qwen3": qwen3,
@@ -567,6 +587,6 @@ FAMILIES: dict[str, Callable[..., Tiny]] = {
     "Gemma 2": gemma2,
     "Gemma 3 (text)": gemma3_text,
 }
-"""All families that are tested, by their usual names."""
+"""Families that read text alone."""
 
-__all__ = ["END", "FAMILIES", "PICTURES", "Tiny", "picture"]
+__all__ = ["END", "PICTURED", "PICTURES", "TEXT", "Tiny", "picture"]

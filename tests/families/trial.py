@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from prefixkv.chat.conversation import Conversation
 from prefixkv.errors import PrefixKVError
 from prefixkv.generation.sampling import Sampling
 from prefixkv.inputs.prompts import Prompt, Turn
+from prefixkv.inputs.token_ids import stop_tokens
 from prefixkv.models.geometry import KVGeometry
 from prefixkv.models.loading import LoadedModel
 from prefixkv.transformers_compat import cache_argument
@@ -43,12 +44,13 @@ def tokens(count: int, seed: int) -> torch.Tensor:
     return torch.randint(4, VOCABULARY - 1, (1, count), generator=torch.Generator().manual_seed(seed))
 
 
-def generate(model: Any, text: torch.Tensor, cache: Any, mask: torch.Tensor | None = None) -> torch.Tensor:
-    """A greedy answer behind a text, (batch, NEW_TOKENS)."""
+def generate(
+    model: Any, text: torch.Tensor, cache: Any, mask: torch.Tensor | None = None, stops: Collection[int] = ()
+) -> torch.Tensor:
+    """A greedy answer behind a text, (batch, NEW_TOKENS), or less where it ends in one of `stops`."""
     mask = torch.ones_like(text) if mask is None else mask
-    out = model.generate(
-        input_ids=text, attention_mask=mask, max_new_tokens=NEW_TOKENS, do_sample=False, **cache_argument(cache)
-    )
+    options = {"max_new_tokens": NEW_TOKENS, "do_sample": False, "eos_token_id": sorted(stops) or None}
+    out = model.generate(input_ids=text, attention_mask=mask, **options, **cache_argument(cache))
     return out[:, text.shape[1] :]
 
 
@@ -220,7 +222,8 @@ def chats_as_stock(model: Any) -> None:
         turns.append(Turn(question))
         inputs = Prompt(loaded.processor, turns).inputs
         with stock_attention(model):
-            out = generate(model, inputs["input_ids"], DynamicCache(config=model.config))[0]
+            cache = DynamicCache(config=model.config)
+            out = generate(model, inputs["input_ids"], cache, stops=stop_tokens(loaded))[0]
         turns[-1].answer = answer
         assert answer == loaded.tokenizer.decode(out, skip_special_tokens=True).strip(), "other text than stock"
 

@@ -12,7 +12,8 @@ import prefixkv
 from prefixkv.inputs.prompts import Prompt, Turn
 from prefixkv.transformers_compat import cache_argument
 from tests.families import checks
-from tests.families.tiny_models import FAMILIES, Tiny
+from tests.families.all_families import FAMILIES
+from tests.families.tiny_models import Tiny
 from tests.gpu.device import DEVICE
 from tests.padded_batch import padded_batch
 

@@ -13,13 +13,16 @@ from transformers import AutoConfig
 
 from prefixkv.errors import PrefixKVError
 from prefixkv.models.config_file import ConfigFile
+from prefixkv.models.decoder_defaults import DECODER_DEFAULTS, TEXT_TYPES
 from prefixkv.models.facts import model_facts
 from prefixkv.models.families import FAMILIES
 from prefixkv.models.files import read_config
 from prefixkv.models.geometry import KVGeometry
 from prefixkv.transformers_compat import setting
 
-TYPES = sorted({model_type for family in FAMILIES for model_type in family.model_types})
+LISTED = {model_type for family in FAMILIES for model_type in family.model_types}
+TYPES = sorted(LISTED & (TEXT_TYPES.keys() | DECODER_DEFAULTS.keys()))
+"""Those of which config.json alone is read."""
 SMALL = {"num_hidden_layers": 7, "num_attention_heads": 32, "hidden_size": 1024, "sliding_window": 96}
 
 
