@@ -434,6 +434,8 @@ def gemma3(seed: int = 0) -> Tiny:
 
 def paligemma(seed: int = 0) -> Tiny:
     tokenizer = tiny_tokenizer({"image_token": "<image>"}, begins="<bos>")
+    # As published: the processor puts its pictures before whatever text there is.
+    tokenizer.chat_template = None
     images = transformers.SiglipImageProcessor(size={"height": 12, "width": 12})
     images.image_seq_length = 9
     processor = transformers.PaliGemmaProcessor(images, tokenizer)

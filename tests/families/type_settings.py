@@ -27,6 +27,8 @@ TYPE_SETTINGS: dict[str, dict[str, Any]] = {
     # Rows and columns take turns, and time comes last.
     "ernie4_5_vl_moe": {"text_config": {"rope_parameters": ROPE | {"mrope_section": [2, 2, 4]}}},
     "hunyuan_vl": {"text_config": {"head_dim": 16}},
+    # Published models had a window before 0.2 only, the class has one still.
+    "mistral": {"sliding_window": None},
     "granite4_vision": {
         "downsample_rate": "4/8",
         "deepstack_layer_map": [[0, 0], [1, 1]],
