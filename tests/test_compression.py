@@ -12,7 +12,9 @@ import torch
 from transformers import DynamicCache, StaticCache, TextStreamer
 
 import prefixkv
+from prefixkv.engine.decoding import decode
 from prefixkv.errors import PrefixKVError
+from prefixkv.generation.sampling import Sampling
 from prefixkv.methods.table import METHODS
 from prefixkv.transformers_compat import cache_argument, cache_in
 from tests import tiny
@@ -78,6 +80,22 @@ def test_streamer_sees_every_token() -> None:
     with prefixkv.compress(model, "20%") as cache:
         out = model.generate(**inputs, **cache_argument(cache), max_new_tokens=20, streamer=Collector())
     assert seen == [*out[0].tolist(), -1]
+
+
+@pytest.mark.parametrize("method", ["prefixkv-release", "prefixkv"])
+def test_padded_rows_count_positions_as_their_method_does(method: str) -> None:
+    model = tiny.llama(layers=4)
+    texts, expected = [tiny.text(length, seed=length) for length in (90, 61)], []
+    for text in texts:
+        with prefixkv.compress(model, "15%", method) as cache:
+            expected.append(list(decode(model, {"input_ids": text}, cache, Sampling(12), ())))
+    longest = max(text.shape[1] for text in texts)
+    padded = [torch.nn.functional.pad(text, (longest - text.shape[1], 0), value=-1) for text in texts]
+    ids = torch.cat(padded)
+    batch = {"input_ids": ids.clamp(min=0), "attention_mask": (ids >= 0).long()}
+    with prefixkv.compress(model, "15%", method) as cache:
+        found = model.generate(**batch, **cache.argument, max_new_tokens=12, do_sample=False, eos_token_id=None)
+    assert found[:, longest:].tolist() == expected
 
 
 def test_model_is_restored_after_an_exception() -> None:

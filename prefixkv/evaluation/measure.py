@@ -16,6 +16,7 @@ from prefixkv.evaluation.cells import REFERENCE, Cell, new_cache
 from prefixkv.evaluation.continuation import Continuation, GivenText, OwnAnswer, State, follow, follow_together
 from prefixkv.evaluation.exercise import Exercise
 from prefixkv.evaluation.prefill import Prefill
+from prefixkv.generation.detokenization import decoded
 from prefixkv.generation.sampling import Sampling
 from prefixkv.generation.shaping import shaping_of
 from prefixkv.generation.stop_text import before_stop, stop_texts, stop_watch
@@ -97,7 +98,7 @@ class Measuring:
         return record
 
     def _text(self, own: Continuation) -> str:
-        text = self.loaded.tokenizer.decode(own.tokens, skip_special_tokens=True)
+        text = decoded(self.loaded.tokenizer, own.tokens)
         return before_stop(text, stop_texts(Sampling(), self.loaded.model.generation_config)).strip()
 
 

@@ -109,8 +109,10 @@ class AnswerWriter:
             The piece of text that has waited.
         """
         self._reason = "stop" if self.has_stopped or self.last_token in self._stop_tokens else "length"
-        piece, self._waiting = self._waiting, ""
-        return self._add(piece)
+        rest, self._waiting = self._waiting, ""
+        if not self.has_stopped:
+            rest = before_stop(rest + self._detokenizer.end(), self._stop_texts)
+        return self._add(rest)
 
     def _without_stop(self, text: str) -> str:
         """The part of a text that is certain to be the answer's; what may be a stop's beginning waits."""

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
+_CUT_OFF = "\N{REPLACEMENT CHARACTER}"
+"""What stands where the bytes of a character are not all there."""
+
 
 class Detokenizer:
     """Turns tokens into pieces of text whose sum is the text of all of them.
@@ -33,23 +36,32 @@ class Detokenizer:
         self._tokens.append(token)
         before = self._decode(self._context, self._emitted)
         now = self._decode(self._context, len(self._tokens))
-        if len(now) <= len(before) or now.endswith("\N{REPLACEMENT CHARACTER}"):
+        if len(now) <= len(before) or now.endswith(_CUT_OFF):
             return ""
         self._context, self._emitted = self._emitted, len(self._tokens)
         return now[len(before) :]
 
+    def end(self) -> str:
+        """The text that has waited for the rest of its last character, which does not come."""
+        before = self._decode(self._context, self._emitted)
+        return self._decode(self._context, len(self._tokens)).rstrip(_CUT_OFF)[len(before) :]
+
     def _decode(self, start: int, stop: int) -> str:
-        return decoded(self._tokenizer, self._tokens[start:stop], self._left_out)
+        return _text(self._tokenizer, self._tokens[start:stop], self._left_out)
 
 
 def decoded(tokenizer: Any, tokens: Sequence[int], left_out: Collection[int] | None = None) -> str:
-    """The text of all of some tokens.
+    """The text of all of an answer's tokens, without a last character that is cut off.
 
     Args:
         tokenizer: of transformers.
         tokens: ids.
         left_out: ids that leave no text; all special tokens where None.
     """
+    return _text(tokenizer, tokens, left_out).rstrip(_CUT_OFF)
+
+
+def _text(tokenizer: Any, tokens: Sequence[int], left_out: Collection[int] | None) -> str:
     if left_out is None:
         return str(tokenizer.decode(tokens, skip_special_tokens=True))
     return str(tokenizer.decode([token for token in tokens if token not in left_out], skip_special_tokens=False))

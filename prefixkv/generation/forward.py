@@ -26,7 +26,7 @@ def read_tokens(model: PreTrainedModel, cache: PrefixKVCache, tokens: torch.Tens
     if cache.next_positions is None:
         # Where positions have several axes they follow from what the rows have read (`prefixkv.cache.positions`).
         first = first_position(model.config)
-        positions = [first + row.position for row in cache.rows]
+        positions = [first + row.seen_tokens for row in cache.rows]
         options["position_ids"] = torch.tensor(positions, device=tokens.device)[:, None]
     with torch.no_grad():
         output = model(input_ids=tokens[:, None], **cache_argument(cache), use_cache=True, logits_to_keep=1, **options)

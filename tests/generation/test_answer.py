@@ -1,10 +1,14 @@
-"""What an answer says of its speed."""
+"""The text of an answer, piece by piece and as a whole, and what it says of its speed."""
 
 from __future__ import annotations
 
 import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
-from prefixkv.generation.answer import RATE_TOKENS, Answer, rate
+from prefixkv.generation.answer import RATE_TOKENS, Answer, AnswerWriter, rate
+from prefixkv.generation.detokenization import decoded
+from prefixkv.generation.stop_text import before_stop
 
 
 @pytest.mark.parametrize(
@@ -13,3 +17,23 @@ from prefixkv.generation.answer import RATE_TOKENS, Answer, rate
 def test_a_speed_is_told_from_ten_tokens_on(tokens: int, seconds: float, wanted: float | None) -> None:
     assert rate(tokens, seconds) == wanted
     assert Answer("text", 5, tokens, 0.5, seconds, "stop").tokens_per_second == wanted
+
+
+@pytest.mark.parametrize("stops", [(), ("\N{SNOWMAN}",), ("b\N{EURO SIGN}x",), (" ",)])
+def test_wherever_an_answer_is_cut_its_pieces_are_its_whole_text(stops: tuple[str, ...]) -> None:
+    """Each token is a byte; the last character may lack some."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    bytewise = Tokenizer(models.BPE({mark: index for index, mark in enumerate(alphabet)}, []))
+    bytewise.pre_tokenizer, bytewise.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bytewise, clean_up_tokenization_spaces=False)
+    tokens = tokenizer.encode("a\N{REPLACEMENT CHARACTER}b\N{EURO SIGN} \N{SNOWMAN}\N{GRINNING FACE}")
+    for length in range(1, len(tokens) + 1):
+        writer = AnswerWriter(tokenizer, (), stops)
+        pieces = []
+        for token in tokens[:length]:
+            pieces.append(writer.push(token))
+            if writer.has_stopped:
+                break
+        whole = before_stop(decoded(tokenizer, tokens[:length]), stops).strip()
+        assert "".join([*pieces, writer.end()]) == writer.text == whole
+        assert not whole.endswith("\N{REPLACEMENT CHARACTER}")
