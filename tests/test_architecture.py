@@ -18,10 +18,10 @@ MAX_LINES = 300
 LEVELS = (
     {"errors", "documents", "home", "html_table", "pixels", "platforms", "schemas", "transformers_compat"},
     {"models", "kernels"},
-    {"methods", "inputs", "machine", "workers", "decoder"},
+    {"methods", "inputs", "machine", "workers"},
     {"policy"},
     {"cache"},
-    {"profiles", "generation"},
+    {"profiles", "generation", "decoder"},
     {"engine"},
     {"compression", "chat", "evaluation", "benchmark"},
     {"batch", "harnesses", "server"},

@@ -6,6 +6,7 @@ that come, go, grow and are read again replay the same graph.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import weakref
 from collections.abc import Sequence
@@ -14,14 +15,17 @@ from typing import Any
 
 import torch
 
+from prefixkv.decoder.forward_step import ForwardStep
 from prefixkv.decoder.refusal import NotCapturableError
-from prefixkv.decoder.step import decoder_step
+from prefixkv.decoder.step import DecoderStep, OwnStep
+from prefixkv.errors import PrefixKVError
 from prefixkv.kernels.entry_table import WHOLE_BITS, EntryTable, LayerEntries
 from prefixkv.kernels.packing import pack
 from prefixkv.models.decoder_weights import DecoderWeights, UnknownDecoderError
 
 _captured: weakref.WeakKeyDictionary[Any, dict[tuple[int, tuple[int, ...]], CapturedStep]] = weakref.WeakKeyDictionary()
 _pools: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+_refusals: weakref.WeakKeyDictionary[Any, tuple[tuple[Any, ...], str]] = weakref.WeakKeyDictionary()
 _locks: weakref.WeakKeyDictionary[Any, threading.RLock] = weakref.WeakKeyDictionary()
 _capturing = threading.RLock()
 
@@ -35,28 +39,34 @@ class CapturedStep:
         lock: held by who writes the inputs, replays and reads the logits; one for all steps of a model.
     """
 
-    def __init__(self, weights: DecoderWeights, rows: int, formats: Sequence[int], pool: Any, lock: Any) -> None:
+    def __init__(self, step: DecoderStep, rows: int, formats: Sequence[int], pool: Any, lock: Any) -> None:
         """Run the step once on a cache of nothing, which compiles its kernels, and capture it.
 
         On a CPU nothing is captured, and a replay computes the step anew in plain torch.
         """
-        self._addresses, self.rows, self.lock = weights.addresses(), rows, lock
+        self._addresses, self.rows, self.lock = step.addresses(), rows, lock
         self._owner: weakref.ref[Any] | None = None
-        device = weights.embedding.device
-        self.table = EntryTable(len(weights.layers), rows, device)
+        device = step.device
+        self.table = EntryTable(step.layers, rows, device)
         self._tokens = torch.zeros(rows, dtype=torch.int64, device=device)
         self._offsets = torch.zeros(rows, dtype=torch.int64, device=device)
         # Named, so that they live until the device has read them.
-        entries = [_one_entry(weights, bits) for bits in formats]
+        whole = step.empty_entry()
+        packed = {bits: LayerEntries.zeros(pack(whole.keys, bits), bits) for bits in formats if bits != WHOLE_BITS}
+        entries = [packed.get(bits, whole) for bits in formats]
         for row, entry in enumerate(entries[:rows]):
-            self.table.write(row, [entry] * len(weights.layers))
-        self._run = partial(decoder_step, weights, self.table, self._tokens, self._offsets, tuple(formats))
+            self.table.write(row, [entry] * step.layers)
+        self._run = partial(step, self.table, self._tokens, self._offsets, tuple(formats))
         self._logits = self._run()
         self._graph: torch.cuda.CUDAGraph | None = None
         if device.type == "cuda":
             torch.cuda.synchronize(device)
             self._graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"):
+            # The stream that was current is so afterwards, also where capturing fails.
+            with (
+                torch.cuda.stream(torch.cuda.current_stream(device)),
+                torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"),
+            ):
                 self._logits = self._run()
         self.table.clear()
 
@@ -70,22 +80,36 @@ class CapturedStep:
             formats: precisions of storage that may occur in it.
 
         Raises:
-            NotCapturableError: the model is of another kind.
+            NotCapturableError: its step cannot be captured.
         """
-        try:
-            weights = DecoderWeights.of(model)
-        except UnknownDecoderError as error:
-            raise NotCapturableError.because(error) from error
         with _capturing:
+            step = _step_of(model)
             steps, load = _captured.setdefault(model, {}), (rows, tuple(formats))
-            if load not in steps or steps[load]._addresses != weights.addresses():
+            if load not in steps or steps[load]._addresses != step.addresses():
                 steps.pop(load, None)
                 # Graphs of one model never run at the same time: they share their working memory.
                 on_gpu = model.device.type == "cuda"
                 pool = _pools.setdefault(model, torch.cuda.graph_pool_handle()) if on_gpu else None
                 lock = _locks.setdefault(model, threading.RLock())
-                steps[load] = cls(weights, rows, formats, pool, lock)
+                try:
+                    steps[load] = cls(step, rows, formats, pool, lock)
+                except torch.OutOfMemoryError:
+                    raise
+                except Exception as error:
+                    # What was begun in that memory has no end.
+                    _pools.pop(model, None)
+                    raise _refused(model, step, error) from error
             return steps[load]
+
+    @classmethod
+    def require(cls, model: Any, rows: int, formats: Sequence[int]) -> None:
+        """Refuse a model that has no step; transformers' forward pass must be captured once to know; as for `of`.
+
+        Raises:
+            NotCapturableError: its step cannot be captured.
+        """
+        if isinstance(_step_of(model), ForwardStep) and not _captured.get(model):
+            cls.of(model, rows, formats)
 
     @staticmethod
     def is_ready(model: Any, rows: int, formats: Sequence[int] = (WHOLE_BITS,)) -> bool:
@@ -134,14 +158,27 @@ class CapturedStep:
         return self._logits
 
 
-def _one_entry(weights: DecoderWeights, bits: int) -> LayerEntries:
-    layer = weights.layers[0]
-    like, device = layer.input_gain, layer.input_gain.device
-    head_dim = weights.angles(torch.zeros(1, dtype=torch.int64, device=device))[0].shape[1]
-    kv_heads = layer.projections[1][0].shape[0] // head_dim
-    keys, values = (like.new_zeros(1, kv_heads, 1, head_dim) for _ in range(2))
-    if bits != WHOLE_BITS:
-        keys, values = pack(keys, bits), pack(values, bits)
-    positions = torch.zeros(1, 1, 1, dtype=torch.int64, device=device)
-    order = torch.zeros(1, dtype=torch.int32, device=device)
-    return LayerEntries(keys, values, positions, positions.float(), order, bits, kept_tokens=1, seen_tokens=1, count=1)
+def _step_of(model: Any) -> DecoderStep:
+    """The project's own step where it knows the decoder, else transformers' forward pass.
+
+    Raises:
+        NotCapturableError: neither can be captured.
+    """
+    with contextlib.suppress(UnknownDecoderError):
+        return OwnStep(DecoderWeights.of(model))
+    try:
+        step = ForwardStep(model)
+    except PrefixKVError as error:
+        raise NotCapturableError.because(error) from error
+    if (known := _refusals.get(model)) is not None and known[0] == step.addresses():
+        raise NotCapturableError.because(known[1])
+    return step
+
+
+def _refused(model: Any, step: DecoderStep, error: Exception) -> Exception:
+    """What a step that fails while it is captured is told as; it is not tried again while the model is as it is."""
+    if not isinstance(step, ForwardStep):
+        return error
+    reason = f"its forward pass cannot be captured: {(str(error).splitlines() or [type(error).__name__])[0]}"
+    _refusals[model] = step.addresses(), reason
+    return NotCapturableError.because(reason)

@@ -3,14 +3,62 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, Protocol
 
 import torch
 
 from prefixkv.kernels.dispatch import decode_attention, next_slots, normed_linear, residual_linear, swiglu_linear
-from prefixkv.kernels.entry_table import COLUMNS, WHOLE_BITS, EntryTable
+from prefixkv.kernels.entry_table import COLUMNS, WHOLE_BITS, EntryTable, LayerEntries
 from prefixkv.models.decoder_weights import DecoderWeights
 
 SEEN_TOKENS = COLUMNS.index("seen_tokens")
+
+
+class DecoderStep(Protocol):
+    """A model's step of one token of each row.
+
+    Attributes:
+        layers: of the entry table.
+        device: where it computes.
+    """
+
+    layers: int
+    device: torch.device
+
+    def addresses(self) -> tuple[Any, ...]:
+        """Something else whenever the step must be captured anew."""
+
+    def empty_entry(self) -> LayerEntries:
+        """One entry of zeros in the model's own precision."""
+
+    def __call__(
+        self, table: EntryTable, tokens: torch.Tensor, offsets: torch.Tensor, formats: Sequence[int]
+    ) -> torch.Tensor:
+        """As `decoder_step`, but for the weights."""
+
+
+class OwnStep:
+    """The step of a Llama-like decoder."""
+
+    def __init__(self, weights: DecoderWeights) -> None:
+        """Take the weights."""
+        self._weights, self.layers, self.device = weights, len(weights.layers), weights.embedding.device
+
+    def addresses(self) -> tuple[Any, ...]:
+        """As `DecoderStep` says."""
+        return self._weights.addresses()
+
+    def empty_entry(self) -> LayerEntries:
+        """As `DecoderStep` says."""
+        head_dim = self._weights.angles(torch.zeros(1, dtype=torch.int64, device=self.device))[0].shape[1]
+        layer = self._weights.layers[0]
+        return LayerEntries.zeros(layer.input_gain.new_zeros(1, len(layer.projections[1][0]) // head_dim, 1, head_dim))
+
+    def __call__(
+        self, table: EntryTable, tokens: torch.Tensor, offsets: torch.Tensor, formats: Sequence[int]
+    ) -> torch.Tensor:
+        """As `DecoderStep` says."""
+        return decoder_step(self._weights, table, tokens, offsets, formats)
 
 
 @torch.no_grad()

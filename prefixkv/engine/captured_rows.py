@@ -14,11 +14,11 @@ import torch
 
 from prefixkv.cache.row import CacheRow
 from prefixkv.decoder.captured import CapturedStep
+from prefixkv.decoder.forward_step import LEFT_LAYERS
 from prefixkv.decoder.refusal import NotCapturableError
 from prefixkv.generation.places import place_index
 from prefixkv.kernels.dispatch import triton_obstacle
 from prefixkv.kernels.entry_table import RELEASE, SHARE, WHOLE_BITS, LayerEntries
-from prefixkv.models.decoder_weights import DecoderWeights, UnknownDecoderError
 
 AHEAD = 256
 """Tokens for which room is made when a buffer is full; more where more were generated already."""
@@ -62,7 +62,8 @@ class CapturedRows:
         if reason := obstacle(row, self._device):
             raise NotCapturableError.because(reason)
         if not self.places:
-            _weights(self._model)
+            with _on(self._device):
+                CapturedStep.require(self._model, 1 << place.bit_length(), formats_of([row]))
         self.rows[place] = row
 
     def leave(self, place: int) -> None:
@@ -142,14 +143,6 @@ def formats_of(rows: Iterable[CacheRow]) -> tuple[int, ...]:
     return tuple(sorted({row.bits or WHOLE_BITS for row in rows}, reverse=True))
 
 
-def _weights(model: Any) -> None:
-    """Refuse a model whose decoder is of a kind that the step does not know."""
-    try:
-        DecoderWeights.of(model)
-    except UnknownDecoderError as error:
-        raise NotCapturableError.because(error) from error
-
-
 def _on(device: torch.device) -> contextlib.AbstractContextManager[Any]:
     return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
 
@@ -202,7 +195,7 @@ def obstacle(row: CacheRow, device: torch.device) -> str | None:
     if reason := device_obstacle(device):
         return reason
     if row.windows or row.states or row.geometry.bare_layers:
-        return "it has layers that are left alone"
+        return LEFT_LAYERS
     if row.method.positions != "true":
         return f"method {row.method.name!r} has positions of its own"
     for layer in row.layers:

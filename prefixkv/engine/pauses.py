@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from prefixkv.engine.stream import FinishReason
+from prefixkv.transformers_compat import decoder_of
 
 
 class PassInterruptedError(Exception):
@@ -42,7 +43,7 @@ def pauses(model: Any, pause: Callable[[float], None]) -> Iterator[None]:
     """
     blocks = [block for group in _outermost(model) for block in group]
     least = LEAST_TOKENS if model.device.type == "cuda" else 0
-    whole = sum(_size(block) for group in _outermost(model.get_decoder()) for block in group)
+    whole = sum(_size(block) for group in _outermost(decoder_of(model)) for block in group)
     with contextlib.ExitStack() as hooks:
         for block in blocks:
             hook = _Hook(threading.get_ident(), pause, _size(block) / max(1, whole), least)

@@ -80,6 +80,20 @@ class LayerEntries:
     head: int = 0
     count: int = 0
 
+    @classmethod
+    def zeros(cls, keys: torch.Tensor, bits: int = WHOLE_BITS) -> LayerEntries:
+        """Entries that stand for those of a row while a step is tried: all are read, and none matters.
+
+        Args:
+            keys: (1, kv_heads, entries, head_dim) of zeros; packed ones where `bits` says so.
+            bits: in which an element is stored.
+        """
+        count, device = keys.shape[2], keys.device
+        positions = torch.zeros(1, 1, count, dtype=torch.int64, device=device)
+        order = torch.zeros(count, dtype=torch.int32, device=device)
+        counts = {"kept_tokens": count, "seen_tokens": count, "count": count}
+        return cls(keys, keys.clone(), positions, positions.float(), order, bits, **counts)
+
     @property
     def cell(self) -> tuple[int, ...]:
         """The table's numbers, in the order of `COLUMNS`."""

@@ -90,12 +90,7 @@ class DecoderWeights:
         """
         decoder, head = decoder_of(model), model.get_output_embeddings()
         _require(hasattr(decoder, "layers") and hasattr(decoder, "rotary_emb"), "its decoder has another structure")
-        for module in decoder.modules():
-            hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
-            hooked = not all(is_capturing_hook(hook) or getattr(hook, "computes_the_same", False) for hook in hooks)
-            forward = vars(module).get("forward")
-            patched = forward is not None and not getattr(forward, "computes_the_same", hasattr(module, "_hf_hook"))
-            _require(not hooked and not patched, f"its {type(module).__name__} has a hook")
+        require_unhooked(decoder)
         # First, since other kinds of layers name their settings otherwise.
         layers = tuple(_layer(layer) for layer in decoder.layers)
         config = decoder.config
@@ -146,6 +141,20 @@ class DecoderWeights:
             positions = positions.expand(3, -1, -1)
         cosine, sine = self.rotary(self.embedding[:1], positions)
         return cosine.reshape(-1, *cosine.shape[-3:])[0][:, 0], sine.reshape(-1, *sine.shape[-3:])[0][:, 0]
+
+
+def require_unhooked(decoder: Any) -> None:
+    """Refuse a decoder whose modules do more, or something else, than their class says.
+
+    Raises:
+        UnknownDecoderError: one of them has a hook, or another forward pass.
+    """
+    for module in decoder.modules():
+        hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+        hooked = not all(is_capturing_hook(hook) or getattr(hook, "computes_the_same", False) for hook in hooks)
+        forward = vars(module).get("forward")
+        patched = forward is not None and not getattr(forward, "computes_the_same", hasattr(module, "_hf_hook"))
+        _require(not hooked and not patched, f"its {type(module).__name__} has a hook")
 
 
 def _require(condition: bool, reason: str) -> None:

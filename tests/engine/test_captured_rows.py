@@ -25,7 +25,7 @@ from prefixkv.models.decoder_weights import DecoderWeights, UnknownDecoderError
 from prefixkv.models.geometry import KVGeometry
 from prefixkv.transformers_compat import cache_argument
 from tests import tiny
-from tests.families.tiny_models import FAMILIES
+from tests.families.all_families import FAMILIES
 
 SIZES = {
     "vocab_size": 200,

@@ -127,7 +127,7 @@ def test_the_model_is_as_before(steps: list[int]) -> None:
     assert set(vars(model)) == before
 
 
-def test_a_decoder_of_another_kind_is_said_once_and_answers(
+def test_a_decoder_of_another_kind_takes_its_own_pass_and_one_with_a_hook_says_so_once(
     steps: list[int], monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
 ) -> None:
     from transformers import Qwen3Config, Qwen3ForCausalLM
@@ -136,7 +136,13 @@ def test_a_decoder_of_another_kind_is_said_once_and_answers(
     model = Qwen3ForCausalLM(Qwen3Config(**SIZES, head_dim=16)).eval()
     inputs = padded(rows_of()[:1])
     expected = answers(model, inputs, "30%", "h2o", False, monkeypatch)
+    assert steps == []
     assert answers(model, inputs, "30%", "h2o", True, monkeypatch) == expected
+    taken = len(steps)
+    assert taken > 0
+    model.model.layers[0].mlp.register_forward_hook(lambda *_: None)
+    assert answers(model, inputs, "30%", "h2o", True, monkeypatch) == expected
+    assert len(steps) == taken
     told = [str(warning.message) for warning in recwarn if "not captured" in str(warning.message)]
     assert len(told) == 1
-    assert "Qwen3DecoderLayer" in told[0]
+    assert "Qwen3MLP has a hook" in told[0]

@@ -9,6 +9,8 @@ import pytest
 import torch
 
 import prefixkv
+from prefixkv.engine.decoding import decode
+from prefixkv.generation.sampling import Sampling
 from prefixkv.inputs.prompts import Prompt, Turn
 from prefixkv.transformers_compat import cache_argument
 from tests.families import checks
@@ -39,6 +41,23 @@ def test_two_turns(tiny: Tiny) -> None:
 
 def test_bytes_are_the_budget_s(tiny: Tiny) -> None:
     checks.bytes_equal_budget(tiny)
+
+
+def test_captured_steps_give_the_tokens_of_plain_ones(tiny: Tiny) -> None:
+    """In float32, of every family whose step is captured; others have layers that are left alone, or latents."""
+    model: Any = tiny.model.float()
+    loaded = checks.loaded(dataclasses.replace(tiny, model=model))
+    inputs = loaded.on_device(Prompt(tiny.processor, checks.turns(tiny)).inputs)
+    answers, reasons = [], list[str]()
+    for captured in (None, False):
+        with prefixkv.compress(model, "30%", "prefixkv") as cache:
+            steps = decode(model, inputs, cache, Sampling(40), (), captured, reasons.append)
+            answers.append((list(steps), [cache.kept_positions(layer).tolist() for layer in range(len(cache.layers))]))
+    print(f"captured: {reasons or 'yes'}")
+    assert answers[0] == answers[1]
+    geometry = loaded.geometry
+    assert bool(reasons) == (geometry.is_latent or geometry.layers < geometry.decoder_layers)
+    assert all("left alone" in reason or "not alike" in reason for reason in reasons)
 
 
 @pytest.mark.parametrize("budget", ["100%", "30%"])
