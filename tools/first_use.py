@@ -2,7 +2,8 @@
 
 Needs nothing but Python and pip: makes a virtual environment, installs torch (the third argument, as pip takes it) and
 the checkout by the README's own line, and runs every block that is not marked as needing more than this machine. The
-result is JSON: seconds of each step, and the seconds from nothing to the first answer.
+result is JSON: seconds and processor seconds of each step, which differ by what else the machine does and by what is
+waited for, and the seconds from nothing to the first answer.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import venv
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,7 @@ def first_use(page: Path, torch: str) -> dict[str, Any]:
 
         def run(said: str, words: list[str], where: Path) -> None:
             nonlocal first_answer
-            began = time.perf_counter()
+            began, used = time.perf_counter(), _processor_seconds()
             done = subprocess.run(
                 words,
                 cwd=where,
@@ -73,14 +73,14 @@ def first_use(page: Path, torch: str) -> dict[str, Any]:
             )
             if done.returncode:
                 sys.exit(f"{said}\n{done.stdout}\n{done.stderr}")
-            steps.append({"step": said, "seconds": round(time.perf_counter() - began, 1)})
+            seconds, used = time.perf_counter() - began, _processor_seconds() - used
+            steps.append({"step": said, "seconds": round(seconds, 1), "processor_seconds": round(used, 1)})
             print(f"{steps[-1]['seconds']:7.1f} s  {said}", flush=True)
             if first_answer is None and "prefixkv chat" in said:
                 first_answer = round(time.perf_counter() - started, 1)
 
-        venv.create(folder / "venv", with_pip=True, symlinks=os.name != "nt")
+        run("python -m venv", [sys.executable, "-m", "venv", str(folder / "venv")], folder)
         python = str(folder / "venv" / "bin" / "python")
-        steps.append({"step": "python -m venv", "seconds": round(time.perf_counter() - started, 1)})
         # Built from a copy: a build leaves folders behind where it runs.
         root = shutil.copytree(page.parent, folder / "checkout", ignore=_left_out, symlinks=True)
         for packages in (torch, wanted[1]):
@@ -97,14 +97,21 @@ def first_use(page: Path, torch: str) -> dict[str, Any]:
             run("the page's Python", [python, "-c", code], work)
     return {
         "format": "prefixkv-first-use",
-        "version": 1,
+        "version": 2,
         "python": platform.python_version(),
         "cores": os.cpu_count(),
         "torch": torch,
         "first_answer_seconds": first_answer,
         "seconds": round(sum(step["seconds"] for step in steps), 1),
+        "processor_seconds": round(sum(step["processor_seconds"] for step in steps), 1),
         "steps": steps,
     }
+
+
+def _processor_seconds() -> float:
+    """Of this process and those that it has waited for, user and system."""
+    used = os.times()
+    return used.user + used.system + used.children_user + used.children_system
 
 
 def _left_out(folder: str, names: list[str]) -> set[str]:

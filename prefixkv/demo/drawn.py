@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-
-import numpy as np
-from PIL import Image
+from typing import TYPE_CHECKING
 
 from prefixkv.demo import SHAPES
 from prefixkv.demo.documents import DOCUMENT_KINDS, SOFTWARE, SOFTWARE_FIELD
-from prefixkv.demo.scenes import CELL_PIXELS, GRID, IMAGE_PIXELS, draw_scene
 from prefixkv.errors import OptionError
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 _MOST_DEVIATION = 24
 """Noise moves a pixel by at most 16 levels; the rest is for rounding and for JPEG."""
@@ -34,6 +34,8 @@ def draw_picture(kind: str, seed: int) -> Image.Image:
         OptionError: nothing of that kind is drawn.
     """
     if kind == SHAPES:
+        from prefixkv.demo.scenes import draw_scene
+
         return draw_scene(seed).image
     if kind not in DOCUMENT_KINDS:
         raise OptionError(f"nothing of kind {kind!r} is drawn: give {', '.join((SHAPES, *DOCUMENT_KINDS))}")
@@ -48,6 +50,11 @@ def is_drawn_scene(image: Image.Image) -> bool:
     Args:
         image: RGB.
     """
+    # Here, since a picture that says where it comes from is known without: who asks a server does not wait for numpy.
+    import numpy as np
+
+    from prefixkv.demo.scenes import CELL_PIXELS, GRID, IMAGE_PIXELS
+
     if image.size != (IMAGE_PIXELS, IMAGE_PIXELS):
         return False
     pixels = np.asarray(image.convert("RGB"), dtype=np.float32)
@@ -72,14 +79,14 @@ def is_drawn_scene(image: Image.Image) -> bool:
     return bool(is_even and is_shaded and is_grey and any(low <= means.mean() <= high for low, high in _GREYS))
 
 
-def is_drawn_document(image: Image.Image) -> bool:
-    """Whether the picture says that it is a document drawn here, as `demo-scene` writes into its files."""
+def says_it_is_drawn(image: Image.Image) -> bool:
+    """Whether the picture says that it is drawn here, as drawn documents do, and all that `demo-scene` writes."""
     return image.info.get(SOFTWARE_FIELD) == SOFTWARE
 
 
 def strange_pictures(pictures: Sequence[Image.Image]) -> list[str]:
     """Names of the pictures that are neither drawn scenes nor drawn documents."""
-    strange = (picture for picture in pictures if not (is_drawn_document(picture) or is_drawn_scene(picture)))
+    strange = (picture for picture in pictures if not (says_it_is_drawn(picture) or is_drawn_scene(picture)))
     return [str(picture.info.get("name", "the picture")) for picture in strange]
 
 

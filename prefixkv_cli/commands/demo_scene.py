@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from prefixkv.demo import SHAPES
-from prefixkv.demo.documents import DOCUMENT_KINDS
+from prefixkv.demo.documents import DOCUMENT_KINDS, SOFTWARE, SOFTWARE_FIELD
 from prefixkv.errors import OptionError, PrefixKVError
 from prefixkv_cli import options, output
 
@@ -101,8 +101,7 @@ def _write_png(image: Image, path: Path) -> None:
         from PIL.PngImagePlugin import PngInfo
 
         texts = PngInfo()
-        for key, value in image.info.items():
-            texts.add_text(str(key), value)
+        texts.add_text(SOFTWARE_FIELD, SOFTWARE)
         image.save(temporary, format="PNG", pnginfo=texts)
         temporary.replace(path)
     except FileNotFoundError as error:

@@ -14,7 +14,8 @@ from tests.cli.program import ENVIRONMENT, PROGRAM, Run
 def test_demo_scene_writes_a_picture_and_prints_questions(run: Run, tmp_path: Path) -> None:
     done = run("demo-scene", "scene.png", "--seed", "7", cwd=tmp_path)
     assert done.returncode == 0
-    assert Image.open(tmp_path / "scene.png").size == (336, 336)
+    drawn = Image.open(tmp_path / "scene.png")
+    assert (drawn.size, drawn.info) == ((336, 336), {"Software": "prefixkv demo-scene"})
     assert "seed 7" in done.stderr
     assert "describe: " in done.stdout
     assert [path.name for path in tmp_path.iterdir()] == ["scene.png"]

@@ -45,6 +45,7 @@ def checked(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def test_what_needs_no_model(checked: Any) -> None:
     checked("models-output", "models")
+    assert checked("models-output", "models", "--all")["tested"]["types"]
     checked("info-output", "info", "demo")
     checked("info-output", "info", "llava")
     checked("env-output", "env")
