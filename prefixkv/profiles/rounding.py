@@ -11,7 +11,7 @@ from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList
 from prefixkv.kernels.packing import pack, unpack
 from prefixkv.models.layer_sizes import EntryShape
 from prefixkv.policy.precision import COARSE_BITS, FEWEST_BITS
-from prefixkv.transformers_compat import cache_argument
+from prefixkv.transformers_compat import cache_argument, completed_outputs
 
 ANSWER_TOKENS = 64
 """Tokens of an answer that are compared."""
@@ -86,11 +86,12 @@ def _predictions(
     model: Any, inputs: Mapping[str, torch.Tensor], answer: torch.Tensor, cache: DynamicCache
 ) -> list[torch.Tensor]:
     dictation = _Dictation(answer, inputs["input_ids"].shape[1])
-    model.generate(
-        **inputs,
-        **cache_argument(cache),
-        max_new_tokens=len(answer),
-        do_sample=False,
-        logits_processor=LogitsProcessorList([dictation]),
-    )
+    with completed_outputs(model):
+        model.generate(
+            **inputs,
+            **cache_argument(cache),
+            max_new_tokens=len(answer),
+            do_sample=False,
+            logits_processor=LogitsProcessorList([dictation]),
+        )
     return dictation.predictions

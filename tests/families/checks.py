@@ -68,13 +68,15 @@ def stock_attention(model: Any) -> Iterator[None]:
     """Transformers' own attention; capped attention needs the eager kind."""
     text = model.config.get_text_config()
     before = text._attn_implementation
-    if getattr(text, "attn_logit_softcapping", None):
+    is_capped = bool(getattr(text, "attn_logit_softcapping", None))
+    if is_capped:
         model.set_attn_implementation("eager")
     try:
         with completed_outputs(model):
             yield
     finally:
-        model.set_attn_implementation(before)
+        if is_capped:
+            model.set_attn_implementation(before)
 
 
 @contextmanager

@@ -65,12 +65,17 @@ def test_page_shows_the_table() -> None:
     assert table.block({name: dict.fromkeys(CHECKS, True) for name in FAMILIES}) in page, "run: make families"
 
 
-@pytest.mark.parametrize("family", ["Gemma 3", "Aya Vision", "LLaVA-1.5"])
+@pytest.mark.exhaustive(keep=4)
+@pytest.mark.parametrize("family", ["Gemma 3", "Aya Vision", "LLaVA-1.5", "Llama 4", "Kimi K2.6", "Qwen3.5"])
 def test_profile_and_configuration_know_the_windows(family: str, tmp_path: Path) -> None:
-    """They count compressed layers only, come back from their files, and refuse a model with other windows."""
-    tiny = FAMILIES[family]()
+    """They count compressed layers only, come back from their files, and refuse a model with other windows.
+
+    What `guided` looks ahead with is measured, too.
+    """
+    tiny = _tiny(family)
     model = loaded(tiny)
     profile = LayerProfile.measure(model, [Sample("ba ce di fo", tiny.pictures[0])], "one picture")
+    assert profile.look_ahead is not None and profile.look_ahead.queries
     config = PrefixConfig.search("30%", profile.model, context_tokens=60, profile=profile)
     config.save(tmp_path / "config.json")
     again = PrefixConfig.load(tmp_path / "config.json")

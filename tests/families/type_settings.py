@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 ROPE = {"rope_type": "default", "rope_theta": 10_000.0}
+OUTSIDE = 1000
+"""A token of pictures that is in no text of the tests."""
 CODES = 8
 """Codes of a picture and of a sound, where each is a token of the vocabulary."""
 
@@ -27,6 +29,16 @@ TYPE_SETTINGS: dict[str, dict[str, Any]] = {
     # Rows and columns take turns, and time comes last.
     "ernie4_5_vl_moe": {"text_config": {"rope_parameters": ROPE | {"mrope_section": [2, 2, 4]}}},
     "hunyuan_vl": {"text_config": {"head_dim": 16}},
+    # Files name the token that begins a picture, the classes do not.
+    "qwen2_5_omni_thinker": {"vision_start_token_id": OUTSIDE},
+    "qwen3_omni_moe_thinker": {"vision_start_token_id": OUTSIDE},
+    # A small tower of timm's, whose size the class leaves to the file.
+    "perception_lm": {"vision_config": {"architecture": "test_vit", "model_args": {"embed_dim": 64}}},
+    "step3p7": {
+        "text_config": {"sliding_window": 24, "layer_types": ["full_attention", "sliding_attention"] * 2},
+    },
+    # The class has states alone, published models a few layers of attention between them.
+    "granitemoehybrid": {"layer_types": ["linear_attention", "full_attention"] * 2},
     # Published models had a window before 0.2 only, the class has one still.
     "mistral": {"sliding_window": None},
     "granite4_vision": {
