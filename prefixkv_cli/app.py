@@ -84,10 +84,11 @@ def _run(arguments: list[str]) -> int:
     # What an earlier run in this process has said is not this run's.
     output.take_notices()
     if COMPLETE_VARIABLE in os.environ:
-        from typer.completion import completion_init
+        from typer import _completion_classes
 
-        # Typer's shells, which answer the scripts of `completion`.
-        completion_init()
+        # Typer's shells, which answer the scripts of `completion`. For markup, which our help has not, they load Rich.
+        _completion_classes._sanitize_help_text = lambda text: text
+        _completion_classes.completion_init()
     try:
         # None where a command came to its end; the number of a typer.Exit otherwise.
         code = typer.main.get_command(app).main(arguments, "prefixkv", standalone_mode=False, obj=invocation) or 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any
 
 import typer
@@ -27,6 +28,8 @@ PANELS = {
 """The panels in their order, each with its options; what no other names is common."""
 _VALUES = {"<str>": "TEXT", "<int>": "N", "<float>": "X", "<path>": "FILE"}
 """What stands for a value whose option has no word of its own for it, by what typer would show."""
+_COMPLETION_COLUMNS = 72
+"""Of what a shell shows beside a completion; in a second line, some shells would see another completion."""
 
 
 def panel_of(parameter: Any) -> str | None:
@@ -62,6 +65,15 @@ class _Panelled:
                 parameter.process_value = _as_it_is
         order = [None, *PANELS]
         return sorted(parameters, key=lambda parameter: order.index(panel_of(parameter)))
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> Any:
+        """What a word may become, for a shell, each with the beginning of its help."""
+        found = super().shell_complete(ctx, incomplete)  # type: ignore[misc]
+        for item in found:
+            if item.help:
+                sentence = item.help.partition(". ")[0].removesuffix(".")
+                item.help = textwrap.shorten(sentence, _COMPLETION_COLUMNS, placeholder=" ...")
+        return found
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Print the help.

@@ -175,6 +175,18 @@ def test_a_shell_that_completes_does_not_wait_for_what_answers_need() -> None:
     assert loaded & {*HEAVY, "pydantic", "rich.console", "importlib.metadata", "prefixkv.models.loading"} == set()
 
 
+def test_fish_has_one_line_for_each_completion() -> None:
+    words = {"_TYPER_COMPLETE_ARGS": "prefixkv chat --", "_TYPER_COMPLETE_FISH_ACTION": "get-args"}
+    asked = ENVIRONMENT | words | {"_PREFIXKV_COMPLETE": "complete_fish"}
+    command = [PROGRAM[0], "-X", "importtime", *PROGRAM[1:]]
+    done = subprocess.run(command, capture_output=True, text=True, env=asked, check=False)
+    lines = done.stdout.splitlines()
+    assert [line for line in lines if not re.fullmatch(r"--[\w-]+\t.{1,72}", line)] == []
+    assert "--codec\tIn which precision entries are stored, with any method: auto, plain, ..." in lines
+    assert len(lines) > 30
+    assert "rich.console" not in done.stderr
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish", "powershell"])
 def test_completion_prints_a_script_for_every_shell(shell: str) -> None:
     done = subprocess.run([*PROGRAM, "completion", shell], capture_output=True, text=True, env=ENVIRONMENT, check=False)
