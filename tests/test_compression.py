@@ -241,19 +241,20 @@ def test_compiled_model_gives_the_same_tokens() -> None:
 
 
 @pytest.mark.parametrize(
-    ("budget", "method", "expected"), [("20%", "h2o", 4), ("20%", "snapkv", 0), ("100%", "h2o", 0)]
+    ("budget", "method", "expected"),
+    [("20%", "h2o", [True] * 4), ("20%", "snapkv", [False] * 4), ("100%", "h2o", [])],
 )
 def test_log_sum_exp_is_asked_for_only_where_all_queries_are_summed(
-    budget: str, method: str, expected: int, monkeypatch: pytest.MonkeyPatch
+    budget: str, method: str, expected: list[bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Elsewhere stock attention runs as it is, so that a budget of 100 % gives its very bits on a GPU too."""
-    asked: list[tuple[int, ...]] = []
+    """At a budget of 100 % stock attention runs as it is, so that it gives its very bits on a GPU too."""
+    asked: list[bool] = []
     monkeypatch.setattr(
         "prefixkv.cache.compressed_attention.scored_attention",
-        lambda query, key, value, scale: asked.append(tuple(query.shape)),
+        lambda query, key, value, scale, is_summed: asked.append(is_summed),
     )
     model = tiny.llava()
     with prefixkv.compress(model, budget, method) as cache, torch.no_grad():
         model(**tiny.prompt(60), **cache_argument(cache))
         model(input_ids=tiny.text(1), **cache_argument(cache))
-    assert len(asked) == expected
+    assert asked == expected

@@ -75,8 +75,8 @@ def attend(
     softcap, sinks = kwargs.pop("softcap", None), kwargs.pop("s_aux", None)
     if softcap is None and sinks is None:
         output = None
-        if word.sums_all and mask is None and not dropout and getattr(module, "is_causal", True):
-            output = scored_attention(query, key, value, scale)
+        if word.may_round and mask is None and not dropout and getattr(module, "is_causal", True):
+            output = scored_attention(query, key, value, scale, word.sums_all)
         if output is None:
             output = sdpa_attention_forward(module, query, key, value, mask, dropout, scaling, **kwargs)[0]
     else:

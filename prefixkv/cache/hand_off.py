@@ -60,11 +60,13 @@ class HandOff:
             none.
         latents: what the keys and values were made of, where they are not themselves stored; else None.
         sums_all: whether `after` will sum the attention of all these queries, so that their log-sum-exp is of use.
+        may_round: whether what is attended to is compressed next, so that the kernel need not be torch's own choice.
     """
 
     after: AfterAttention | None = None
     rows: AttendRows | None = None
     sums_all: bool = False
+    may_round: bool = False
     is_turned: bool = False
     again: HandOff | None = None
     latents: Latents | None = None

@@ -234,9 +234,9 @@ class CacheRow:
             self._chunk = Chunk(self, keys, self._marks)
             self._marks = TextMarks(None, 0)
         keys, values = layer.arrive(keys, values)
-        is_whole = not self.keeps_all and self.prefix is None
-        sums_all = is_whole and self.method.queries == "summed" and self.look_ahead is None
-        hand_off.leave(keys, HandOff(partial(self._compact, index), sums_all=sums_all, again=again))
+        may_round = not self.keeps_all
+        sums_all = may_round and self.prefix is None and self.method.queries == "summed" and self.look_ahead is None
+        hand_off.leave(keys, HandOff(partial(self._compact, index), None, sums_all, may_round, again=again))
         return keys, values
 
     def store_step(self, keys: torch.Tensor, values: torch.Tensor, place: int) -> CompressedLayer:

@@ -26,15 +26,18 @@ class PassInterruptedError(Exception):
         self.reason: FinishReason = reason
 
 
-LEAST_TOKENS = 24
+LEAST_TOKENS = 16
 """A block costs no less than so many tokens on a GPU, however few it is given: launching its kernels takes the time."""
+END_SHARE = 0.125
+"""Settling what is kept costs so much of what reading the prompt does."""
 
 
 @contextlib.contextmanager
 def pauses(model: Any, pause: Callable[[float], None]) -> Iterator[None]:
     """Have a function called before each block of the passes that this thread makes while the `with` lasts.
 
-    Blocks are the members of the outermost module lists: decoder layers, and those of a vision tower.
+    Blocks are the members of the outermost module lists: decoder layers, and those of a vision tower. So it is when the
+    last of them has run, before what is kept of the prompt is settled.
 
     Args:
         model: a language or vision-language model of transformers.
@@ -48,6 +51,9 @@ def pauses(model: Any, pause: Callable[[float], None]) -> Iterator[None]:
         for block in blocks:
             hook = _Hook(threading.get_ident(), pause, _size(block) / max(1, whole), least)
             hooks.callback(block.register_forward_pre_hook(hook, with_kwargs=True).remove)
+        end = _End(threading.get_ident(), pause, END_SHARE, least)
+        # Before those who settle what a cache holds when the pass has ended.
+        hooks.callback(model.register_forward_hook(end, with_kwargs=True, prepend=True).remove)
         yield
 
 
@@ -64,6 +70,16 @@ class _Hook:
     def __call__(self, block: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if threading.get_ident() == self._thread:
             self._pause(max(self._least, self._share * _tokens((*args, *kwargs.values()))))
+
+
+class _End(_Hook):
+    """Stands behind a whole pass."""
+
+    @torch.compiler.disable
+    def __call__(self, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any = None) -> None:
+        if threading.get_ident() == self._thread:
+            ids = kwargs.get("input_ids")
+            self._pause(max(self._least, self._share * (0 if ids is None else ids.numel())))
 
 
 def _outermost(module: Any) -> Iterator[torch.nn.ModuleList]:

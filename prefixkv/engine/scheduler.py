@@ -30,7 +30,7 @@ class Scheduled(Protocol):
 
 R = TypeVar("R", bound=Scheduled)
 
-FREE_PLACE = 4
+FREE_PLACE = 8
 """A place that waits for a further prompt counts as so many rows that wait for their step."""
 MOST_EAGER = 8
 """The allowance is exceeded by this factor at most."""

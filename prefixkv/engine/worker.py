@@ -27,7 +27,7 @@ from prefixkv.errors import DeviceMemoryError
 AHEAD = 1
 """Steps that a device which replays them by itself has queued while the host hands out tokens: so many tokens a row may
 read beyond the end of its answer, before its end is noticed."""
-LOOK_SECONDS = 0.25
+LOOK_SECONDS = 1.0
 """Between two counts of the bytes that are in use."""
 
 

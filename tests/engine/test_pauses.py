@@ -80,9 +80,10 @@ def test_running_rows_get_tokens_while_a_prompt_is_read(model: Any, monkeypatch:
         next(first)
         engine.submit(tiny.prompt(90, seed=2), "50%", Sampling(2), stop_tokens=()).result(60)
         first.cancel()
-    # Three layers of 30 tokens each, a step between; the tower's few tokens may call for one more.
+    # Three layers of 30 tokens each, a step between; the tower's few tokens may call for one more, and so may
+    # the end of the pass.
     assert given_while_read[0] == 0
-    assert 2 <= given_while_read[1] <= 3
+    assert 2 <= given_while_read[1] <= 4
 
 
 def test_a_prompt_is_not_read_on_for_nobody(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,7 +125,8 @@ def test_passes_of_other_threads_do_not_pause(model: Any) -> None:
         model(**inputs)
         # A model that pauses is still one whose step is captured.
         DecoderWeights.of(model)
-    assert len(paused) == len(model.get_decoder().layers) + len(model.model.vision_tower.encoder.layers)
+    # Once for each block, and when the last one has run.
+    assert len(paused) == len(model.get_decoder().layers) + len(model.model.vision_tower.encoder.layers) + 1
     # All layers of the decoder together are the work of the prompt.
-    assert sum(paused[-3:]) == pytest.approx(30)
+    assert sum(paused[-4:-1]) == pytest.approx(30)
     assert not any(module._forward_pre_hooks for module in model.modules())
