@@ -77,6 +77,8 @@ class Place:
             listener = socket.socket(family, kind, number)
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(address)
+            # Who finds the address before the loop runs waits rather than being refused.
+            listener.listen()
         except OSError as error:
             reason = error.strerror or str(error)
             raise PrefixKVError(
