@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -160,6 +161,21 @@ def test_hostile_rounding_losses_are_refused(losses: Any, tmp_path: Path) -> Non
     (tmp_path / "profile.json").write_text(json.dumps(content), encoding="utf-8")
     with pytest.raises(PrefixKVError):
         LayerProfile.load(tmp_path / "profile.json")
+
+
+@pytest.mark.parametrize("losses", [{"0.5": -1}, {"1.5": 0.1}, {"half": 0.1}, {"0.5": "0.1"}, [0.1], None])
+def test_hostile_eviction_losses_are_refused(losses: Any, tmp_path: Path) -> None:
+    content = a_profile().as_dict() | {"eviction_losses": losses}
+    (tmp_path / "profile.json").write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(PrefixKVError):
+        LayerProfile.load(tmp_path / "profile.json")
+
+
+def test_losses_are_read_as_they_were_written(tmp_path: Path) -> None:
+    profile = replace(a_profile(), rounding_losses={4: 0.01, 2: 0.1}, eviction_losses={0.5: 0.001, 0.1: 0.5})
+    profile.save(tmp_path / "profile.json")
+    again = LayerProfile.load(tmp_path / "profile.json")
+    assert (again.rounding_losses, again.eviction_losses) == (profile.rounding_losses, profile.eviction_losses)
 
 
 def test_huge_file_is_refused_unread(tmp_path: Path) -> None:

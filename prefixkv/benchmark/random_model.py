@@ -23,7 +23,7 @@ from prefixkv.errors import DeviceMemoryError, OptionError, PrefixKVError
 from prefixkv.models.geometry import KVGeometry
 from prefixkv.models.loading import find_device
 from prefixkv.policy.look_ahead import QUERIES, LookAhead
-from prefixkv.policy.precision import COARSE_BITS
+from prefixkv.policy.precision import COARSE_BITS, Losses
 from prefixkv.policy.rotary import Rotation
 
 _LLAVA = {"vocab_size": 32064, "max_position_embeddings": 65536, "rms_norm_eps": 1e-5}
@@ -141,7 +141,7 @@ def random_look_ahead(model: PreTrainedModel, geometry: KVGeometry) -> LookAhead
         return None
     dtype = getattr(torch, geometry.dtype)
     queries = [torch.randn(shape, generator=generator).to(model.device, dtype) for _ in range(geometry.layers)]
-    return LookAhead(queries, torch.arange(QUERIES, device=model.device), rotation, {COARSE_BITS: 0.0})
+    return LookAhead(queries, torch.arange(QUERIES, device=model.device), rotation, Losses({COARSE_BITS: 0.0}))
 
 
 def build_shape(shape: str, device: str, dtype: str) -> tuple[PreTrainedModel, KVGeometry]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
@@ -13,7 +13,7 @@ from prefixkv.models.geometry import KVGeometry
 from prefixkv.policy.budget import Budget
 from prefixkv.policy.codec import CODECS, DEFAULT_CODEC, Codec
 from prefixkv.policy.entry_size import EntrySize
-from prefixkv.policy.precision import BEARABLE_LOSS, COARSE_BITS, packed_bits
+from prefixkv.policy.precision import BEARABLE_LOSS, COARSE_BITS, Losses, packed_bits
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,7 @@ class Capacity:
         geometry: the model's KV shape.
         budget: what may be stored.
         method: says what every layer keeps at least, and whether anything is evicted at all.
-        losses: by bits, 4 and 2, what the model loses by them, in nats a token; see `packed_bits`. Only
-            codec `auto` uses them.
+        losses: what the model was measured to lose; only codec `auto` uses it.
         codec: in which precision entries are stored.
 
     Raises:
@@ -37,7 +36,7 @@ class Capacity:
     geometry: KVGeometry
     budget: Budget
     method: Method
-    losses: Mapping[int, float] = field(default_factory=dict)
+    losses: Losses = field(default_factory=Losses)
     codec: Codec = CODECS[DEFAULT_CODEC]
 
     def __post_init__(self) -> None:
@@ -82,12 +81,12 @@ class Capacity:
     @property
     def is_unmeasured(self) -> bool:
         """Whether the bits depend on what the model loses by them, and nobody has said that."""
-        return self.codec.is_auto and self.method.packs and not self.keeps_all and not self.losses
+        return self.codec.is_auto and self.method.packs and not self.keeps_all and not self.losses.rounding
 
     @property
     def outcomes(self) -> tuple[Capacity, ...]:
         """This, and what it may become once a prompt has said what the model loses by few bits."""
-        measured = replace(self, losses={COARSE_BITS: BEARABLE_LOSS})
+        measured = replace(self, losses=Losses({COARSE_BITS: BEARABLE_LOSS}))
         return (self, measured) if self.is_unmeasured else (self,)
 
     def holds_all(self, seen_tokens: int, bits: int | None = None) -> bool:

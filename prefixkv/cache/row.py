@@ -27,13 +27,13 @@ from prefixkv.models.geometry import KVGeometry
 from prefixkv.policy.budget import Budget
 from prefixkv.policy.codec import DEFAULT_CODEC, Codec, get_codec
 from prefixkv.policy.look_ahead import LookAhead
+from prefixkv.policy.precision import Losses
 from prefixkv.policy.text_marks import TextMarks
 
 if TYPE_CHECKING:
     from prefixkv.cache.prefix_entries import PrefixEntries
 
-MANY_STEPS = 2**20
-"""As good as for ever."""
+MANY_STEPS = 2**20  # As good as for ever.
 
 
 class CacheRow:
@@ -87,7 +87,7 @@ class CacheRow:
         self.geometry, self.budget, self.method = geometry, Budget.parse(budget), get_method(method)
         self.keep_fractions, self.codec = keep_fractions, get_codec(codec)
         self.look_ahead = look_ahead if self.method.is_guided else None
-        losses = {} if self.look_ahead is None else self.look_ahead.losses
+        losses = self.look_ahead.losses if self.look_ahead else Losses()
         self.capacity = Capacity(geometry, self.budget, self.method, losses, self.codec)
         kind = geometry.head_dim, getattr(torch, geometry.dtype), geometry.is_latent
         self._layers = [CompressedLayer(*kind) for _ in range(geometry.layers)]

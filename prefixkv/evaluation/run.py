@@ -248,7 +248,7 @@ def _look_ahead_digest(loaded: LoadedModel, cells: tuple[Cell, ...], notify: Not
     used = next((one for one in found if one is not None), None)
     if used is None:
         return None
-    return tensor_digest((f"{sorted(used.losses.items())}, {layer}", part) for layer, part in enumerate(used.queries))
+    return tensor_digest((f"{used.losses}, {layer}", part) for layer, part in enumerate(used.queries))
 
 
 def _missing(folder: RecordFolder, cells: tuple[Cell, ...], samples: int) -> dict[int, list[Cell]]:

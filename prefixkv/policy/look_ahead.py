@@ -5,7 +5,7 @@ They are recorded while profiling, before RoPE, and placed behind a prompt when 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import safetensors.torch
@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 
 from prefixkv.errors import PrefixKVError
 from prefixkv.models.geometry import KVGeometry
+from prefixkv.policy.precision import Losses
 from prefixkv.policy.rotary import Rotation
 
 QUERIES = 128
@@ -30,19 +31,16 @@ class LookAhead:
         queries: for each compressed layer (query_heads, count, head_dim), before RoPE.
         offsets: (count,), int64: how far behind the prompt each was asked.
         rotation: of the model that asked them.
-        losses: by bits, 4 and 2, what the model loses when entries are packed in them, in nats a token, as the
-            profile says.
+        losses: what the model loses when entries are packed or evicted, as the profile says.
     """
 
     queries: Sequence[torch.Tensor]
     offsets: torch.Tensor
     rotation: Rotation
-    losses: Mapping[int, float] = field(default_factory=dict)
+    losses: Losses = field(default_factory=Losses)
 
     @classmethod
-    def read(
-        cls, payload: bytes, model: torch.nn.Module, geometry: KVGeometry, losses: Mapping[int, float]
-    ) -> LookAhead:
+    def read(cls, payload: bytes, model: torch.nn.Module, geometry: KVGeometry, losses: Losses) -> LookAhead:
         """Take them from a profile's safetensors.
 
         Args:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
 
 from prefixkv.kernels.packed_row import PRECISIONS
 from prefixkv.models.geometry import KVGeometry
@@ -19,26 +20,75 @@ SCARCE = 0.3
 """The same where fewer bits lose more than slightly: a model misses what is evicted beyond this more than precision."""
 
 
-def packed_bits(
-    geometry: KVGeometry, room_bytes: int, entries: int, before: int | None, losses: Mapping[int, float]
-) -> int:
+@dataclass(frozen=True)
+class Losses:
+    """What a model was measured to lose, in nats a token along its own answers.
+
+    Attributes:
+        rounding: by bits, 4 and 2, where all entries are kept and rounded; what was not measured is not used.
+        eviction: by the share of the entries that `guided` keeps, where those are stored as they are; empty where it
+            was not measured.
+    """
+
+    rounding: Mapping[int, float] = field(default_factory=dict)
+    eviction: Mapping[float, float] = field(default_factory=dict)
+
+    def of_evicting(self, share: float) -> float:
+        """What is lost where such a share is kept.
+
+        Between the measured shares, and below them, on straight lines. Above them by the square of what is evicted: the
+        first entries that go are those that nothing looks at. Who keeps less is taken to lose no less, which few
+        samples need not show.
+        """
+        kept = sorted(self.eviction, reverse=True)
+        lost = accumulate((self.eviction[each] for each in kept), max)
+        points = sorted(zip(kept, lost, strict=True))
+        most, least_lost = points[-1]
+        if share >= most:
+            return least_lost * ((1 - share) / (1 - most)) ** 2
+        (low, more), (high, less) = next(pair for pair in pairwise(points) if share <= pair[1][0])
+        return less + (more - less) * (high - share) / (high - low)
+
+
+def packed_bits(geometry: KVGeometry, room_bytes: int, entries: int, before: int | None, losses: Losses) -> int:
     """The bits for a budget that does not hold all entries as they are.
+
+    Those by which the model loses least, rounding and eviction together, where both were measured; else fewer bits
+    where few entries are held, as far as the model bears them.
 
     Args:
         geometry: the model's KV shape.
         room_bytes: bytes that entries may take.
         entries: entries that there are.
         before: bits in which earlier entries are stored; precision never rises, since what is lost does not come back.
-        losses: by bits, 4 and 2, what the model was measured to lose, in nats a token; what was not measured is not
-            used.
+        losses: what the model was measured to lose.
     """
+    held = {bits: room_bytes / (entries * EntrySize.of(geometry, bits).stored) for bits in _possible(geometry, losses)}
+    if losses.eviction:
+        lost = {
+            bits: losses.rounding.get(bits, 0.0) + losses.of_evicting(min(1.0, share)) for bits, share in held.items()
+        }
+        bits = min(lost, key=lambda each: (lost[each], -each))
+    else:
+        bits = _by_scarcity(held, losses.rounding)
+    return min(bits, before or FINE_BITS)
+
+
+def _possible(geometry: KVGeometry, losses: Losses) -> Iterator[int]:
+    yield FINE_BITS
+    for bits in (COARSE_BITS, FEWEST_BITS):
+        # A row is whole bytes.
+        if bits not in losses.rounding or any(width * bits % 8 for width in geometry.shape[1:]):
+            return
+        yield bits
+
+
+def _by_scarcity(held: Mapping[int, float], rounding: Mapping[int, float]) -> int:
     bits = FINE_BITS
     for narrower in (COARSE_BITS, FEWEST_BITS):
-        loss = losses.get(narrower, math.inf)
-        share = ENOUGH[bits] if loss <= SLIGHT_LOSS else SCARCE
-        # A row is whole bytes.
-        is_possible = loss <= BEARABLE_LOSS and all(width * narrower % 8 == 0 for width in geometry.shape[1:])
-        if not is_possible or room_bytes >= share * entries * EntrySize.of(geometry, bits).stored:
+        if narrower not in held or rounding[narrower] > BEARABLE_LOSS:
+            break
+        if held[bits] >= (ENOUGH[bits] if rounding[narrower] <= SLIGHT_LOSS else SCARCE):
             break
         bits = narrower
-    return min(bits, before or FINE_BITS)
+    return bits

@@ -6,7 +6,7 @@ import torch
 
 from prefixkv.kernels.dispatch import pack
 from prefixkv.kernels.packing import unpack
-from prefixkv.policy.precision import BEARABLE_LOSS, COARSE_BITS
+from prefixkv.policy.precision import BEARABLE_LOSS, COARSE_BITS, Losses
 
 SAMPLE = 256
 """Keys of a head that are rounded, spread over the prompt."""
@@ -30,11 +30,11 @@ def lost_share(keys: torch.Tensor, bits: int) -> float:
     return float((error / spread.clamp(min=torch.finfo(spread.dtype).tiny)).max())
 
 
-def unmeasured_losses(keys: torch.Tensor) -> dict[int, float]:
+def unmeasured_losses(keys: torch.Tensor) -> Losses:
     """What stands for a profile's losses: 4 bits count as just bearable where little is lost, and nothing else does.
 
     Args:
         keys: of the prompt, in the first layer; as for `lost_share`.
     """
     is_possible = keys.shape[3] * COARSE_BITS % 8 == 0
-    return {COARSE_BITS: BEARABLE_LOSS} if is_possible and lost_share(keys, COARSE_BITS) <= MOST_LOST else {}
+    return Losses({COARSE_BITS: BEARABLE_LOSS} if is_possible and lost_share(keys, COARSE_BITS) <= MOST_LOST else {})

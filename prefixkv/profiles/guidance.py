@@ -15,6 +15,7 @@ from prefixkv.models.identity import ModelIdentity
 from prefixkv.policy.budget import Budget
 from prefixkv.policy.codec import DEFAULT_CODEC, Codec, get_codec
 from prefixkv.policy.look_ahead import LookAhead
+from prefixkv.policy.precision import Losses
 from prefixkv.profiles.config import PrefixConfig
 from prefixkv.profiles.profile import LayerProfile
 from prefixkv.profiles.profile_path import profile_path
@@ -100,7 +101,8 @@ def _read(model: Any, identity: ModelIdentity, notify: Notify) -> LookAhead | No
             missing = f"{path} holds no look-ahead queries"
     if missing is None and profile is not None and profile.look_ahead is not None:
         try:
-            return LookAhead.read(profile.look_ahead.read(), model, identity.geometry, profile.rounding_losses)
+            losses = Losses(profile.rounding_losses, profile.eviction_losses)
+            return LookAhead.read(profile.look_ahead.read(), model, identity.geometry, losses)
         except PrefixKVError as error:
             missing = str(error)
     notify(f"guided works without look-ahead: {missing}; measure one with `prefixkv profile --model {identity.id}`")

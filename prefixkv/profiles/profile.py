@@ -126,6 +126,7 @@ class LayerProfile:
         look_ahead: queries that the model asked while it answered; None where they were not recorded.
         rounding_losses: divergence of the model's predictions, in nats a token, where its prompt is stored in 4 and in
             2 bits, as far as it was measured.
+        eviction_losses: the same where `guided` keeps a share of the entries as they are, by that share.
     """
 
     model: ModelIdentity
@@ -136,6 +137,7 @@ class LayerProfile:
     created_by: str
     look_ahead: LookAheadFile | None = None
     rounding_losses: dict[int, float] = field(default_factory=dict)
+    eviction_losses: dict[float, float] = field(default_factory=dict)
 
     @classmethod
     def load(cls, name_or_path: str | Path) -> LayerProfile:
@@ -163,6 +165,7 @@ class LayerProfile:
             content.created_by,
             None if beside is None else LookAheadFile(beside.sha256, beside.queries, path.with_name(beside.file)),
             {int(bits): loss for bits, loss in content.rounding_losses.items()},
+            {float(share): loss for share, loss in content.eviction_losses.items()},
         )
 
     @classmethod
@@ -225,6 +228,7 @@ class LayerProfile:
                 **({"file": self.look_ahead.path.name} if self.look_ahead.path is not None else {}),
             },
             "rounding_losses": {str(bits): loss for bits, loss in self.rounding_losses.items()},
+            "eviction_losses": {str(share): loss for share, loss in self.eviction_losses.items()},
             "created_by": self.created_by,
         }
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from transformers import DynamicCache
@@ -19,10 +19,12 @@ from prefixkv.methods.evidence import Evidence
 from prefixkv.methods.h2o import accumulated
 from prefixkv.models.geometry import KVGeometry
 from prefixkv.models.loading import LoadedModel, Notify
-from prefixkv.policy.look_ahead import QueryParts, QueryRecorder
+from prefixkv.policy.look_ahead import LookAhead, QueryParts, QueryRecorder
+from prefixkv.policy.precision import Losses
 from prefixkv.policy.rotary import PositionWatch, Rotation, watched
 from prefixkv.policy.selection import cumulative_importance
 from prefixkv.profiles.calibration import Sample
+from prefixkv.profiles.eviction import eviction_losses
 from prefixkv.profiles.profile import LayerProfile, LookAheadFile, average_curve
 from prefixkv.profiles.rounding import rounding_losses
 from prefixkv.transformers_compat import cache_argument
@@ -31,8 +33,10 @@ from prefixkv.workers import Launch, division_of
 SCORER = accumulated.__name__
 ANSWER_TOKENS = 128
 """Length to which a model answers a calibration sample: look-ahead queries are drawn from the whole answers."""
-ROUNDED_SAMPLES = 8
-"""Samples, the first ones, whose answers are predicted again from a rounded cache."""
+COMPARED_SAMPLES = 8
+"""Samples, the first ones, whose answers are predicted again from rounded caches and from such as evict."""
+
+Key = TypeVar("Key")
 
 
 class _Recorder(DynamicCache):
@@ -117,12 +121,16 @@ def measure(
     queries = _query_recorder(loaded, notify)
     number, count = (launch.number, launch.count) if launch else (0, 1)
     own: list[_Measured] = []
+    answers: list[_Answer] = []
     # The figures depend on the number of threads in their last digits, so it does not depend on that of processes.
     threads = torch.get_num_threads()
     torch.set_num_threads(division_of(loaded.model)[1])
     try:
         for index in range(number, len(samples), count):
-            own.append(_measure_sample(loaded, samples[index], index, answer_tokens, queries is not None))
+            sample, answer = _measure_sample(loaded, samples[index], index, answer_tokens, queries is not None)
+            own.append(sample)
+            if index < COMPARED_SAMPLES:
+                answers.append(answer)
             progress(min(len(samples), count * len(own)))
         measured = sorted(launch.gather(own) if launch else own, key=lambda sample: sample.index)
         layers = tuple(average_curve(layer) for layer in zip(*(sample.curves for sample in measured), strict=True))
@@ -135,16 +143,13 @@ def measure(
                 notify("the profile will hold no look-ahead queries: no answer has a second token")
             else:
                 look_ahead = LookAheadFile.of(*queries.payload())
+        eviction = {} if look_ahead is None else _eviction_losses(loaded, look_ahead, answers, launch)
     finally:
         torch.set_num_threads(threads)
     facts = tuple(sample.facts for sample in measured)
     created_by = f"prefixkv {__version__}"
-    rounding = [sample.rounding for sample in measured if sample.rounding is not None]
-    tokens = sum(count for _, count in rounding)
-    losses = {}
-    if tokens:
-        losses = {bits: round(sum(nats[bits] for nats, _ in rounding) / tokens, 6) for bits in rounding[0][0]}
-    return LayerProfile(loaded.identity, SCORER, source, facts, layers, created_by, look_ahead, losses)
+    rounding = _per_token([sample.rounding for sample in measured if sample.rounding is not None])
+    return LayerProfile(loaded.identity, SCORER, source, facts, layers, created_by, look_ahead, rounding, eviction)
 
 
 @dataclass(frozen=True)
@@ -158,9 +163,38 @@ class _Measured:
     rounding: tuple[dict[int, float], int] | None
 
 
+@dataclass(frozen=True)
+class _Answer:
+    """What the model was asked and said: a sample's inputs on its device, and (tokens,), int64."""
+
+    index: int
+    inputs: Mapping[str, torch.Tensor]
+    tokens: torch.Tensor
+
+
+def _eviction_losses(
+    loaded: LoadedModel, queries: LookAheadFile, answers: Sequence[_Answer], launch: Launch | None
+) -> dict[float, float]:
+    """What is lost by eviction along these answers and those of the other processes."""
+    look_ahead = LookAhead.read(queries.read(), loaded.model, loaded.geometry, Losses())
+    with torch.no_grad():
+        own = [
+            (answer.index, eviction_losses(loaded.model, answer.inputs, answer.tokens, loaded.geometry, look_ahead))
+            for answer in answers
+        ]
+    measured = dict(launch.gather(own) if launch else own)
+    return _per_token([measured[index] for index in sorted(measured)])
+
+
+def _per_token(measured: Sequence[tuple[Mapping[Key, float], int]]) -> dict[Key, float]:
+    """Sums of nats and their numbers of tokens as nats a token; nothing where there was no token to predict."""
+    tokens = sum(count for _, count in measured)
+    return {key: round(sum(nats[key] for nats, _ in measured) / tokens, 6) for key in measured[0][0]} if tokens else {}
+
+
 def _measure_sample(
     loaded: LoadedModel, sample: Sample, index: int, answer_tokens: int, records_queries: bool
-) -> _Measured:
+) -> tuple[_Measured, _Answer]:
     if sample.image is not None and not loaded.takes_images:
         raise PrefixKVError(f"model {loaded.id!r} reads no images: give pieces of a text with --data text:FILE")
     model: Any = loaded.model
@@ -179,11 +213,11 @@ def _measure_sample(
         "prompt_tokens": prompt_tokens,
         "answer_tokens": out.shape[1] - prompt_tokens,
     }
-    rounding = None
-    if index < ROUNDED_SAMPLES:
+    rounding, answer = None, _Answer(index, inputs, out[0, prompt_tokens:])
+    if index < COMPARED_SAMPLES:
         with torch.no_grad():
-            rounding = rounding_losses(model, inputs, out[0, prompt_tokens:], loaded.geometry.shape)
-    return _Measured(index, recorder.curves, facts, None if queries is None else queries.parts, rounding)
+            rounding = rounding_losses(model, inputs, answer.tokens, loaded.geometry.shape)
+    return _Measured(index, recorder.curves, facts, None if queries is None else queries.parts, rounding), answer
 
 
 def _query_recorder(loaded: LoadedModel, notify: Notify) -> QueryRecorder | None:

@@ -6,15 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList
+from transformers import DynamicCache
 
 from prefixkv.kernels.packing import pack, unpack
 from prefixkv.models.layer_sizes import EntryShape
 from prefixkv.policy.precision import COARSE_BITS, FEWEST_BITS
-from prefixkv.transformers_compat import cache_argument, completed_outputs
-
-ANSWER_TOKENS = 64
-"""Tokens of an answer that are compared."""
+from prefixkv.profiles.divergence import divergences
 
 
 class _RoundedCache(DynamicCache):
@@ -37,61 +34,23 @@ class _RoundedCache(DynamicCache):
         return key_states, value_states
 
 
-class _Dictation(LogitsProcessor):
-    """Lets a model generate a given text and notes what it would have said, in float32."""
-
-    def __init__(self, answer: torch.Tensor, start: int) -> None:
-        self._answer, self._start = answer, start
-        self.predictions: list[torch.Tensor] = []
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        step = input_ids.shape[1] - self._start
-        self.predictions.append(scores[0].float().log_softmax(dim=-1))
-        dictated = torch.full_like(scores, -torch.inf)
-        dictated[:, self._answer[step]] = 0.0
-        return dictated
-
-
 def rounding_losses(
     model: Any, inputs: Mapping[str, torch.Tensor], answer: torch.Tensor, shape: EntryShape
 ) -> tuple[dict[int, float], int]:
-    """Divergence of the predictions along an answer, whole cache against one rounded to 4 and one to 2 bits.
+    """What is lost along an answer where all entries are rounded to 4, and to 2 bits.
 
     Args:
         model: of transformers.
         inputs: of one prompt, on the model's device.
-        answer: (tokens,), int64: the model's own; its first `ANSWER_TOKENS` count.
+        answer: (tokens,), int64: the model's own.
         shape: of an entry; a packed key or value must be whole bytes.
 
     Returns:
-        For each number of bits the sum of KL(whole || rounded) in nats, and over how many tokens: all but the first,
-        which is predicted before anything is rounded.
+        As for `divergences`, by the bits.
     """
-    answer = answer[:ANSWER_TOKENS]
-    whole = _predictions(model, inputs, answer, DynamicCache(config=model.config))
-    losses = {}
-    for bits in (COARSE_BITS, FEWEST_BITS):
-        if all(width * bits % 8 == 0 for width in (shape.key_dim, shape.value_dim)):
-            rounded = _predictions(model, inputs, answer, _RoundedCache(model.config, bits))
-            losses[bits] = sum(map(_divergence, whole[1:], rounded[1:]))
-    return losses, max(0, len(whole) - 1)
-
-
-def _divergence(whole: torch.Tensor, rounded: torch.Tensor) -> float:
-    said = whole > -torch.inf
-    return float((whole[said].exp() * (whole[said] - rounded[said])).sum())
-
-
-def _predictions(
-    model: Any, inputs: Mapping[str, torch.Tensor], answer: torch.Tensor, cache: DynamicCache
-) -> list[torch.Tensor]:
-    dictation = _Dictation(answer, inputs["input_ids"].shape[1])
-    with completed_outputs(model):
-        model.generate(
-            **inputs,
-            **cache_argument(cache),
-            max_new_tokens=len(answer),
-            do_sample=False,
-            logits_processor=LogitsProcessorList([dictation]),
-        )
-    return dictation.predictions
+    caches = {
+        bits: _RoundedCache(model.config, bits)
+        for bits in (COARSE_BITS, FEWEST_BITS)
+        if all(width * bits % 8 == 0 for width in (shape.key_dim, shape.value_dim))
+    }
+    return divergences(model, inputs, answer, caches)

@@ -19,6 +19,7 @@ def _rises(points: list[float]) -> list[float]:
 
 
 Curve = Annotated[list[float], Field(min_length=2, max_length=100_001, fail_fast=True), AfterValidator(_rises)]
+KeptShare = Annotated[str, Field(pattern=r"^0\.[0-9]{1,4}$")]
 FileBeside = Annotated[str, Field(pattern=r"^[^/\\:\x00-\x1f]{1,255}$")]
 
 
@@ -58,6 +59,7 @@ class ProfileSchema(Schema):
     layers: Annotated[list[LayerSchema], Field(min_length=1, max_length=MOST_LAYERS, fail_fast=True)]
     look_ahead: LookAheadSchema | None = None
     rounding_losses: dict[Literal["4", "2"], NotNegative] = Field(default_factory=dict)
+    eviction_losses: Annotated[dict[KeptShare, NotNegative], Field(max_length=100)] = Field(default_factory=dict)
     created_by: Name
 
     @model_validator(mode="after")

@@ -22,7 +22,7 @@ from prefixkv.models.identity import ModelIdentity
 from prefixkv.models.loading import LoadedModel
 from prefixkv.policy.budget import Budget
 from prefixkv.policy.look_ahead import LookAhead, PlacedQueries, QueryRecorder
-from prefixkv.policy.precision import BEARABLE_LOSS, packed_bits
+from prefixkv.policy.precision import BEARABLE_LOSS, Losses, packed_bits
 from prefixkv.policy.rotary import Rotation
 from prefixkv.policy.told_apart import lost_share, unmeasured_losses
 from prefixkv.profiles.guidance import make_cache
@@ -120,8 +120,8 @@ def test_question_is_the_text_behind_the_picture() -> None:
 def test_bits_follow_from_what_the_budget_holds(dtype: str, budget: str, bits: int) -> None:
     geometry = KVGeometry(layers=32, kv_heads=8, head_dim=128, dtype=dtype)
     fitting = Budget.parse(budget).room_bytes(geometry, 3000)
-    assert packed_bits(geometry, fitting, 32 * 3000, None, {4: 0.0}) == bits
-    assert packed_bits(geometry, fitting, 32 * 3000, 4, {4: 0.0}) == 4
+    assert packed_bits(geometry, fitting, 32 * 3000, None, Losses({4: 0.0})) == bits
+    assert packed_bits(geometry, fitting, 32 * 3000, 4, Losses({4: 0.0})) == 4
 
 
 @pytest.mark.parametrize("budget", [0.4, 0.15, 0.05])
@@ -260,10 +260,10 @@ def test_without_a_profile_the_prompt_says_whether_4_bits_are_borne() -> None:
     """Large, nearly constant elements take the steps of the rounding."""
     keys = torch.randn(1, 2, 300, 64, generator=torch.Generator().manual_seed(1))
     assert lost_share(keys, 4) == pytest.approx(0.0115, abs=0.002)
-    assert unmeasured_losses(keys) == {4: BEARABLE_LOSS}
+    assert unmeasured_losses(keys) == Losses({4: BEARABLE_LOSS})
     keys[:, 1, :, 7] += 100
     assert lost_share(keys, 4) > 0.5
-    assert unmeasured_losses(keys) == {}
+    assert unmeasured_losses(keys) == Losses()
     model = tiny.llava()
     identity = ModelIdentity.of("tiny", model.config, "float32")
     bits = []

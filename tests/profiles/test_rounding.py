@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 import torch
+from transformers import DynamicCache
 
 import prefixkv
+from prefixkv.cache import attention
+from prefixkv.cache.prefix_cache import PrefixKVCache
 from prefixkv.chat.conversation import Conversation
 from prefixkv.generation.sampling import Sampling
 from prefixkv.inputs.prompts import Prompt, Turn
 from prefixkv.models.geometry import KVGeometry
+from prefixkv.models.identity import ModelIdentity
 from prefixkv.models.layer_sizes import EntryShape
 from prefixkv.models.loading import LoadedModel
 from prefixkv.policy.budget import Budget
-from prefixkv.policy.precision import BEARABLE_LOSS, SLIGHT_LOSS, packed_bits
-from prefixkv.profiles import rounding
+from prefixkv.policy.look_ahead import LookAhead
+from prefixkv.policy.precision import BEARABLE_LOSS, SLIGHT_LOSS, Losses, packed_bits
+from prefixkv.policy.rotary import Rotation
+from prefixkv.profiles import eviction, rounding
 from prefixkv.profiles.calibration import drawn_samples
 from prefixkv.profiles.profile import LayerProfile
 from prefixkv.transformers_compat import cache_argument, cache_in
@@ -58,7 +66,39 @@ def test_loss_is_that_of_the_rounded_prompt(bits: int, demo: LoadedModel) -> Non
 def test_profile_says_what_the_model_bears(demo: LoadedModel) -> None:
     (sample,) = drawn_samples(1, first_seed=71)
     profile = LayerProfile.measure(demo, [sample], "one scene", answer_tokens=30)
-    assert 0 < profile.rounding_losses[4] < profile.rounding_losses[2] < SLIGHT_LOSS
+    assert 0 < profile.rounding_losses[4] < profile.rounding_losses[2] < BEARABLE_LOSS
+    assert list(profile.eviction_losses) == list(eviction.SHARES)
+    assert min(profile.eviction_losses.values()) > 0
+
+
+def test_loss_of_eviction_is_that_of_the_compressed_prompt() -> None:
+    """Against the same by hand: the answer token by token behind a whole cache and behind a compressed one."""
+    model, inputs = tiny.llava(), tiny.prompt(120)
+    geometry = ModelIdentity.of("tiny", model.config, "float32").geometry
+    generator = torch.Generator().manual_seed(1)
+    queries = [torch.randn(4, 16, 16, generator=generator) for _ in range(geometry.layers)]
+    look_ahead = LookAhead(queries, torch.arange(16), Rotation(model))
+    read = inputs["input_ids"].shape[1]
+    answer = model.generate(**inputs, max_new_tokens=12, min_new_tokens=12, do_sample=False)[0, read:]
+    with torch.no_grad():
+        nats, tokens = eviction.eviction_losses(model, inputs, answer, geometry, look_ahead)
+        predictions = []
+        compressed = PrefixKVCache(geometry, 0.2, "guided", None, look_ahead, "plain")
+        for cache, within in (
+            (DynamicCache(config=model.config), nullcontext()),
+            (compressed, attention.installed(model)),
+        ):
+            with within:
+                out = model(**inputs, **cache_argument(cache))
+                said = []
+                for token in answer[:-1]:
+                    out = model(input_ids=token.view(1, 1), **cache_argument(cache))
+                    said.append(out.logits[0, -1].float().log_softmax(dim=-1))
+            predictions.append(torch.stack(said))
+    whole, other = predictions
+    assert tokens == len(answer) - 1
+    assert nats[0.2] == pytest.approx(float((whole.exp() * (whole - other)).sum()), rel=1e-3, abs=1e-6)
+    assert nats[0.2] > nats[0.5] > 0
 
 
 @pytest.mark.exhaustive(keep=1)
@@ -92,15 +132,53 @@ LITTLE, SOME, MUCH = SLIGHT_LOSS, BEARABLE_LOSS, BEARABLE_LOSS * 1.01
 )
 def test_bits_follow_from_what_the_budget_holds_and_the_model_loses(losses: dict[int, float], bits: list[int]) -> None:
     def packed(budget: str, before: int | None = None) -> int:
-        return packed_bits(GEOMETRY, Budget.parse(budget).room_bytes(GEOMETRY, 3000), 32 * 3000, before, losses)
+        return packed_bits(GEOMETRY, Budget.parse(budget).room_bytes(GEOMETRY, 3000), 32 * 3000, before, Losses(losses))
 
     assert [packed(budget) for budget in ("50%", "20%", "16%", "15.4%", "15%", "5%")] == bits
     assert [packed("50%", before) for before in (8, 4, 2)] == [8, 4, 2]
 
 
+EVICTION = {0.5: 0.001, 0.35: 0.01, 0.2: 0.3, 0.1: 2.0}
+"""Nats a token of a model that reads: what is evicted beyond half is soon missed."""
+
+
+@pytest.mark.parametrize(
+    ("rounding", "eviction", "bits"),
+    [
+        ({4: 0.0001, 2: 0.004}, EVICTION, [8, 4, 4, 2, 2]),
+        ({4: 0.0001, 2: 0.5}, EVICTION, [8, 4, 4, 4, 2]),
+        ({4: 0.02, 2: 0.5}, EVICTION, [8, 8, 4, 4, 2]),
+        ({4: 3.6, 2: 5.0}, EVICTION, [8, 8, 8, 8, 8]),
+        ({4: 0.02, 2: 0.5}, {share: loss / 100 for share, loss in EVICTION.items()}, [8, 8, 8, 8, 8]),
+        ({4: 0.0001}, EVICTION, [8, 4, 4, 4, 4]),
+        ({}, EVICTION, [8, 8, 8, 8, 8]),
+    ],
+)
+def test_bits_are_those_by_which_least_is_lost(
+    rounding: dict[int, float], eviction: dict[float, float], bits: list[int]
+) -> None:
+    losses = Losses(rounding, eviction)
+
+    def packed(budget: str, before: int | None = None) -> int:
+        return packed_bits(GEOMETRY, Budget.parse(budget).room_bytes(GEOMETRY, 3000), 32 * 3000, before, losses)
+
+    assert [packed(budget) for budget in ("50%", "20%", "12%", "10%", "3%")] == bits
+    assert packed("50%", 4) == 4
+
+
+def test_losses_lie_on_lines_between_the_measured_shares() -> None:
+    losses = Losses({}, EVICTION)
+    assert [losses.of_evicting(share) for share in EVICTION] == pytest.approx(list(EVICTION.values()))
+    assert losses.of_evicting(0.425) == pytest.approx(0.0055)
+    assert losses.of_evicting(0.05) == pytest.approx(2.0 + 1.7 / 2)
+    assert losses.of_evicting(0.75) == pytest.approx(0.001 / 4)
+    assert losses.of_evicting(1.0) == 0
+    assert Losses({}, {0.5: 0.2, 0.1: 0.1}).of_evicting(0.1) == pytest.approx(0.2)
+
+
 def test_a_row_is_whole_bytes() -> None:
     odd = KVGeometry(32, 32, 90, "bfloat16")
-    assert packed_bits(odd, 100, 32 * 3000, None, {4: 0.0, 2: 0.0}) == 4
+    assert packed_bits(odd, 100, 32 * 3000, None, Losses({4: 0.0, 2: 0.0})) == 4
 
 
 def test_a_model_with_a_few_great_keys_is_not_stored_in_four_bits() -> None:
