@@ -80,7 +80,7 @@ def test_profiles_are_listed_shown_and_removed(home: Path, capsys: pytest.Captur
         (home / "profiles" / beside).write_bytes(b"queries")
     done = Listing(capsys, "profile", "list")
     assert done.exit_code == 0
-    assert re.match(r"mine\tdemo\tjust now\t[0-9.]+ KiB\t24 samples\t", done.stdout)
+    assert re.match(r"mine\tdemo\tjust now\t[0-9.]+ KiB\t48 samples\t", done.stdout)
     assert "odd is left out" in done.stderr
     assert [row["name"] for row in json.loads(Listing(capsys, "profile", "list", "--json").stdout)["profiles"]] == [
         "mine"
