@@ -17,7 +17,7 @@ import pyte
 from rich.console import Console
 from rich.text import Text
 
-COLUMNS, ROWS = 84, 34
+COLUMNS, ROWS = 96, 40
 PROGRAM = [sys.executable, "-m", "prefixkv_cli"]
 SCENE = Path(__file__).parents[1] / "prefixkv" / "demo" / "scene.png"
 COLOURS = {"brown": "yellow", "default": ""}
