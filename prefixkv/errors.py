@@ -4,11 +4,26 @@ from __future__ import annotations
 
 import sys
 
+MOST_MESSAGE = 1000
+"""Characters of an error's text."""
+
 
 class PrefixKVError(Exception):
     """A known problem that the user can mend; `exit_code` is what the command line returns."""
 
     exit_code = 1
+
+    def __init__(self, message: str) -> None:
+        """Say it.
+
+        Args:
+            message: one line. Names and values of the user's and of files are part of it, so that one that is longer
+                than `MOST_MESSAGE` characters is cut in its middle: what is wrong comes first, what to do last.
+        """
+        if len(message) > MOST_MESSAGE:
+            half = MOST_MESSAGE // 2 - 2
+            message = f"{message[:half]}...{message[-half:]}"
+        super().__init__(message)
 
 
 class OptionError(PrefixKVError):

@@ -76,7 +76,7 @@ class Capacity:
     @property
     def keeps_all(self) -> bool:
         """Whether nothing is ever evicted: method `full`, or a budget of 100 %."""
-        return self.method.keeps_all or (self.budget.kind == "fraction" and self.budget.amount == 1)
+        return self.method.keeps_all or self.budget.is_whole
 
     @property
     def is_unmeasured(self) -> bool:

@@ -106,8 +106,11 @@ def _check(head: Mapping[str, Any], stored: Mapping[str, _Stored], geometry: KVG
         raise ValueError(f"entries of {bits} bits")
     widths = tuple(each if bits is None else packed_size(each, bits) for each in geometry.shape[1:])
     dtype = _DTYPES[geometry.dtype] if bits is None else "U8"
+    method = get_method(head["method"])
+    # Where all is kept, nothing is chosen, whatever the method.
+    choosing = 1 if method.keeps_all or budget_of(head).is_whole else method.choosing_heads(geometry.kv_heads)
     for index, numbers in enumerate(layers):
-        _check_layer(index, numbers, stored, (dtype, geometry.kv_heads, widths))
+        _check_layer(index, numbers, stored, (dtype, geometry.kv_heads, widths), choosing)
     for place, seen_tokens in head["windows"].items():
         keys, values = (stored[f"windows.{place}.{name}"] for name in ("keys", "values"))
         entries = min(seen_tokens, geometry.window_tokens)
@@ -159,18 +162,30 @@ def _check_reading(head: Mapping[str, Any], stored: Mapping[str, _Stored], seen_
 
 
 def _check_layer(
-    index: int, numbers: Mapping[str, int], stored: Mapping[str, _Stored], row: tuple[str, int, tuple[int, ...]]
+    index: int,
+    numbers: Mapping[str, int],
+    stored: Mapping[str, _Stored],
+    row: tuple[str, int, tuple[int, ...]],
+    choosing: int,
 ) -> None:
-    """Check one layer; its rows are of a dtype, for so many heads, so many elements wide: keys, values."""
+    """Check one layer.
+
+    Args:
+        index: of the layer.
+        numbers: that the head has of it.
+        stored: all tensors.
+        row: dtype of its entries, kv heads, and the elements of a key and of a value.
+        choosing: kv heads that choose by themselves.
+    """
     keys, values, positions, importance, window = (
         stored[f"layers.{index}.{name}"] for name in ("keys", "values", "positions", "importance", "window")
     )
     dtype, kv_heads, widths = row
     seen_tokens, anchor_seen, anchor_kept = (numbers[name] for name in ("seen_tokens", "anchor_seen", "anchor_kept"))
-    kept, heads = keys.shape[2], positions.shape[1]
+    kept = keys.shape[2]
     shapes = [(1, kv_heads, kept, width) for width in widths]
     entries_fit = [keys.shape, values.shape] == shapes and keys.dtype == values.dtype == dtype
-    choices_fit = positions.shape == importance.shape == (1, heads, kept) and heads in (1, kv_heads)
+    choices_fit = positions.shape == importance.shape == (1, choosing, kept)
     if not entries_fit or not choices_fit or (positions.dtype, importance.dtype) != ("I64", "F32"):
         raise ValueError(f"the tensors of layer {index} do not fit each other")
     if window.dtype != "I64" or not 0 < kept <= seen_tokens:

@@ -80,6 +80,11 @@ class Budget:
         """Whether the budget is an absolute size, which the cache never exceeds however long the text grows."""
         return self.kind != "fraction"
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether everything may be kept."""
+        return self.kind == "fraction" and self.amount == 1
+
     def room_bytes(self, geometry: KVGeometry, seen_tokens: int, batch: int = 1) -> int:
         """Bytes that the entries of all layers together may take for each batch row; rounded down, so never over.
 

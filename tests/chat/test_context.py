@@ -147,6 +147,7 @@ def changed_head(data: bytes, **changes: Any) -> bytes:
             "a hard limit, and none for its layers",
         ),
         ({"budget": {"text": "20%", "kind": "fraction", "amount": "1e999999999"}}, "budget.amount is '1e999999999'"),
+        ({"method": "snapkv"}, "the tensors of layer 0 do not fit each other"),
         ({"pictures_read": 2}, "2 pictures are read, of 1, and 1 were asked about"),
         ({"pictures_read": 0}, "0 pictures are read, of 1, and 1 were asked about"),
     ],

@@ -11,9 +11,8 @@ from typing import Any
 
 import psutil
 
-from prefixkv.errors import PrefixKVError
+from prefixkv.errors import MOST_MESSAGE, PrefixKVError
 
-MOST_MESSAGE = 1000
 SHOWN = 20
 
 
