@@ -7,7 +7,6 @@ from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
 from transformers import PreTrainedModel
 
 from prefixkv.cache.prefix_cache import PrefixKVCache
@@ -15,9 +14,9 @@ from prefixkv.decoder.captured import CapturedStep
 from prefixkv.engine.captured_rows import formats_of
 from prefixkv.engine.stepper import Stepper
 from prefixkv.generation.choice import RowChoice
+from prefixkv.generation.forward import read_prompt, refuse_no_numbers
 from prefixkv.generation.sampling import Sampling
 from prefixkv.generation.shaping import Shaping
-from prefixkv.transformers_compat import cache_argument
 
 FEW_TOKENS = 4
 """An answer of so few tokens is not worth capturing a step for."""
@@ -87,10 +86,9 @@ def decode_rows(
 
     Raises:
         NotCapturableError: the step cannot be captured and `captured` is true.
+        PrefixKVError: the model does not take the pictures, or what it says are no numbers.
     """
-    options = {**cache_argument(cache), "use_cache": True, "logits_to_keep": 1}
-    with torch.no_grad():
-        logits = model(**inputs, **options).logits[:, -1].float()
+    logits = read_prompt(model, inputs, cache)
     places = list(range(logits.shape[0]))
     each = [sampling if sampling.seed is None else replace(sampling, seed=sampling.seed + place) for place in places]
     shaped = shapings or [None] * len(places)
@@ -98,6 +96,7 @@ def decode_rows(
     for place in places:
         choice.set(place, each[place], 0, shaped[place])
     tokens: list[int] = choice(logits, places).tolist()
+    refuse_no_numbers(logits)
     yield tokens
     if sampling.max_new_tokens == 1:
         return

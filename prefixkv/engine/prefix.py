@@ -20,7 +20,8 @@ from prefixkv.cache.prefix_entries import PrefixEntries, PrefixRow, most_queries
 from prefixkv.cache.row import CacheRow
 from prefixkv.engine.admission import Ledger
 from prefixkv.engine.request import Request
-from prefixkv.transformers_compat import cache_argument, picture_token_ids, setting
+from prefixkv.generation.forward import read_prompt
+from prefixkv.transformers_compat import picture_token_ids, setting
 
 
 @dataclass(frozen=True)
@@ -162,8 +163,7 @@ class Prefixes:
             row = PrefixRow(request.row.geometry, part.most_queries)
             cache = PrefixKVCache.of_rows([row])
             inputs = on_device(self._model, cut(request.inputs, 0, part.tokens))
-            with torch.no_grad():
-                self._model(**inputs, **cache_argument(cache), use_cache=True, logits_to_keep=1)
+            read_prompt(self._model, inputs, cache)
             found = self._held[part.key] = row.as_prefix()
             self.read += 1
         return found

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from transformers import PreTrainedModel
 
 from prefixkv.cache.prefix_cache import PrefixKVCache
@@ -14,8 +13,8 @@ from prefixkv.engine.kept import KeptCache
 from prefixkv.engine.prefix import cut, on_device
 from prefixkv.engine.request import Request
 from prefixkv.generation.choice import RowChoice
+from prefixkv.generation.forward import read_prompt, refuse_no_numbers
 from prefixkv.generation.logprobs import Logprobs, LogprobTensors
-from prefixkv.transformers_compat import cache_argument
 
 
 def read(
@@ -38,6 +37,9 @@ def read(
 
     Returns:
         The answer's first token, and how likely it was where that was asked for.
+
+    Raises:
+        PrefixKVError: the model does not take the pictures, or what it says are no numbers.
     """
     inputs = None if earlier is None else _continued(model, request, earlier)
     if prefix is not None:
@@ -46,16 +48,15 @@ def read(
     elif inputs is None:
         inputs = on_device(model, request.inputs)
     cache = PrefixKVCache.of_rows([request.row])
-    with torch.no_grad():
-        output = model(**inputs, **cache_argument(cache), use_cache=True, logits_to_keep=1)
+    logits = read_prompt(model, inputs, cache)
     request.inputs, request.prompt = {}, None
     sampling = request.sampling
     request.row.reserve(sampling.max_new_tokens - 1 + ahead)
-    choice = RowChoice(1, output.logits.device)
+    choice = RowChoice(1, logits.device)
     choice.set(0, sampling, 0, request.shaping)
-    logits = output.logits[:, -1].float()
     token = choice(logits, [0])
     queued()
+    refuse_no_numbers(logits)
     scored = None if sampling.logprobs is None else LogprobTensors.of(logits[0], token, sampling.logprobs).fetched()
     return int(token), scored
 

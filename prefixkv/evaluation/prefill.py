@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -13,11 +12,11 @@ from prefixkv.cache.hand_off import HandOff
 from prefixkv.cache.prefix_cache import PrefixKVCache
 from prefixkv.cache.states import fill_states, state_tensors
 from prefixkv.evaluation.cells import REFERENCE
+from prefixkv.generation.forward import read_prompt
 from prefixkv.kernels import row_lse
 from prefixkv.models.geometry import KVGeometry
 from prefixkv.models.loading import LoadedModel
 from prefixkv.policy.text_marks import TextMarks
-from prefixkv.transformers_compat import cache_argument
 
 
 @dataclass
@@ -82,9 +81,7 @@ class Prefill:
             inputs: the model's inputs for one prompt.
         """
         self._recorder = _Recorder(loaded.geometry)
-        model: Any = loaded.model
-        output = model(**inputs, **cache_argument(self._recorder), use_cache=True, logits_to_keep=1)
-        self.logits: torch.Tensor = output.logits[:, -1].float()
+        self.logits = read_prompt(loaded.model, inputs, self._recorder)
 
     def fill(self, cache: PrefixKVCache) -> None:
         """Have an empty cache take in the prompt and compact it.

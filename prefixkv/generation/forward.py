@@ -1,14 +1,72 @@
-"""One forward pass of transformers that reads one token of each row of a compressed cache."""
+"""Forward passes of transformers that read into a compressed cache: a prompt, or one token of each row."""
 
 from __future__ import annotations
 
+import contextlib
+import math
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
 from prefixkv.cache.prefix_cache import PrefixKVCache
+from prefixkv.errors import PrefixKVError
 from prefixkv.transformers_compat import cache_argument, first_position
+
+
+@contextlib.contextmanager
+def picture_errors(inputs: Mapping[str, Any]) -> Iterator[None]:
+    """Where the model does not take pictures as its processor has made them, say so.
+
+    Args:
+        inputs: of the model, which reads them inside.
+
+    Raises:
+        PrefixKVError: it does not.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if not any(torch.is_tensor(value) and value.is_floating_point() for value in inputs.values()):
+            raise
+        raise PrefixKVError(
+            "the model does not take the pictures as its processor has made them "
+            f"({' '.join(str(error).split())[:200]}): its processor's files are another model's, or config.json is"
+        ) from error
+
+
+def read_prompt(model: PreTrainedModel, inputs: Mapping[str, Any], cache: Any) -> torch.Tensor:
+    """Read prompts; no gradients are kept.
+
+    Args:
+        model: inside `prefixkv.cache.attention.installed`.
+        inputs: the model's inputs, `input_ids` (batch, new_len) among them.
+        cache: of transformers, that takes them in.
+
+    Returns:
+        Logits of the token behind them, (batch, vocabulary), float32.
+
+    Raises:
+        PrefixKVError: the model does not take the pictures.
+    """
+    options = {**cache_argument(cache), "use_cache": True, "logits_to_keep": 1}
+    with torch.no_grad(), picture_errors(inputs):
+        output = model(**inputs, **options)
+    return output.logits[:, -1].float()
+
+
+def refuse_no_numbers(logits: torch.Tensor) -> None:
+    """Refuse what a model says whose numbers have overflowed; waits for the device.
+
+    Args:
+        logits: (batch, vocabulary); minus infinity is one that a model never chooses.
+
+    Raises:
+        PrefixKVError: one is NaN or infinite.
+    """
+    if not bool((logits < math.inf).all()):
+        raise PrefixKVError("what the model says is not a number (NaN): try --dtype float32, or another model")
 
 
 def read_tokens(model: PreTrainedModel, cache: PrefixKVCache, tokens: torch.Tensor) -> torch.Tensor:

@@ -14,6 +14,7 @@ from prefixkv.models.refused_types import REFUSED_TYPES
 
 CONFIG = "config.json"
 _COUNTS = ("num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim", "hidden_size")
+_MOST_COUNT = 2**53
 _RARE = (
     "kv_lora_rank",
     "v_head_dim",
@@ -70,9 +71,9 @@ class ConfigFile:
             _refuse_flat(content, path)
             return None
         text = config.get_text_config()
-        for name in _COUNTS:
+        for name in (*_COUNTS, "max_position_embeddings"):
             value = text._values.get(name)
-            if value is not None and (type(value) is not int or value < 1):
+            if value is not None and (type(value) is not int or not 1 <= value <= _MOST_COUNT):
                 from prefixkv.schemas.field import shown
 
                 raise PrefixKVError(

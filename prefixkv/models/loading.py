@@ -28,6 +28,7 @@ from prefixkv.models.names import (
 )
 from prefixkv.models.placement import Placement
 from prefixkv.models.pretrained import chat_template, read_model, read_part, reading
+from prefixkv.models.settings_check import check_settings, check_settings_file
 from prefixkv.platforms import platform_notice
 from prefixkv.transformers_compat import reads_images
 
@@ -150,6 +151,7 @@ def load_model(
         notify(f"Python code that comes with {chosen!r} may run on this machine")
     with reading(f"model {chosen!r}"):
         check_config_file(chosen)
+        check_settings_file(source)
         config = read_part(transformers.AutoConfig, source, trusted)
         geometry = KVGeometry.of(config, dtype)
         takes_images = reads_images(config)
@@ -157,7 +159,12 @@ def load_model(
         reader = transformers.AutoProcessor if takes_images else transformers.AutoTokenizer
         processor = read_part(reader, source, trusted)
         arguments = placement.arguments(where)
+        if takes_images and not hasattr(processor, "tokenizer"):
+            raise PrefixKVError(
+                f"model {chosen!r} names no processor for pictures that transformers knows: download it again"
+            )
         model = read_model(kind, source, trusted, config=config, dtype=getattr(torch, dtype), **arguments)
+    check_settings(chosen, model)
     if said := settings_notice(chosen, model.generation_config):
         notify(said)
     if chat_template(processor) is None:

@@ -137,7 +137,9 @@ def _reason(error: BaseException) -> str:
     text = " ".join(str(error).split())
     if _OWN_CODE in text and "code" in text:
         return "it brings Python code of its own, which is not run without your leave: give --trust-remote-code"
-    kind = "" if isinstance(error, (OSError, ValueError, KeyError, ImportError)) else f"{type(error).__name__}: "
+    if isinstance(error, KeyError):
+        return f"it names {text[:_MOST_CHARACTERS]}, which this transformers does not know"
+    kind = "" if isinstance(error, (OSError, ValueError, ImportError)) else f"{type(error).__name__}: "
     return f"{kind}{text[:_MOST_CHARACTERS]}" if text else type(error).__name__
 
 

@@ -14,6 +14,7 @@ from prefixkv import __version__
 from prefixkv.cache import attention, hand_off
 from prefixkv.cache.hand_off import AfterAttention, HandOff
 from prefixkv.errors import PrefixKVError
+from prefixkv.generation.forward import picture_errors
 from prefixkv.inputs.prompts import Prompt, Turn
 from prefixkv.methods.evidence import Evidence
 from prefixkv.methods.h2o import accumulated
@@ -207,7 +208,8 @@ def _measure_sample(
     queries = QueryRecorder(Rotation(model), loaded.geometry.layers) if records_queries else None
     with attention.installed(model), watched(model) as watch, torch.no_grad():
         recorder = _Recorder(model.config, loaded.geometry, queries, watch)
-        out = model.generate(**inputs, **cache_argument(recorder), max_new_tokens=answer_tokens, do_sample=False)
+        with picture_errors(inputs):
+            out = model.generate(**inputs, **cache_argument(recorder), max_new_tokens=answer_tokens, do_sample=False)
     facts = {
         "image_sha256": sample.image_sha256,
         "prompt_tokens": prompt_tokens,

@@ -13,6 +13,7 @@ from prefixkv.chat.conversation import UNDO_TURNS, Conversation
 from prefixkv.demo.scenes import draw_scene
 from prefixkv.errors import DeviceMemoryError, OptionError, PrefixKVError
 from prefixkv.generation.sampling import Sampling
+from prefixkv.inputs.prompts import Prompt, Turn
 from prefixkv.methods.table import METHODS
 from prefixkv.models.loading import LoadedModel
 from tests.passes import passes
@@ -291,3 +292,27 @@ def test_no_tensor_waits_for_the_collector(small: LoadedModel) -> None:
         gc.set_debug(0)
         gc.garbage.clear()
         gc.enable()
+
+
+@pytest.mark.parametrize("budget", ["30%", "100%"])
+@pytest.mark.parametrize("fault", ["pictures of another size", "numbers that have overflowed"])
+def test_a_model_that_does_not_fit_its_files_is_refused_and_the_conversation_is_kept(
+    small: LoadedModel, monkeypatch: pytest.MonkeyPatch, fault: str, budget: str
+) -> None:
+    talk = Conversation(small, budget, "prefixkv", SHORT)
+    first = said(talk, "How many?")
+    with monkeypatch.context() as patch:
+        if fault == "pictures of another size":
+            patch.setattr(small.processor.image_processor, "crop_size", {"height": 70, "width": 70})
+        else:
+            patch.setattr(small.model.lm_head, "forward", lambda hidden: hidden * float("nan"))
+        says = "does not take the pictures as its processor" if "pictures" in fault else "not a number"
+        for ask in (talk.ask, Conversation(small, budget, "prefixkv", SHORT).ask):
+            with pytest.raises(PrefixKVError, match=says):
+                "".join(ask("How many?", [draw_scene(31).image]))
+        with prefixkv.Engine(small, "prefixkv") as engine, pytest.raises(PrefixKVError, match=says):
+            engine.submit(Prompt(small.processor, [Turn("How many?", (draw_scene(31).image,))]), budget).result(30)
+    assert [turn.answer for turn, _ in talk.history] == [first]
+    fresh = Conversation(small, budget, "prefixkv", SHORT)
+    said(fresh, "How many?")
+    assert said(talk, "Which?") == said(fresh, "Which?")
