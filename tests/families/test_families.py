@@ -16,6 +16,7 @@ from prefixkv.errors import PrefixKVError
 from prefixkv.inputs.prompts import Prompt, Turn
 from prefixkv.models import families as listed
 from prefixkv.models.decoder_weights import LLAMA_LIKE, DecoderWeights, UnknownDecoderError
+from prefixkv.models.facts import model_facts
 from prefixkv.models.geometry import KVGeometry
 from prefixkv.policy.rotary import Rotation
 from prefixkv.profiles.calibration import Sample
@@ -25,6 +26,7 @@ from prefixkv.transformers_compat import cache_argument, decoder_of
 from tests.families import table
 from tests.families.all_families import FAMILIES
 from tests.families.checks import CHECKS, loaded
+from tests.families.newer_models import NEWER
 from tests.families.tiny_models import Tiny
 
 
@@ -89,6 +91,20 @@ def test_profile_and_configuration_know_the_windows(family: str, tmp_path: Path)
     if tiny.window_layers:
         with pytest.raises(PrefixKVError, match="window_layers"):
             again.require_model(dataclasses.replace(model.identity, geometry=other, fingerprint=None))
+
+
+def test_info_says_of_a_file_what_a_model_of_it_holds(tmp_path: Path) -> None:
+    """The bytes of a run are those of this geometry, layer by layer (`bytes = budget`), and `info` reads a file."""
+    for family in NEWER:
+        try:
+            tiny = _tiny(family)
+        except pytest.skip.Exception:
+            continue
+        tiny.model.config.save_pretrained(tmp_path / family)
+        facts = model_facts(str(tmp_path / family))
+        assert facts.geometry == loaded(tiny).geometry, family
+        held = facts.as_dict()
+        assert held["window_bytes"] + held["state_bytes"] == facts.geometry.left_bytes
 
 
 def test_queries_of_layers_that_do_not_rotate_are_asked_as_they_are() -> None:

@@ -28,6 +28,8 @@ TYPE_SETTINGS: dict[str, dict[str, Any]] = {
     "deepseek_ocr2": {"text_config": {"mlp_layer_types": ["dense", "sparse", "sparse", "sparse"]}},
     # Rows and columns take turns, and time comes last.
     "ernie4_5_vl_moe": {"text_config": {"rope_parameters": ROPE | {"mrope_section": [2, 2, 4]}}},
+    "hunyuan_v1_dense": {"head_dim": 16},
+    "hunyuan_v1_moe": {"head_dim": 16},
     "hunyuan_vl": {"text_config": {"head_dim": 16}},
     # Files name the token that begins a picture, the classes do not.
     "qwen2_5_omni_thinker": {"vision_start_token_id": OUTSIDE},
