@@ -8,6 +8,9 @@ from typing import Any, NamedTuple
 from prefixkv.models.refused_types import refusal
 from prefixkv.transformers_compat import layer_config, setting
 
+TWICE_IN_WINDOWS = {"mimo_v2_flash"}
+"""Types whose windows have twice the key/value heads of other layers, as the model knows and no configuration says."""
+
 
 class EntryShape(NamedTuple):
     """One entry of a layer: the key and the value of one token.
@@ -62,4 +65,7 @@ def _shape_of(layer: Any, is_window: bool) -> EntryShape | None:
         return EntryShape(1, setting(layer, "kv_lora_rank"), setting(layer, "qk_rope_head_dim"))
     width = size("hidden_size")
     key_dim = size("head_dim") or (width // heads if type(width) is int else 0)
-    return EntryShape(size("num_key_value_heads") or heads, key_dim, size("v_head_dim") or key_dim) if key_dim else None
+    kv_heads = size("num_key_value_heads") or heads
+    if is_window and setting(layer, "model_type") in TWICE_IN_WINDOWS:
+        kv_heads *= 2
+    return EntryShape(kv_heads, key_dim, size("v_head_dim") or key_dim) if key_dim else None

@@ -12,6 +12,7 @@ CROSS_ATTENTION = (
 )
 STATE = "none of its layers keeps a key and a value for every token, but a state of fixed size"
 ONLY_WINDOWS = "all its layers attend to a sliding window, whose cache is already bounded"
+ACTIONS = "it moves a robot and writes no text"
 DIFFUSION = "it does not generate token by token"
 
 OWN_ATTENTION = "its attention is code of its own, which transformers cannot replace"
@@ -19,6 +20,8 @@ INDEX = "its layers choose by an index of their own which entries they read, and
 OWN_COMPRESSION = "its layers compress what they keep in a way of their own"
 
 PICTURE_EACH_PASS = "it asks for a picture in every pass, those that write an answer too"
+NESTED = "its decoders stand one in another, and read at different paces"
+TWO_COUNTS = "transformers counts its positions in two ways, one in generate and another in the model itself"
 BIAS = "its attention adds a bias of its own for every earlier token, evicted ones too"
 
 REFUSED_KINDS = {
@@ -34,6 +37,7 @@ REFUSED_TYPES = {
     "mllama": CROSS_ATTENTION,
     "idefics": CROSS_ATTENTION,
     "florence2": CROSS_ATTENTION,
+    "blip": CROSS_ATTENTION,
     "mamba": STATE,
     "mamba2": STATE,
     "falcon_mamba": STATE,
@@ -41,6 +45,7 @@ REFUSED_TYPES = {
     "xlstm": STATE,
     "recurrent_gemma": STATE,
     "diffusion_gemma": DIFFUSION,
+    "pi0": ACTIONS,
     "inkling2": BIAS,
     "inkling2_text": BIAS,
     "inkling2_loop": BIAS,
@@ -48,7 +53,14 @@ REFUSED_TYPES = {
     "inkling_mm_model": BIAS,
     "inkling_text": BIAS,
     "kosmos-2": PICTURE_EACH_PASS,
+    "blip-2": PICTURE_EACH_PASS,
+    "instructblip": PICTURE_EACH_PASS,
+    "instructblipvideo": PICTURE_EACH_PASS,
     "git": OWN_ATTENTION,
+    "blt": NESTED,
+    **dict.fromkeys(("roberta", "roberta-prelayernorm", "camembert", "data2vec-text"), TWO_COUNTS),
+    **dict.fromkeys(("xlm-roberta", "xlm-roberta-xl"), TWO_COUNTS),
+    "gpt_neo": OWN_ATTENTION,
     "bloom": OWN_ATTENTION,
     "falcon": OWN_ATTENTION,
     "cpmant": OWN_ATTENTION,

@@ -21,7 +21,7 @@ from transformers.models.auto.modeling_auto import (
 from tests.families.page import RESULTS, write
 from tests.families.trial import try_type
 
-SECONDS = 240
+SECONDS = 150
 
 
 def all_types() -> dict[str, bool]:

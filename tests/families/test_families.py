@@ -124,6 +124,8 @@ REFUSED = {
     "diffusion_gemma": ({"model_type": "diffusion_gemma"}, "token by token"),
     "git": ({"model_type": "git"}, "code of its own"),
     "kosmos-2": ({"model_type": "kosmos-2"}, "a picture in every pass"),
+    "blip-2": ({"model_type": "blip-2"}, "a picture in every pass"),
+    "blip": ({"model_type": "blip"}, "cross-attention"),
     "mistral": ({"model_type": "mistral"}, "sliding window"),
     "t5": ({"model_type": "t5"}, "encoder-decoder"),
 }

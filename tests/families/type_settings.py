@@ -25,6 +25,9 @@ TYPE_SETTINGS: dict[str, dict[str, Any]] = {
     "cohere_compass": {
         "text_config": {"rope_parameters": {"full_attention": ROPE | {"mrope_section": [4, 2, 2]}}},
     },
+    "cohere_compass_text": {"rope_parameters": {"full_attention": ROPE | {"mrope_section": [4, 2, 2]}}},
+    "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2},
+    "nemotron": {"num_key_value_heads": 2},
     "deepseek_ocr2": {"text_config": {"mlp_layer_types": ["dense", "sparse", "sparse", "sparse"]}},
     # Rows and columns take turns, and time comes last.
     "ernie4_5_vl_moe": {"text_config": {"rope_parameters": ROPE | {"mrope_section": [2, 2, 4]}}},
