@@ -8,14 +8,16 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
+import transformers
+from transformers import CONFIG_MAPPING, AttentionInterface, AttentionMaskInterface, AutoConfig, DynamicCache
 from transformers.masking_utils import sdpa_mask
+from transformers.models.kosmos2_5.modeling_kosmos2_5 import Kosmos2_5TextSinusoidalPositionalEmbedding
 
 import prefixkv
 from prefixkv.cache.row import CacheRow
 from prefixkv.errors import PrefixKVError
 from prefixkv.models.geometry import KVGeometry
-from prefixkv.transformers_compat import asks_for_states, cache_argument
+from prefixkv.transformers_compat import asks_for_states, cache_argument, first_position
 from tests.families.shrunk import small_config, small_model
 from tests.families.trial import tokens, try_type
 from tests.reference import prefixkv_positions
@@ -135,3 +137,22 @@ def test_entries_and_positions_are_those_of_a_reference_that_keeps_all_and_masks
 def test_kind_of_layer_passes_every_check(model_type: str) -> None:
     found = try_type(model_type, reads_pictures=False)
     assert (found["outcome"], found.get("reason")) == ("runs", None)
+
+
+def test_windows_have_the_heads_that_their_model_gives_them() -> None:
+    """MiMo's model doubles the key/value heads of its windows, of which its configuration says nothing."""
+    if "mimo_v2_flash" not in CONFIG_MAPPING:
+        pytest.skip(f"transformers {transformers.__version__} knows no mimo_v2_flash")
+    model = small_model(small_config("mimo_v2_flash"), False)
+    shape = KVGeometry.of(model.config, "float32")
+    layers = model.model.layers
+    for entry, place in ((shape.shape, shape.compressed_layers[0]), (shape.window_entry, shape.window_layers[0])):
+        assert layers[place].self_attn.k_proj.out_features == entry.kv_heads * entry.key_dim
+
+
+def test_first_position_is_where_the_model_counts_from() -> None:
+    """Kosmos-2.5 counts a prompt from its padding's id on, and is told the positions of what follows."""
+    config = AutoConfig.for_model("kosmos-2.5")
+    padding = config.get_text_config().pad_token_id
+    counted = Kosmos2_5TextSinusoidalPositionalEmbedding.create_position_ids_from_input_ids(tokens(3, 1), padding)
+    assert first_position(config) == int(counted[0, 0])
