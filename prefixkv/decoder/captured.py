@@ -87,6 +87,9 @@ class CapturedStep:
             steps, load = _captured.setdefault(model, {}), (rows, tuple(formats))
             if load not in steps or steps[load]._addresses != step.addresses():
                 steps.pop(load, None)
+                if not steps:
+                    # With the last graph its working memory went, too.
+                    _pools.pop(model, None)
                 # Graphs of one model never run at the same time: they share their working memory.
                 on_gpu = model.device.type == "cuda"
                 pool = _pools.setdefault(model, torch.cuda.graph_pool_handle()) if on_gpu else None
