@@ -1,6 +1,7 @@
 """The documents' pictures of pages: the program writes each page, and Chromium takes a picture of it.
 
-`make pictures` runs it; it asks and measures the bundled demo model.
+`make pictures` runs it; it asks and measures the bundled demo model. The terminal's pictures, which are there as SVG,
+it draws as PNG, too.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
 PROGRAM = [sys.executable, "-m", "prefixkv_cli"]
 SCENE = Path(__file__).parents[1] / "prefixkv" / "demo" / "scene.png"
@@ -41,6 +42,17 @@ def kept_in_one_layer(page: Page) -> None:
     page.wait_for_timeout(500)
 
 
+def draw_screens(browser: Browser, folder: Path) -> None:
+    """Draw each SVG file as a PNG file beside it, from nothing but itself."""
+    page = browser.new_page(offline=True)
+    for drawing in sorted(folder.glob("*.svg")):
+        page.goto(drawing.resolve().as_uri())
+        box = "document.documentElement.viewBox.baseVal"
+        height = round(WIDTH * page.evaluate(f"{box}.height / {box}.width"))
+        page.set_viewport_size({"width": WIDTH, "height": height})
+        page.screenshot(path=drawing.with_suffix(".png"))
+
+
 def main(folder: Path) -> None:
     """Make all pictures.
 
@@ -60,6 +72,7 @@ def main(folder: Path) -> None:
             if name == "report_kept":
                 kept_in_one_layer(page)
             page.screenshot(path=folder / f"{name}.png")
+        draw_screens(browser, folder)
         browser.close()
 
 
