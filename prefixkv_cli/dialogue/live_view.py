@@ -21,7 +21,7 @@ DRAWING_SHARE = 0.015
 GLYPHS = {"picture": ("█", "green"), "text": ("▓", "blue"), "written": ("▒", "yellow"), "evicted": ("·", "dim")}
 _LONGEST_BAR, _SHORTEST_BAR = 100, 8
 _NUMBERS = 26
-"""Columns beside the bar: the layer's number, kept / seen, share."""
+"""Columns beside the bar: the layer's number, kept / seen, the tokens kept in per cent."""
 
 
 class Pace:

@@ -28,12 +28,12 @@ def usage_table(
     """
     # All seven columns fit 60 only with one space between them.
     table = Table(box=None, padding=(0, 1, 0, 0) if kinds else (0, 1), pad_edge=False)
-    headings = ["layer", "kept / seen", "bytes", "share"]
+    headings = ["layer", "kept / seen", "kept", "bytes"]
     for heading in headings + (["picture", "text", "written"] if kinds else []):
         table.add_column(heading, justify="right", no_wrap=True)
     for layer in usage.layers:
-        share = layer.kept_tokens / layer.seen_tokens if layer.seen_tokens else 1.0
-        cells = [f"{layer.kept_tokens} / {layer.seen_tokens}", format_bytes(layer.bytes), f"{share:.0%}"]
+        kept = layer.kept_tokens / layer.seen_tokens if layer.seen_tokens else 1.0
+        cells = [f"{layer.kept_tokens} / {layer.seen_tokens}", f"{kept:.0%}", format_bytes(layer.bytes)]
         if kinds:
             kind = kinds[layer.layer]
             cells += [str(kind.picture), str(kind.text), str(kind.generated)]

@@ -149,7 +149,7 @@ def _require_screen(terminal: Terminal, columns: int, answers: list[str]) -> Non
         assert text == answer
     assert "evicted" not in terminal.text
     heading = next(n for n, line in enumerate(lines) if line.split()[:1] == ["layer"])
-    assert lines[heading].split() == ["layer", "kept", "/", "seen", "bytes", "share", "picture", "text", "written"]
+    assert lines[heading].split() == ["layer", "kept", "/", "seen", "kept", "bytes", "picture", "text", "written"]
     assert [line.split()[0] for line in lines[heading + 1 : heading + 9]] == [str(layer) for layer in range(8)]
     assert any(line.startswith("/budget X") for line in lines)
 

@@ -32,10 +32,10 @@ def test_every_layer_is_one_line_of_the_table(width: int) -> None:
     console = Console(width=width, record=True, file=io.StringIO())
     console.print(usage_table(USAGE, 12.5, KINDS))
     lines = console.export_text().splitlines()
-    assert lines[0].split() == ["layer", "kept", "/", "seen", "bytes", "share", "picture", "text", "written"]
+    assert lines[0].split() == ["layer", "kept", "/", "seen", "kept", "bytes", "picture", "text", "written"]
     rows = [line.split() for line in lines[1:34]]
-    assert rows[7] == ["7", "307", "/", "2000", "32", "KiB", "15%", "207", "60", "40"]
-    assert rows[8][4:6] == ["1023.99", "KiB"]
+    assert rows[7] == ["7", "307", "/", "2000", "15%", "32", "KiB", "207", "60", "40"]
+    assert rows[8][5:7] == ["1023.99", "KiB"]
     assert [row[0] for row in rows] == [str(layer) for layer in range(33)]
 
 
