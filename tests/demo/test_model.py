@@ -12,7 +12,7 @@ from PIL import Image
 from prefixkv.demo import SCENE_SEED, scene_path, weights_path
 from prefixkv.demo.questions import question_set, scene_questions
 from prefixkv.demo.scenes import draw_scene
-from tools.demo.evaluate import accuracy, answer_questions, messages
+from tools.demo.evaluate import accuracy, answer_questions, document_pairs, messages
 from tools.demo.forward import PackedForward
 from tools.demo.packing import Packer
 
@@ -114,6 +114,18 @@ def test_the_model_answers_and_needs_the_picture(model, processor):
     pairs = question_set(30, 2024)
     assert accuracy(pairs, answer_questions(model, processor, pairs))["accuracy"] >= 0.92
     assert accuracy(pairs, answer_questions(model, processor, pairs, blank=True))["accuracy"] < 0.45
+
+
+@pytest.mark.exhaustive
+def test_the_model_reads_documents_of_any_size(model, processor):
+    """Two questions of each kind; a blank picture gives yes, no and small numbers at best."""
+    pairs = document_pairs(20, 2024)
+    assert len({pair[0].image.size for pair in pairs}) > 10
+    read = accuracy(pairs, answer_questions(model, processor, pairs))
+    assert read["short_answers"] >= 0.92
+    assert read["wrong_characters"] <= 0.02
+    short = [pair for pair in pairs if pair[1].kind != "transcription"]
+    assert accuracy(short, answer_questions(model, processor, short, blank=True))["accuracy"] < 0.45
 
 
 @pytest.mark.exhaustive
