@@ -19,6 +19,7 @@ from prefixkv.schemas.evaluation import EvaluationSchema, RecordSchema
 from prefixkv.schemas.field import Forgotten, Schema
 from prefixkv.schemas.line import BatchLineSchema
 from prefixkv.schemas.profile import ProfileSchema
+from prefixkv.schemas.server import ServerSchema
 from prefixkv_cli.json_outputs.table import OUTPUTS
 from prefixkv_cli.settings.schema import SettingsSchema
 
@@ -31,6 +32,7 @@ FILES: dict[str, tuple[str, type[Schema]]] = {
     "batch-line": ("A line of a batch's questions.", BatchLineSchema),
     "batch-answer": ("A line of a batch's answers.", BatchAnswerSchema),
     "settings": ("The settings file, in TOML.", SettingsSchema),
+    "server": ("server.json in the home folder, by which commands find the server that runs.", ServerSchema),
 }
 PLAIN = {"CacheUsage", "LayerUsage", "LoggedAnswer"}
 """Dataclasses of the program in its outputs."""
