@@ -189,27 +189,41 @@ def chosen_attention(
 
 
 @contextlib.contextmanager
-def completed_outputs(model: Any) -> Iterator[None]:
-    """Have Llama 4 with pictures run where transformers forgot an attribute: 5.24 reads one that its text part has not.
+def completed_passes(model: Any) -> Iterator[None]:
+    """Have two models run whose whole does not fit their text part.
 
-    The whole model asks what its text part returns for `image_outputs`, which is the output of its own picture part.
+    Llama 4 with pictures asks what its text part returns for `image_outputs`, which 5.24 forgot there. Kosmos-2 asks
+    for a picture in every pass, where its own `generate` leaves the whole model out.
 
     Args:
         model: of any family; nothing is done to others.
     """
-    if type(model).__name__ != "Llama4ForConditionalGeneration":
+    name = type(model).__name__
+    if name == "Llama4ForConditionalGeneration":
+        handle = model.language_model.register_forward_hook(_without_image_outputs)
+    elif name == "Kosmos2ForConditionalGeneration":
+        handle = model.register_forward_pre_hook(_with_empty_picture, with_kwargs=True)
+    else:
         yield
         return
-
-    def complete(part: Any, args: Any, output: Any) -> None:
-        if not hasattr(output, "image_outputs"):
-            output.image_outputs = None
-
-    handle = model.language_model.register_forward_hook(complete)
     try:
         yield
     finally:
         handle.remove()
+
+
+def _without_image_outputs(part: Any, args: Any, output: Any) -> None:
+    if not hasattr(output, "image_outputs"):
+        output.image_outputs = None
+
+
+def _with_empty_picture(model: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
+    """Arguments with a picture of no tokens, where there is none."""
+    if args or any(kwargs.get(name) is not None for name in ("pixel_values", "image_embeds", "inputs_embeds")):
+        return None
+    ids, embedding = kwargs["input_ids"], model.get_input_embeddings().weight
+    empty = embedding.new_zeros(ids.shape[0], 0, embedding.shape[1])
+    return args, kwargs | {"image_embeds": empty, "image_embeds_position_mask": ids.new_zeros(ids.shape)}
 
 
 def is_capturing_hook(hook: Callable[..., Any]) -> bool:
@@ -221,12 +235,12 @@ def is_capturing_hook(hook: Callable[..., Any]) -> bool:
 
 
 def first_position(config: Any) -> int:
-    """The position of a text's first token: PaliGemma's 1, Kosmos-2.5's the one behind its padding's, all others' 0.
+    """The position of a text's first token: PaliGemma's 1, Kosmos's the one behind its padding's, all others' 0.
 
     Args:
         config: of the whole model.
     """
-    if config.model_type == "kosmos-2.5":
+    if config.model_type in ("kosmos-2", "kosmos-2.5"):
         return int(config.get_text_config(decoder=True).pad_token_id) + 1
     return int(config.model_type == "paligemma")
 

@@ -28,7 +28,7 @@ from prefixkv.generation.sampling import Sampling
 from prefixkv.methods.table import get_method
 from prefixkv.policy.budget import Budget
 from prefixkv.policy.codec import get_codec
-from prefixkv.transformers_compat import cache_argument, completed_outputs
+from prefixkv.transformers_compat import cache_argument, completed_passes
 
 
 def measure(load: Load, budget: str) -> Cell:
@@ -60,7 +60,7 @@ def measure(load: Load, budget: str) -> Cell:
             return measure_batch(load, budget, cell)
         if load.path != "decode":
             return measure_generate(load, budget, cell)
-        with completed_outputs(load.model):
+        with completed_passes(load.model):
             return _measure_stock(load, cell) if stock else _measure_own(load, cell)
     except torch.OutOfMemoryError:
         return replace(cell, failure="out of memory")

@@ -14,7 +14,7 @@ from prefixkv.cache.latents import expanded_latents
 from prefixkv.cache.passes import watched_passes
 from prefixkv.cache.positions import tracked
 from prefixkv.policy.text_marks import marked
-from prefixkv.transformers_compat import chosen_attention, completed_outputs
+from prefixkv.transformers_compat import chosen_attention, completed_passes
 
 NAME = "prefixkv"
 """The attention implementation's name in transformers."""
@@ -43,6 +43,6 @@ def _changed(model: PreTrainedModel) -> Iterator[None]:
         watched_passes(model),
         fused_layers(model, attend),
         expanded_latents(model),
-        completed_outputs(model),
+        completed_passes(model),
     ):
         yield

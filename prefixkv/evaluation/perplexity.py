@@ -16,7 +16,7 @@ from prefixkv.evaluation.exercise import without_last
 from prefixkv.inputs.prompts import Prompt, Turn
 from prefixkv.models.loading import LoadedModel
 from prefixkv.profiles.calibration import Sample
-from prefixkv.transformers_compat import cache_argument, completed_outputs
+from prefixkv.transformers_compat import cache_argument, completed_passes
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def own_answers(loaded: LoadedModel, samples: Sequence[Sample], answer_tokens: i
         images = () if sample.image is None else (sample.image,)
         inputs = loaded.on_device(Prompt(loaded.processor, [Turn(sample.prompt, images)]).inputs)
         cache = DynamicCache(config=model.config)
-        with torch.no_grad(), completed_outputs(model):
+        with torch.no_grad(), completed_passes(model):
             out = model.generate(**inputs, **cache_argument(cache), max_new_tokens=answer_tokens, do_sample=False)
         references.append(Reference(inputs, out[0, inputs["input_ids"].shape[1] :].tolist()))
     return references

@@ -23,7 +23,7 @@ def state_bytes(text: Any, dtype_bytes: int) -> int | None:
     Returns:
         None where the configuration is of a kind that is not known here.
     """
-    for known in (_delta_rule, _kimi_delta, _convolution, _mamba):
+    for known in (_delta_rule, _kimi_delta, _convolution, _mamba, _mamba_1):
         found = known(text, dtype_bytes)
         if found is not None:
             return found
@@ -69,4 +69,15 @@ def _mamba(text: Any, dtype_bytes: int) -> int | None:
         return None
     inputs: int = (heads * width + 2 * groups * state) * kernel * dtype_bytes
     recurrent: int = heads * width * state * RECURRENT_BYTES
+    return inputs + recurrent
+
+
+def _mamba_1(text: Any, dtype_bytes: int) -> int | None:
+    """Mamba 1 (Jamba): the last inputs, and a state for each of the numbers in one of them."""
+    names = ("mamba_expand", "hidden_size", "mamba_d_state", "mamba_d_conv")
+    expand, width, state, kernel = (setting(text, name) for name in names)
+    if not all(type(number) is int for number in (expand, width, state, kernel)):
+        return None
+    inputs: int = expand * width * kernel * dtype_bytes
+    recurrent: int = expand * width * state * RECURRENT_BYTES
     return inputs + recurrent

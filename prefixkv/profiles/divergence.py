@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import torch
 from transformers import Cache, DynamicCache, LogitsProcessor, LogitsProcessorList
 
-from prefixkv.transformers_compat import cache_argument, completed_outputs
+from prefixkv.transformers_compat import cache_argument, completed_passes
 
 Key = TypeVar("Key")
 
@@ -65,7 +65,7 @@ def _predictions(
     model: Any, inputs: Mapping[str, torch.Tensor], answer: torch.Tensor, cache: Cache
 ) -> list[torch.Tensor]:
     dictation = _Dictation(answer, inputs["input_ids"].shape[1])
-    with completed_outputs(model):
+    with completed_passes(model):
         model.generate(
             **inputs,
             **cache_argument(cache),

@@ -14,7 +14,7 @@ from prefixkv.generation.sampling import Sampling
 from prefixkv.inputs.prompts import Prompt, Turn
 from prefixkv.models.geometry import KVGeometry
 from prefixkv.models.loading import LoadedModel
-from prefixkv.transformers_compat import cache_argument, completed_outputs
+from prefixkv.transformers_compat import cache_argument, completed_passes
 from tests.families.tiny_models import Tiny
 from tests.padded_batch import padded_batch
 
@@ -72,7 +72,7 @@ def stock_attention(model: Any) -> Iterator[None]:
     if is_capped:
         model.set_attn_implementation("eager")
     try:
-        with completed_outputs(model):
+        with completed_passes(model):
             yield
     finally:
         if is_capped:

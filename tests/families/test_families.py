@@ -123,7 +123,6 @@ REFUSED = {
     "deepseek_v4": ({"model_type": "deepseek_v4"}, "a way of their own"),
     "diffusion_gemma": ({"model_type": "diffusion_gemma"}, "token by token"),
     "git": ({"model_type": "git"}, "code of its own"),
-    "kosmos-2": ({"model_type": "kosmos-2"}, "a picture in every pass"),
     "blip-2": ({"model_type": "blip-2"}, "a picture in every pass"),
     "blip": ({"model_type": "blip"}, "cross-attention"),
     "mistral": ({"model_type": "mistral"}, "sliding window"),

@@ -150,9 +150,22 @@ def test_windows_have_the_heads_that_their_model_gives_them() -> None:
         assert layers[place].self_attn.k_proj.out_features == entry.kv_heads * entry.key_dim
 
 
-def test_first_position_is_where_the_model_counts_from() -> None:
-    """Kosmos-2.5 counts a prompt from its padding's id on, and is told the positions of what follows."""
-    config = AutoConfig.for_model("kosmos-2.5")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_states_without_heads_take_what_the_configuration_says(dtype: str) -> None:
+    """Jamba's layers are of Mamba 1; their recurrence is in float32, whatever the model runs in."""
+    model = small_model(small_config("jamba"), False).to(getattr(torch, dtype))
+    geometry = KVGeometry.of(model.config, dtype)
+    if not asks_for_states():
+        pytest.skip(f"transformers {transformers.__version__} keeps states in a cache of its own")
+    with torch.no_grad(), prefixkv.compress(model, "100%", "prefixkv") as cache:
+        model(input_ids=tokens(PROMPT, 3), **cache_argument(cache), use_cache=True)
+    assert cache.state_bytes == geometry.state_bytes
+
+
+@pytest.mark.parametrize("model_type", ["kosmos-2", "kosmos-2.5"])
+def test_first_position_is_where_the_model_counts_from(model_type: str) -> None:
+    """Kosmos counts a prompt from its padding's id on, and is told the positions of what follows."""
+    config = AutoConfig.for_model(model_type)
     padding = config.get_text_config().pad_token_id
     counted = Kosmos2_5TextSinusoidalPositionalEmbedding.create_position_ids_from_input_ids(tokens(3, 1), padding)
     assert first_position(config) == int(counted[0, 0])

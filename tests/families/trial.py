@@ -177,11 +177,22 @@ def ragged_rows(model: Any) -> None:
 
 
 def _require_stock_ragged(model: Any, rows: list[torch.Tensor], text: torch.Tensor, mask: torch.Tensor) -> None:
-    with stock_attention(model):
+    with stock_attention(model), torch.no_grad():
+        behind = _logits_behind(model, text, mask)
+        for index, row in enumerate(rows):
+            if not torch.allclose(_logits_behind(model, row, torch.ones_like(row))[0], behind[index], atol=1e-3):
+                raise StockError("stock's padded rows give other logits than each alone")
         together = generate(model, text, DynamicCache(config=model.config), mask)
         for index, row in enumerate(rows):
             if not generate(model, row, DynamicCache(config=model.config))[0].equal(together[index]):
                 raise StockError("stock's padded rows give other tokens than each alone")
+
+
+def _logits_behind(model: Any, text: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Logits of the second token that stock `generate` writes, (batch, vocabulary)."""
+    cache = cache_argument(DynamicCache(config=model.config))
+    options = {"max_new_tokens": 2, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
+    return model.generate(input_ids=text, attention_mask=mask, **options, **cache).logits[-1]
 
 
 def guided_packs(model: Any) -> None:

@@ -27,6 +27,8 @@ TYPE_SETTINGS: dict[str, dict[str, Any]] = {
     },
     "cohere_compass_text": {"rope_parameters": {"full_attention": ROPE | {"mrope_section": [4, 2, 2]}}},
     "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2},
+    # One layer of eight has attention in the class, and in published models.
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 2, "expert_layer_offset": 1},
     "nemotron": {"num_key_value_heads": 2},
     "deepseek_ocr2": {"text_config": {"mlp_layer_types": ["dense", "sparse", "sparse", "sparse"]}},
     # Rows and columns take turns, and time comes last.
