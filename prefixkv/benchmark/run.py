@@ -26,9 +26,10 @@ from prefixkv.engine.captured_rows import formats_of
 from prefixkv.engine.decoding import decode_rows
 from prefixkv.generation.sampling import Sampling
 from prefixkv.methods.table import get_method
+from prefixkv.models.completed_passes import completed_passes
 from prefixkv.policy.budget import Budget
 from prefixkv.policy.codec import get_codec
-from prefixkv.transformers_compat import cache_argument, completed_passes
+from prefixkv.transformers_compat import cache_argument
 
 
 def measure(load: Load, budget: str) -> Cell:

@@ -13,8 +13,9 @@ from prefixkv.cache.fused_layers import fused_layers
 from prefixkv.cache.latents import expanded_latents
 from prefixkv.cache.passes import watched_passes
 from prefixkv.cache.positions import tracked
+from prefixkv.models.completed_passes import completed_passes
 from prefixkv.policy.text_marks import marked
-from prefixkv.transformers_compat import chosen_attention, completed_passes
+from prefixkv.transformers_compat import chosen_attention
 
 NAME = "prefixkv"
 """The attention implementation's name in transformers."""

@@ -14,9 +14,10 @@ from prefixkv.cache import attention
 from prefixkv.cache.prefix_cache import PrefixKVCache
 from prefixkv.evaluation.exercise import without_last
 from prefixkv.inputs.prompts import Prompt, Turn
+from prefixkv.models.completed_passes import completed_passes
 from prefixkv.models.loading import LoadedModel
 from prefixkv.profiles.calibration import Sample
-from prefixkv.transformers_compat import cache_argument, completed_passes
+from prefixkv.transformers_compat import cache_argument
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 import torch
 from transformers import Cache, DynamicCache, LogitsProcessor, LogitsProcessorList
 
-from prefixkv.transformers_compat import cache_argument, completed_passes
+from prefixkv.models.completed_passes import completed_passes
+from prefixkv.transformers_compat import cache_argument
 
 Key = TypeVar("Key")
 

@@ -12,9 +12,10 @@ import prefixkv
 from prefixkv.chat.conversation import Conversation
 from prefixkv.generation.sampling import Sampling
 from prefixkv.inputs.prompts import Prompt, Turn
+from prefixkv.models.completed_passes import completed_passes
 from prefixkv.models.geometry import KVGeometry
 from prefixkv.models.loading import LoadedModel
-from prefixkv.transformers_compat import cache_argument, completed_passes
+from prefixkv.transformers_compat import cache_argument
 from tests.families.tiny_models import Tiny
 from tests.padded_batch import padded_batch
 
