@@ -11,13 +11,15 @@ from prefixkv_cli.dialogue.beginning import Beginning
 from prefixkv_cli.dialogue.last_conversation import keep_last_conversation
 from prefixkv_cli.dialogue.line_editor import CommandCompletion, LineEditor
 from prefixkv_cli.dialogue.picture_input import dropped_pictures
-from prefixkv_cli.dialogue.slash_commands import COMMANDS, run_command
+from prefixkv_cli.dialogue.slash_commands import COMMANDS, run_command, show_help
 from prefixkv_cli.dialogue.talk import Talk
 from prefixkv_cli.failures import Failure
 from prefixkv_cli.waiting_sign import end_sign
 
 _GOODBYES = ("exit", "quit", "/quit", "/bye", "/exit")
 """Lines that leave; for them nobody waits for a model."""
+_HELP = ("/help", "/?")
+"""Nor for these."""
 
 
 def converse(make: Callable[[], Talk], model: str, behind: bool) -> Talk | None:
@@ -66,10 +68,13 @@ def _take_lines(beginning: Beginning, editor: LineEditor) -> None:
         is_warned = False
         if line in _GOODBYES:
             return
+        if line in _HELP:
+            show_help()
+            continue
         try:
             talk = beginning.talk()
         except KeyboardInterrupt:
-            output.status("stopped; the question was not asked")
+            output.status("stopped waiting, nothing was done; the model is being loaded all the same")
             continue
         try:
             if line:
@@ -92,8 +97,6 @@ def take_line(talk: Talk, line: str) -> None:
         PrefixKVError: it cannot be carried out; the conversation is what it was.
     """
     name = line.split(maxsplit=1)[0]
-    if line == "/?":
-        name = line = "/help"
     if name in COMMANDS:
         run_command(talk, line)
         return

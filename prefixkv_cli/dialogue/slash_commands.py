@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Group
 
@@ -19,9 +18,6 @@ from prefixkv_cli.dialogue.slash_command import SlashCommand, columns_of, listed
 from prefixkv_cli.dialogue.talk import Talk
 from prefixkv_cli.dialogue.transcript import write_transcript
 from prefixkv_cli.reports.kept_file import write_kept_file
-
-if TYPE_CHECKING:
-    pass
 
 
 def run_command(talk: Talk, line: str) -> None:
@@ -39,7 +35,8 @@ def run_command(talk: Talk, line: str) -> None:
     command.run(talk, argument)
 
 
-def _help(talk: Talk, argument: str) -> None:
+def show_help() -> None:
+    """All commands and keys, on stderr."""
     rows = [(f"{name} {command.argument}".strip(), command.summary) for name, command in COMMANDS.items()]
     output.show(Group(columns_of(rows), *KEYS))
 
@@ -147,7 +144,7 @@ KEYS = (
 )
 
 COMMANDS: dict[str, SlashCommand] = {
-    "/help": SlashCommand("", "this list; /? is the same", _help),
+    "/help": SlashCommand("", "this list; /? is the same", lambda talk, argument: show_help()),
     "/image": SlashCommand("PATH", f"add a picture: {SOURCES_HELP}", _image, PICTURES, needs=True),
     "/images": SlashCommand("", "the pictures so far", _images),
     **RULE_COMMANDS,

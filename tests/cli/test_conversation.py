@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ import prefixkv
 from prefixkv.chat.context import load_context
 from prefixkv.chat.conversation import Conversation
 from prefixkv.demo import scene_path
+from prefixkv.errors import PrefixKVError
 from prefixkv.generation.sampling import Sampling
 from prefixkv.inputs.images import open_image
 from prefixkv_cli.dialogue import conversation as conversation_loop
@@ -245,3 +247,20 @@ def test_whatever_goes_wrong_in_a_line_the_conversation_goes_on(
     talk.has_new_turns = lambda: False
     conversation_loop.converse(lambda: talk, "demo", behind=False)
     assert asked == ["first", "second", "kept"]
+
+
+def test_help_and_leaving_wait_for_no_model(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines, is_over = iter(["/help", "/?", "/bye"]), threading.Event()
+
+    def load() -> Any:
+        is_over.wait(60)
+        raise PrefixKVError("nobody takes this")
+
+    monkeypatch.setattr(conversation_loop.LineEditor, "__init__", lambda self, *options: None)
+    monkeypatch.setattr(conversation_loop.LineEditor, "read", lambda self, status: next(lines))
+    monkeypatch.setattr(conversation_loop.LineEditor, "interrupt", lambda self, work: None)
+    assert conversation_loop.converse(load, "demo", behind=True) is None
+    is_over.set()
+    assert capsys.readouterr().err.count("/budget X") == 2
