@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from dataclasses import dataclass
 
 import typer
@@ -41,6 +42,16 @@ class Failure:
             )
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             return cls("no space left on the disk: free some, or write somewhere else", PrefixKVError.exit_code)
+        if isinstance(error, OSError) and error.filename is not None and error.strerror:
+            from prefixkv.schemas.field import shown_text
+
+            return cls(
+                f"{shown_text(os.fsdecode(error.filename))} cannot be used ({error.strerror}): check the path and your "
+                "rights there",
+                PrefixKVError.exit_code,
+            )
+        if isinstance(error, UnicodeEncodeError):
+            return cls("a name or a text holds bytes that are no UTF-8: give it in UTF-8", PrefixKVError.exit_code)
         kind = type(error).__name__
         return cls(
             f"internal error: {_one_line(f'{kind}: {error}')[:300]} (run again as `prefixkv --debug ...` to see where)",

@@ -24,6 +24,17 @@ from prefixkv_cli.failures import Failure
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), 4, "out of memory"),
         (MemoryError(), 4, "out of memory"),
         (OSError(errno.ENOSPC, "No space left on device"), 1, "no space left"),
+        (
+            OSError(errno.ENAMETOOLONG, "File name too long", "x" * 300),
+            1,
+            "xx... cannot be used (File name too long): check",
+        ),
+        (
+            NotADirectoryError(errno.ENOTDIR, "Not a directory", b"a\xe9/b"),
+            1,
+            "a?/b cannot be used (Not a directory): check",
+        ),
+        (UnicodeEncodeError("utf-8", "a\ud800", 1, 2, "surrogates not allowed"), 1, "no UTF-8: give it in UTF-8"),
         (KeyboardInterrupt(), 130, ""),
         (typer.Abort(), 130, ""),
         (ZeroDivisionError("by\nzero"), 1, "internal error: ZeroDivisionError: by zero"),
