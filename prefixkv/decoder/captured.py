@@ -85,8 +85,11 @@ class CapturedStep:
         with _capturing:
             step = _step_of(model)
             steps, load = _captured.setdefault(model, {}), (rows, tuple(formats))
-            if load not in steps or steps[load]._addresses != step.addresses():
-                steps.pop(load, None)
+            addresses = step.addresses()
+            if any(other._addresses != addresses for other in steps.values()):
+                # None of them is right any more.
+                steps.clear()
+            if load not in steps:
                 if not steps:
                     # With the last graph its working memory went, too.
                     _pools.pop(model, None)

@@ -34,8 +34,6 @@ MOST_BODY_BYTES = 64 * 2**20
 """Of a request."""
 THREADS = 4
 """Make requests into prompts."""
-REST_SECONDS = 0.0003
-"""Between two times that tokens are told, for each further answer that has grown: twice what telling them takes."""
 LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
 
 
@@ -163,15 +161,13 @@ class _Alarm:
     """Tells the event loop, from the engine's thread, which streams have changed.
 
     The loop is woken once for all that it has not looked at yet: each time costs the engine a call of the system,
-    during which the loop's thread goes before it. And it rests between two times, the longer the more answers there
-    are: else telling every token of each, by itself, would keep the engine's thread from the next.
+    during which the loop's thread goes before it.
     """
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
         self._changed: deque[asyncio.Event] = deque()
         self._is_rung = False
-        self._rests_until = 0.0
 
     def waking(self, loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> Callable[[Stream], None]:
         """What a stream is to call when it has changed."""
@@ -184,23 +180,15 @@ class _Alarm:
                 self._is_rung = True
                 # A loop that has ended has nobody who waits.
                 with contextlib.suppress(RuntimeError):
-                    loop.call_soon_threadsafe(self._ring, loop)
+                    loop.call_soon_threadsafe(self._ring)
 
         return changed
 
-    def _ring(self, loop: asyncio.AbstractEventLoop) -> None:
-        now = loop.time()
-        if now < self._rests_until:
-            loop.call_at(self._rests_until, self._ring, loop)
-            return
+    def _ring(self) -> None:
         # Before looking: who adds one later rings again.
         self._is_rung = False
-        changed = set[asyncio.Event]()
         while self._changed:
-            changed.add(self._changed.popleft())
-        for event in changed:
-            event.set()
-        self._rests_until = now + REST_SECONDS * (len(changed) - 1)
+            self._changed.popleft().set()
 
 
 class _Answer(Response):

@@ -13,7 +13,7 @@ from prefixkv.chat.conversation import Conversation
 from prefixkv.generation.sampling import Sampling
 from prefixkv.inputs.prompts import Prompt, Turn
 from prefixkv.models.completed_passes import completed_passes
-from prefixkv.models.geometry import KVGeometry
+from prefixkv.models.geometry import DTYPE_BYTES, KVGeometry
 from prefixkv.models.loading import LoadedModel
 from prefixkv.transformers_compat import cache_argument
 from tests.families.tiny_models import Tiny
@@ -159,7 +159,9 @@ def bytes_equal_budget(tiny: Tiny) -> None:
     assert cache.usage().kept_bytes == entries * geometry.counted_bytes
     assert cache.usage().allocated_bytes > entries * geometry.entry_bytes + cache.window_bytes
     assert geometry.window_layers == tiny.window_layers
-    held = min(cache.seen_tokens, geometry.window_tokens - 1) * geometry.window_entry.numbers * 4
+    held = (
+        min(cache.seen_tokens, geometry.window_tokens - 1) * geometry.window_entry.numbers * DTYPE_BYTES[geometry.dtype]
+    )
     assert cache.window_bytes == (held * len(tiny.window_layers) if tiny.window_layers else 0)
     assert cache.state_bytes == geometry.state_bytes
 
