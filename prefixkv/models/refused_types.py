@@ -52,6 +52,7 @@ REFUSED_TYPES = {
     "inkling2_loop_text": BIAS,
     "inkling_mm_model": BIAS,
     "inkling_text": BIAS,
+    "doge": BIAS,
     "blip-2": PICTURE_EACH_PASS,
     "instructblip": PICTURE_EACH_PASS,
     "instructblipvideo": PICTURE_EACH_PASS,

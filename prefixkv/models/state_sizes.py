@@ -23,7 +23,7 @@ def state_bytes(text: Any, dtype_bytes: int) -> int | None:
     Returns:
         None where the configuration is of a kind that is not known here.
     """
-    for known in (_delta_rule, _kimi_delta, _convolution, _mamba, _mamba_1):
+    for known in (_delta_rule, _kimi_delta, _convolution, _mamba, _mamba_1, _mixed_queries):
         found = known(text, dtype_bytes)
         if found is not None:
             return found
@@ -81,3 +81,14 @@ def _mamba_1(text: Any, dtype_bytes: int) -> int | None:
     inputs: int = expand * width * kernel * dtype_bytes
     recurrent: int = expand * width * state * RECURRENT_BYTES
     return inputs + recurrent
+
+
+def _mixed_queries(text: Any, dtype_bytes: int) -> int | None:
+    """Queries and keys mixed with those of the tokens before (Zaya): the last of both, and half of the last values."""
+    names = ("cca_time0", "cca_time1", "num_attention_heads", "num_key_value_heads", "head_dim")
+    first, second, heads, kv_heads, width = (setting(text, name) for name in names)
+    if not all(type(number) is int for number in (first, second, heads, kv_heads, width)):
+        return None
+    inputs: int = (heads + kv_heads) * width * (first + second - 2)
+    values: int = kv_heads * width // 2
+    return (inputs + values) * dtype_bytes

@@ -67,7 +67,7 @@ def test_page_shows_the_table() -> None:
     assert table.block({name: dict.fromkeys(CHECKS, True) for name in FAMILIES}) in page, "run: make families"
 
 
-@pytest.mark.exhaustive(keep=4)
+@pytest.mark.exhaustive(keep=3)
 @pytest.mark.parametrize("family", ["Gemma 3", "Aya Vision", "LLaVA-1.5", "Llama 4", "Kimi K2.6", "Qwen3.5"])
 def test_profile_and_configuration_know_the_windows(family: str, tmp_path: Path) -> None:
     """They count compressed layers only, come back from their files, and refuse a model with other windows.

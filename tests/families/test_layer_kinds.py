@@ -151,9 +151,12 @@ def test_windows_have_the_heads_that_their_model_gives_them() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_states_without_heads_take_what_the_configuration_says(dtype: str) -> None:
-    """Jamba's layers are of Mamba 1; their recurrence is in float32, whatever the model runs in."""
-    model = small_model(small_config("jamba"), False).to(getattr(torch, dtype))
+@pytest.mark.parametrize("model_type", ["jamba", "zaya"])
+def test_states_of_other_kinds_take_what_the_configuration_says(model_type: str, dtype: str) -> None:
+    """Jamba's recurrence is in float32, whatever the model runs in; what Zaya keeps of the last tokens is not."""
+    if model_type not in CONFIG_MAPPING:
+        pytest.skip(f"transformers {transformers.__version__} knows no {model_type}")
+    model = small_model(small_config(model_type), False).to(getattr(torch, dtype))
     geometry = KVGeometry.of(model.config, dtype)
     if not asks_for_states():
         pytest.skip(f"transformers {transformers.__version__} keeps states in a cache of its own")
