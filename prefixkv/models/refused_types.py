@@ -61,6 +61,8 @@ REFUSED_TYPES = {
     **dict.fromkeys(("roberta", "roberta-prelayernorm", "camembert", "data2vec-text"), TWO_COUNTS),
     **dict.fromkeys(("xlm-roberta", "xlm-roberta-xl"), TWO_COUNTS),
     "gpt_neo": OWN_ATTENTION,
+    "jetmoe": OWN_ATTENTION,
+    "xglm": OWN_ATTENTION,
     "bloom": OWN_ATTENTION,
     "falcon": OWN_ATTENTION,
     "cpmant": OWN_ATTENTION,
