@@ -13,6 +13,7 @@ from prefixkv.cache.prefix_cache import PrefixKVCache
 from prefixkv.cache.states import fill_states, state_tensors
 from prefixkv.evaluation.cells import REFERENCE
 from prefixkv.generation.forward import read_prompt
+from prefixkv.inputs.positions import answer_room
 from prefixkv.kernels import row_lse
 from prefixkv.models.geometry import KVGeometry
 from prefixkv.models.loading import LoadedModel
@@ -79,7 +80,11 @@ class Prefill:
         Args:
             loaded: the model, inside `prefixkv.cache.attention.installed`.
             inputs: the model's inputs for one prompt.
+
+        Raises:
+            PrefixKVError: it fills the model's positions, or the model does not take its pictures.
         """
+        answer_room(loaded.model.config, inputs["input_ids"].shape[1])
         self._recorder = _Recorder(loaded.geometry)
         self.logits = read_prompt(loaded.model, inputs, self._recorder)
 

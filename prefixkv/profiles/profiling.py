@@ -15,6 +15,7 @@ from prefixkv.cache import attention, hand_off
 from prefixkv.cache.hand_off import AfterAttention, HandOff
 from prefixkv.errors import PrefixKVError
 from prefixkv.generation.forward import picture_errors
+from prefixkv.inputs.positions import answer_room
 from prefixkv.inputs.prompts import Prompt, Turn
 from prefixkv.methods.evidence import Evidence
 from prefixkv.methods.h2o import accumulated
@@ -205,6 +206,7 @@ def _measure_sample(
     else:
         inputs = loaded.on_device(Prompt(loaded.processor, [Turn(sample.prompt, images)]).inputs)
     prompt_tokens = inputs["input_ids"].shape[1]
+    answer_room(loaded.model.config, prompt_tokens)
     queries = QueryRecorder(Rotation(model), loaded.geometry.layers) if records_queries else None
     with attention.installed(model), watched(model) as watch, torch.no_grad():
         recorder = _Recorder(model.config, loaded.geometry, queries, watch)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from prefixkv.models.config_file import CONFIG
+from prefixkv.models.names import ALIASES
 from prefixkv_cli import options, output
 from prefixkv_cli.help_panels import PanelledTyper
 from prefixkv_cli.settings.file import read_settings, set_setting, settings_file, unset_setting
@@ -58,6 +61,8 @@ def set_value(
 
     Example: prefixkv settings set model llava
     """
+    if name == "model" and value not in (*ALIASES, "auto", "demo") and (Path(value) / CONFIG).is_file():
+        value = str(Path(value).resolve())  # the setting holds in every folder
     set_setting(name, value)
     output.notice(f"{name} is {value} from now on ({settings_file()})")
     if os.environ.get(variable_of(name)):

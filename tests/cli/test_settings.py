@@ -124,3 +124,12 @@ def test_a_variable_that_nothing_reads_and_one_that_wins_are_said(home: Path, ru
 def test_what_nobody_may_switch_on_for_ever_has_no_variable(run: Run) -> None:
     variables = {**environment(), "PREFIXKV_TRUST_REMOTE_CODE": "1"}
     assert "PREFIXKV_TRUST_REMOTE_CODE is set, and no option reads it" in run("settings", "show", env=variables).stderr
+
+
+def test_a_model_folder_is_meant_in_every_folder(home: Path, run: Run, tmp_path: Path) -> None:
+    for name in ("mine", "llava"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+        assert run("settings", "set", "model", name, cwd=tmp_path).returncode == 0
+        value = str(tmp_path / "mine") if name == "mine" else "llava"
+        assert f"model\t{value}\tfile" in run("settings", "show").stdout

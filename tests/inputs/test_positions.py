@@ -6,13 +6,16 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
 from prefixkv.chat.conversation import Conversation
 from prefixkv.errors import PrefixKVError
+from prefixkv.evaluation.prefill import Prefill
 from prefixkv.generation.sampling import Sampling
 from prefixkv.inputs.positions import answer_room
 from prefixkv.models.loading import load_model
+from tests.small_demo import small_demo
 
 
 def config(longest: int | None) -> Any:
@@ -44,3 +47,10 @@ def test_a_conversation_refuses_what_is_too_long_and_goes_on(monkeypatch: pytest
     assert any("positions are used up" in notice for notice in notices)
     assert len(talk.reading.tokens) <= read + 30
     assert talk.history[0][1].text == first
+
+
+def test_an_evaluation_refuses_what_is_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = small_demo()
+    monkeypatch.setattr(loaded.model.config.get_text_config(decoder=True), "max_position_embeddings", 20)
+    with pytest.raises(PrefixKVError, match="the prompt has 30 tokens, and the model reads 20"):
+        Prefill(loaded, {"input_ids": torch.zeros(1, 30, dtype=torch.int64)})
