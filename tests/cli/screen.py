@@ -14,6 +14,7 @@ from tests.cli.program import ENVIRONMENT, PROGRAM
 pytest.importorskip("termios", reason="there is no pseudo-terminal on this platform")
 
 READY = ">>> "
+_GAP = r"(?:\x1b\[[\d;]*m|\s)+"
 
 
 class Terminal:
@@ -88,7 +89,8 @@ class Terminal:
 
     def wait_until_loaded(self) -> None:
         """Read until the model is there: the header stands above the prompt."""
-        self.wait_for("lists[ \r\n]+what[ \r\n]+else")
+        # The header's last line may be broken between any two words, with the colour's codes between the two halves.
+        self.wait_for(_GAP.join(("lists", "what", "else")))
         self.wait_for_prompt()
 
     def enter(self, line: str) -> None:
