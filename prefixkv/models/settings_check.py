@@ -52,7 +52,7 @@ def check_settings(name: str, model: Any) -> None:
     settings = model.generation_config
     ends, stops = settings.eos_token_id, getattr(settings, "stop_strings", None)
     for end in ends if isinstance(ends, list) else [ends] if ends is not None else []:
-        if type(end) is not int or end < 0:
+        if type(end) is not int:  # below 0 it names no token, and ends nothing
             raise PrefixKVError(
                 f"{SETTINGS} of {name!r}: eos_token_id is {shown(ends)}: give the number of a token, or a list of them"
             )
