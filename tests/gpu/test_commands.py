@@ -137,7 +137,8 @@ def test_save_and_go_on(program: Program, scene: Path, tmp_path: Path, method: s
     shown = program("contexts", "show", file, "--json").json
     assert (shown["method"], shown["model"]["dtype"]) == (method, dtype)
     later = program("chat", "--context", file, "-p", DESCRIBE, *DEMO, "--dtype", dtype, "--json").json
-    whole = program("chat", str(scene), "-p", COUNT, "-p", DESCRIBE, *how).out.splitlines()
+    events = program("chat", str(scene), "-p", COUNT, "-p", DESCRIBE, *how, "--json-lines").lines
+    whole = [event["answer"] for event in events if event["event"] == "turn"]
     assert [saved["answer"], later["answer"]] == whole
 
 

@@ -56,7 +56,7 @@ def test_chat_at_every_limit_answers_or_ends_in_one_line(program: Program, scene
         else:
             assert err.count("\n") == 1
             assert err.startswith("error: ")
-            assert "do not fit" in err or "ran out of memory: give a smaller" in err
+            assert "do not fit" in err or "out of memory: give a smaller" in err
     assert "the weights of model 'demo' do not fit" in ended[8][2]
     assert program(*asked).out == whole
 
