@@ -59,7 +59,7 @@ def talk(engine: Any, loaded: LoadedModel, questions: Any, picture: Any, budget:
 @pytest.mark.exhaustive(keep=1)
 @pytest.mark.parametrize(
     ("method", "codec", "budget"),
-    [("prefixkv", "auto", "20%"), ("guided", "int4", "10%"), ("h2o", "auto", "512KiB")],
+    [("prefixkv", "auto", "20%"), ("guided", "int4", "10%"), ("h2o", "auto", "1MiB")],
 )
 def test_three_turns_are_those_of_chat(demo: LoadedModel, method: str, codec: str, budget: str) -> None:
     picture = draw_scene(31).image
