@@ -96,7 +96,7 @@ def decode_rows(
     for place in places:
         choice.set(place, each[place], 0, shaped[place])
     tokens: list[int] = choice(logits, places).tolist()
-    refuse_no_numbers(logits)
+    refuse_no_numbers(model, logits)
     yield tokens
     if sampling.max_new_tokens == 1:
         return

@@ -56,7 +56,7 @@ def read(
     choice.set(0, sampling, 0, request.shaping)
     token = choice(logits, [0])
     queued()
-    refuse_no_numbers(logits)
+    refuse_no_numbers(model, logits)
     scored = None if sampling.logprobs is None else LogprobTensors.of(logits[0], token, sampling.logprobs).fetched()
     return int(token), scored
 

@@ -56,16 +56,18 @@ def read_prompt(model: PreTrainedModel, inputs: Mapping[str, Any], cache: Any) -
     return output.logits[:, -1].float()
 
 
-def refuse_no_numbers(logits: torch.Tensor) -> None:
+def refuse_no_numbers(model: PreTrainedModel, logits: torch.Tensor) -> None:
     """Refuse what a model says whose numbers have overflowed; waits for the device.
 
     Args:
+        model: whose own settings may ask for such numbers to be replaced (`remove_invalid_values`).
         logits: (batch, vocabulary); minus infinity is one that a model never chooses.
 
     Raises:
         PrefixKVError: one is NaN or infinite.
     """
-    if not bool((logits < math.inf).all()):
+    is_asked_for = getattr(model.generation_config, "remove_invalid_values", None)
+    if not is_asked_for and not bool((logits < math.inf).all()):
         raise PrefixKVError("what the model says is not a number (NaN): try --dtype float32, or another model")
 
 

@@ -43,7 +43,6 @@ class Rendering:
             PrefixKVError: the template does not take this conversation, or puts its pictures elsewhere.
         """
         text = self._text()
-        self._check(text)
         for index, turn in enumerate(self.turns):
             if not turn.has_pictures_within:
                 continue
@@ -54,6 +53,7 @@ class Rendering:
                     "the model's chat template has no place for pictures between texts: give them before the text, or "
                     "ask in several turns"
                 )
+        self._check(text)
         return text
 
     def _check(self, text: str) -> None:

@@ -242,7 +242,7 @@ def test_whatever_goes_wrong_in_a_line_the_conversation_goes_on(
     )
     conversation_loop.converse(lambda: talk, "demo", behind=False)
     assert asked == ["first", "second", "kept"]
-    assert capsys.readouterr().err.count("error: internal error: UnicodeEncodeError") == 2
+    assert capsys.readouterr().err.count("error: a name or a text holds bytes that are no UTF-8") == 2
     # Who has asked nothing replaces no conversation that was kept before.
     talk.has_new_turns = lambda: False
     conversation_loop.converse(lambda: talk, "demo", behind=False)
