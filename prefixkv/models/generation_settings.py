@@ -36,6 +36,7 @@ ENDS = ("eos_token_id", "stop_strings")
 ASKED = ("do_sample", "max_length", "max_new_tokens", "temperature", "top_k", "top_p")
 """Options of the command line, fields of a batch line, and of `Sampling`."""
 WITHOUT_EFFECT = (
+    "_commit_hash",
     "_from_model_config",
     "assistant_confidence_threshold",
     "assistant_early_exit",

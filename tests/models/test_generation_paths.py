@@ -70,6 +70,7 @@ VALUES: dict[str, Any] = {
     "typical_p": 0.4,
     "top_h": 0.4,
     "max_time": 60.0,
+    "_commit_hash": "0123",
     "_from_model_config": True,
     "assistant_confidence_threshold": 0.2,
     "assistant_early_exit": 1,
