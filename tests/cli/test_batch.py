@@ -55,6 +55,7 @@ def options(model_folder: Path) -> list[str]:
     return ["--model", str(model_folder), *method, "--max-new-tokens", str(TOKENS), "--device", "cpu"]
 
 
+@pytest.mark.exhaustive
 def test_195_answers_and_5_errors(run: Run, tmp_path: Path, options: list[str], model_folder: Path) -> None:
     """Every answer is what the line gives alone; a second run asks nothing and changes nothing."""
     lines: list[Any] = _questions(tmp_path, 200)

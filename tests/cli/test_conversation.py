@@ -156,6 +156,7 @@ def _require_screen(terminal: Terminal, columns: int, answers: list[str]) -> Non
     assert any(line.startswith("/budget X") for line in lines)
 
 
+@pytest.mark.exhaustive
 def test_commands_answer_in_the_terminal(start: Start, tmp_path: Path) -> None:
     terminal = start(str(scene_path()), "--model", "demo", "--device", "cpu", columns=120)
     bad = {

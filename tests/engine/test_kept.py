@@ -77,6 +77,7 @@ def test_three_turns_are_those_of_chat(demo: LoadedModel, method: str, codec: st
     assert engine.reserved_bytes == 0
 
 
+@pytest.mark.exhaustive
 def test_a_cache_is_for_its_own_conversation(demo: LoadedModel) -> None:
     picture, other = draw_scene(31).image, draw_scene(32).image
     with prefixkv.Engine(demo, memory="40MiB") as engine:

@@ -76,7 +76,7 @@ def test_profile_and_configuration_know_the_windows(family: str, tmp_path: Path)
     """
     tiny = _tiny(family)
     model = loaded(tiny)
-    profile = LayerProfile.measure(model, [Sample("ba ce di fo", tiny.pictures[0])], "one picture")
+    profile = LayerProfile.measure(model, [Sample("ba ce di fo", tiny.pictures[0])], "one picture", answer_tokens=12)
     assert profile.look_ahead is not None
     config = PrefixConfig.search("30%", profile.model, context_tokens=60, profile=profile)
     config.save(tmp_path / "config.json")
