@@ -27,7 +27,9 @@ from prefixkv.transformers_compat import cache_argument, decoder_of, first_posit
 SIMPLE = (bool, int, float, str, type(None))
 """Types of a module's own settings, by which an adapter is switched on and off."""
 AXES = 3
+"""Of a position, where a model counts time, height and width apart."""
 LEFT_LAYERS = "it has layers that are left alone"
+"""Why a model of windows, states or chunks is not captured."""
 
 
 class ForwardStep:

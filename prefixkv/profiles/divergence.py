@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from typing import Any, TypeVar
 
 import torch
 from transformers import Cache, DynamicCache, LogitsProcessor, LogitsProcessorList
 
+from prefixkv.cache import attention
+from prefixkv.cache.prefix_cache import PrefixKVCache
 from prefixkv.models.completed_passes import completed_passes
 from prefixkv.transformers_compat import cache_argument
 
@@ -20,7 +22,6 @@ def divergences(
     inputs: Mapping[str, torch.Tensor],
     answer: torch.Tensor,
     caches: Mapping[Key, Cache],
-    within: AbstractContextManager[object] | None = None,
 ) -> tuple[dict[Key, float], int]:
     """Divergence of the predictions along an answer, whole cache against others.
 
@@ -29,16 +30,16 @@ def divergences(
         inputs: of one prompt, on the model's device.
         answer: (tokens,), int64: the model's own.
         caches: empty ones, by what they are called.
-        within: where the model runs with these.
 
     Returns:
         For each cache the sum of KL(whole || it) in nats, and over how many tokens: all but the first, which is
         predicted from the prompt's own pass.
     """
     whole = _predictions(model, inputs, answer, DynamicCache(config=model.config))
-    with within or nullcontext():
-        others = {key: _predictions(model, inputs, answer, cache) for key, cache in caches.items()}
-    lost = {key: sum(map(_divergence, whole[1:], other[1:])) for key, other in others.items()}
+    lost = {}
+    for key, cache in caches.items():
+        with attention.installed(model) if isinstance(cache, PrefixKVCache) else nullcontext():
+            lost[key] = sum(map(_divergence, whole[1:], _predictions(model, inputs, answer, cache)[1:]))
     return lost, max(0, len(whole) - 1)
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-from transformers import DynamicCache
+from transformers import Cache, DynamicCache
 
 from prefixkv import __version__
 from prefixkv.cache import attention, hand_off
@@ -26,9 +26,10 @@ from prefixkv.policy.precision import Losses
 from prefixkv.policy.rotary import PositionWatch, Rotation, watched
 from prefixkv.policy.selection import cumulative_importance
 from prefixkv.profiles.calibration import Sample
-from prefixkv.profiles.eviction import eviction_losses
+from prefixkv.profiles.divergence import divergences
+from prefixkv.profiles.eviction import evicting_caches
 from prefixkv.profiles.profile import LayerProfile, LookAheadFile, average_curve
-from prefixkv.profiles.rounding import rounding_losses
+from prefixkv.profiles.rounding import rounded_caches
 from prefixkv.transformers_compat import cache_argument
 from prefixkv.workers import Launch, division_of
 
@@ -37,8 +38,6 @@ ANSWER_TOKENS = 128
 """Length to which a model answers a calibration sample: look-ahead queries are drawn from the whole answers."""
 COMPARED_SAMPLES = 8
 """Samples, the first ones, whose answers are predicted again from rounded caches and from such as evict."""
-
-Key = TypeVar("Key")
 
 
 class _Recorder(DynamicCache):
@@ -123,6 +122,7 @@ def measure(
     queries = _query_recorder(loaded, notify)
     number, count = (launch.number, launch.count) if launch else (0, 1)
     own: list[_Measured] = []
+    # Of these the model's answers are predicted again when all samples have been run; the last sample is done then.
     answers: list[_Answer] = []
     # The figures depend on the number of threads in their last digits, so it does not depend on that of processes.
     threads = torch.get_num_threads()
@@ -133,7 +133,7 @@ def measure(
             own.append(sample)
             if index < COMPARED_SAMPLES:
                 answers.append(answer)
-            progress(min(len(samples), count * len(own)))
+            progress(min(len(samples) - 1, count * len(own)))
         measured = sorted(launch.gather(own) if launch else own, key=lambda sample: sample.index)
         layers = tuple(average_curve(layer) for layer in zip(*(sample.curves for sample in measured), strict=True))
         look_ahead = None
@@ -145,12 +145,12 @@ def measure(
                 notify("the profile will hold no look-ahead queries: no answer has a second token")
             else:
                 look_ahead = LookAheadFile.of(*queries.payload())
-        eviction = {} if look_ahead is None else _eviction_losses(loaded, look_ahead, answers, launch)
+        rounding, eviction = _losses(loaded, look_ahead, answers, launch)
+        progress(len(samples))
     finally:
         torch.set_num_threads(threads)
     facts = tuple(sample.facts for sample in measured)
     created_by = f"prefixkv {__version__}"
-    rounding = _per_token([sample.rounding for sample in measured if sample.rounding is not None])
     return LayerProfile(loaded.identity, SCORER, source, facts, layers, created_by, look_ahead, rounding, eviction)
 
 
@@ -162,7 +162,6 @@ class _Measured:
     curves: list[list[float]]
     facts: dict[str, Any]
     queries: QueryParts | None
-    rounding: tuple[dict[int, float], int] | None
 
 
 @dataclass(frozen=True)
@@ -174,24 +173,28 @@ class _Answer:
     tokens: torch.Tensor
 
 
-def _eviction_losses(
-    loaded: LoadedModel, queries: LookAheadFile, answers: Sequence[_Answer], launch: Launch | None
-) -> dict[float, float]:
-    """What is lost by eviction along these answers and those of the other processes."""
-    look_ahead = LookAhead.read(queries.read(), loaded.model, loaded.geometry, Losses())
-    with torch.no_grad():
-        own = [
-            (answer.index, eviction_losses(loaded.model, answer.inputs, answer.tokens, loaded.geometry, look_ahead))
-            for answer in answers
-        ]
+def _losses(
+    loaded: LoadedModel, queries: LookAheadFile | None, answers: Sequence[_Answer], launch: Launch | None
+) -> tuple[dict[int, float], dict[float, float]]:
+    """Nats a token that are lost along these answers and those of other processes: by the bits, and by the share."""
+    look_ahead = None
+    if queries is not None:
+        look_ahead = LookAhead.read(queries.read(), loaded.model, loaded.geometry, Losses())
+    own = []
+    for answer in answers:
+        caches = dict[float, Cache](rounded_caches(loaded.model.config, loaded.geometry.shape).items())
+        if look_ahead is not None:
+            caches |= evicting_caches(loaded.geometry, look_ahead)
+        with torch.no_grad():
+            own.append((answer.index, divergences(loaded.model, answer.inputs, answer.tokens, caches)))
     measured = dict(launch.gather(own) if launch else own)
-    return _per_token([measured[index] for index in sorted(measured)])
-
-
-def _per_token(measured: Sequence[tuple[Mapping[Key, float], int]]) -> dict[Key, float]:
-    """Sums of nats and their numbers of tokens as nats a token; nothing where there was no token to predict."""
-    tokens = sum(count for _, count in measured)
-    return {key: round(sum(nats[key] for nats, _ in measured) / tokens, 6) for key in measured[0][0]} if tokens else {}
+    each = [measured[index] for index in sorted(measured)]
+    tokens = sum(count for _, count in each)
+    if not tokens:
+        return {}, {}
+    lost = {key: round(sum(nats[key] for nats, _ in each) / tokens, 6) for key in each[0][0]}
+    by_bits = {key: loss for key, loss in lost.items() if isinstance(key, int)}
+    return by_bits, {key: loss for key, loss in lost.items() if key not in by_bits}
 
 
 def _measure_sample(
@@ -217,11 +220,8 @@ def _measure_sample(
         "prompt_tokens": prompt_tokens,
         "answer_tokens": out.shape[1] - prompt_tokens,
     }
-    rounding, answer = None, _Answer(index, inputs, out[0, prompt_tokens:])
-    if index < COMPARED_SAMPLES:
-        with torch.no_grad():
-            rounding = rounding_losses(model, inputs, answer.tokens, loaded.geometry.shape)
-    return _Measured(index, recorder.curves, facts, None if queries is None else queries.parts, rounding), answer
+    measured = _Measured(index, recorder.curves, facts, None if queries is None else queries.parts)
+    return measured, _Answer(index, inputs, out[0, prompt_tokens:])
 
 
 def _query_recorder(loaded: LoadedModel, notify: Notify) -> QueryRecorder | None:

@@ -1,17 +1,15 @@
-"""How much a model's answers suffer when its prompt is stored in few bits: measured, since models differ widely."""
+"""A prompt stored in few bits, as packing would leave it: what a model loses by that is measured; models differ."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
-from transformers import DynamicCache
+from transformers import Cache, DynamicCache
 
 from prefixkv.kernels.packing import pack, unpack
 from prefixkv.models.layer_sizes import EntryShape
 from prefixkv.policy.precision import COARSE_BITS, FEWEST_BITS
-from prefixkv.profiles.divergence import divergences
 
 
 class _RoundedCache(DynamicCache):
@@ -34,23 +32,18 @@ class _RoundedCache(DynamicCache):
         return key_states, value_states
 
 
-def rounding_losses(
-    model: Any, inputs: Mapping[str, torch.Tensor], answer: torch.Tensor, shape: EntryShape
-) -> tuple[dict[int, float], int]:
-    """What is lost along an answer where all entries are rounded to 4, and to 2 bits.
+def rounded_caches(config: Any, shape: EntryShape) -> dict[int, Cache]:
+    """Empty caches that keep all entries and round those of the prompt to 4, and to 2 bits.
 
     Args:
-        model: of transformers.
-        inputs: of one prompt, on the model's device.
-        answer: (tokens,), int64: the model's own.
+        config: of a model of transformers.
         shape: of an entry; a packed key or value must be whole bytes.
 
     Returns:
-        As for `divergences`, by the bits.
+        By the bits, as far as the shape allows them.
     """
-    caches = {
-        bits: _RoundedCache(model.config, bits)
+    return {
+        bits: _RoundedCache(config, bits)
         for bits in (COARSE_BITS, FEWEST_BITS)
         if all(width * bits % 8 == 0 for width in (shape.key_dim, shape.value_dim))
     }
-    return divergences(model, inputs, answer, caches)

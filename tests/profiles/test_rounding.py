@@ -24,6 +24,7 @@ from prefixkv.policy.precision import BEARABLE_LOSS, SLIGHT_LOSS, Losses, packed
 from prefixkv.policy.rotary import Rotation
 from prefixkv.profiles import eviction, rounding
 from prefixkv.profiles.calibration import drawn_samples
+from prefixkv.profiles.divergence import divergences
 from prefixkv.profiles.profile import LayerProfile
 from prefixkv.transformers_compat import cache_argument, cache_in
 from tests import tiny
@@ -46,7 +47,9 @@ def test_loss_is_that_of_the_rounded_prompt(bits: int, demo: LoadedModel) -> Non
     prompt_len = inputs["input_ids"].shape[1]
     with torch.no_grad():
         answer = demo.model.generate(**inputs, max_new_tokens=40, do_sample=False)[0, prompt_len:]
-        nats, tokens = rounding.rounding_losses(demo.model, inputs, answer, demo.geometry.shape)
+        nats, tokens = divergences(
+            demo.model, inputs, answer, rounding.rounded_caches(demo.model.config, demo.geometry.shape)
+        )
         predictions = []
         for is_rounded in (False, True):
             cache = cache_in(demo.model(**inputs, use_cache=True))
@@ -81,7 +84,7 @@ def test_loss_of_eviction_is_that_of_the_compressed_prompt() -> None:
     read = inputs["input_ids"].shape[1]
     answer = model.generate(**inputs, max_new_tokens=12, min_new_tokens=12, do_sample=False)[0, read:]
     with torch.no_grad():
-        nats, tokens = eviction.eviction_losses(model, inputs, answer, geometry, look_ahead)
+        nats, tokens = divergences(model, inputs, answer, eviction.evicting_caches(geometry, look_ahead))
         predictions = []
         compressed = PrefixKVCache(geometry, 0.2, "guided", None, look_ahead, "plain")
         for cache, within in (
@@ -183,13 +186,13 @@ def test_a_row_is_whole_bytes() -> None:
 
 def test_a_model_with_a_few_great_keys_is_not_stored_in_four_bits() -> None:
     """Keys with a constant part far larger than what tells them apart, as Qwen2's biases make them."""
-    model, inputs = tiny.llama(layers=4), {"input_ids": tiny.text(200)}
+    model, inputs, shape = tiny.llama(layers=4), {"input_ids": tiny.text(200)}, EntryShape(2, 16, 16)
     answer = model.generate(**inputs, max_new_tokens=20, min_new_tokens=20, do_sample=False)[0, 200:]
-    usual = rounding.rounding_losses(model, inputs, answer, EntryShape(2, 16, 16))[0]
+    usual = divergences(model, inputs, answer, rounding.rounded_caches(model.config, shape))[0]
     for layer in model.model.layers:
         projection = layer.self_attn.k_proj
         projection.bias = torch.nn.Parameter(torch.zeros(projection.out_features))
         with torch.no_grad():
             projection.bias[15::16] = 300.0
-    great = rounding.rounding_losses(model, inputs, answer, EntryShape(2, 16, 16))[0]
+    great = divergences(model, inputs, answer, rounding.rounded_caches(model.config, shape))[0]
     assert great[4] > 20 * usual[4]
