@@ -2,7 +2,7 @@
 
 A   the newest torch with its Triton: `make test`, and every kernel compiled ahead of time
 B   a torch without Triton: ruff, mypy, `make sbom`, `make demo`, `make site`, pages of results in a browser, a minute
-    of `make fuzz`, and what `make test-all` has beyond `make test`
+    of `make fuzz`, and what `make test-all` has beyond `make test`, of each test at most twelve cases
 C   the lowest Triton that is taken: its interpreter runs the kernels' tests of `make test`; their further cases, which
     take the better part of an hour there, are those of `make test-gpu`
 D   the lower bounds of pyproject.toml on the lowest Python: `make test` of what most depends on libraries (cache, saved
@@ -142,7 +142,10 @@ def environments() -> dict[str, Environment]:
                 "make site": ("site",),
                 "reports in a browser": ("test-browser",),
                 "pages, README and notebook": ("test", f"ARGS=--rest {' '.join(pages)}"),
-                "rest of make test-all": ("test", f"ARGS=--rest {' '.join(f'--ignore {part}' for part in others)}"),
+                "more of make test-all": (
+                    "test",
+                    f"ARGS=--rest --cases 12 {' '.join(f'--ignore {part}' for part in others)}",
+                ),
                 "plain kernels": ("test", f"ARGS={kernels}"),
             },
         ),

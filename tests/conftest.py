@@ -27,6 +27,7 @@ ONLY_GPU = "need a CUDA device (make test-gpu)"
 ONLY_BROWSER = "need a browser (make test-browser)"
 ONLY_RAY = "start a Ray cluster (make test-ray)"
 ONLY_ALL = "are exhaustive (make test-all)"
+ONLY_WHOLE = "are further cases of tests that ran (make test-all)"
 USUAL = "make test runs"
 _VERSIONS = ("torch", "triton", "transformers", "numpy", "pytest")
 left_out = pytest.StashKey[Counter]()
@@ -37,6 +38,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("prefixkv")
     group.addoption("--all", action="store_true", help="also run the exhaustive tests and all their cases")
     group.addoption("--rest", action="store_true", help="run only what --all adds")
+    group.addoption("--cases", type=int, metavar="N", help="with --rest: of each test at most so many cases")
     group.addoption("--summary-json", metavar="FILE", help="write versions, counts, failures and reasons of skips")
 
 
@@ -70,7 +72,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         out |= {item: ONLY_BROWSER for item in items if item.get_closest_marker("browser")}
     if "ray" not in config.option.markexpr:
         out |= {item: ONLY_RAY for item in items if item.get_closest_marker("ray")}
-    exhaustive = set(_exhaustive([item for item in items if item not in out]))
+    families = _exhaustive([item for item in items if item not in out])
+    exhaustive = {item for cases in families for item in cases}
+    if config.option.rest and config.option.cases is not None:
+        more = (item for cases in families for item in set(cases) - set(_spread(cases, config.option.cases)))
+        out |= dict.fromkeys(more, ONLY_WHOLE)
     if config.option.rest:
         out |= dict.fromkeys((item for item in items if item not in exhaustive | out.keys()), USUAL)
     elif not (config.option.all or config.option.markexpr or any("::" in argument for argument in config.args)):
@@ -81,8 +87,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if item not in out]
 
 
-def _exhaustive(items: list[pytest.Item]) -> list[pytest.Item]:
-    """Tests that are marked as exhaustive, but of each as many cases as its marker keeps."""
+def _exhaustive(items: list[pytest.Item]) -> list[list[pytest.Item]]:
+    """Tests that are marked as exhaustive, each with its cases but for as many as its marker keeps."""
     families: dict[str, list[pytest.Item]] = defaultdict(list)
     for item in items:
         if item.get_closest_marker("exhaustive"):
@@ -91,12 +97,17 @@ def _exhaustive(items: list[pytest.Item]) -> list[pytest.Item]:
     for cases in families.values():
         marker = cases[0].get_closest_marker("exhaustive")
         assert marker is not None
-        given = [case.callspec.params if hasattr(case, "callspec") else {} for case in cases]
-        # By identity: cases share the objects that are listed in a decorator, and not all of these can be hashed.
-        values = [{name: id(value) for name, value in params.items()} for params in given]
-        chosen = spread(values, marker.kwargs.get("keep", 0))
-        out += [case for index, case in enumerate(cases) if index not in chosen]
+        chosen = _spread(cases, marker.kwargs.get("keep", 0))
+        out.append([case for case in cases if case not in chosen])
     return out
+
+
+def _spread(cases: list[pytest.Item], keep: int) -> list[pytest.Item]:
+    """As many cases of one test, those that show the most values of its parameters."""
+    given = [case.callspec.params if hasattr(case, "callspec") else {} for case in cases]
+    # By identity: cases share the objects that are listed in a decorator, and not all of these can be hashed.
+    values = [{name: id(value) for name, value in params.items()} for params in given]
+    return [cases[index] for index in spread(values, keep)]
 
 
 @pytest.hookimpl(optionalhook=True)

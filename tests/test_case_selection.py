@@ -46,10 +46,13 @@ def test_short(): pass
 @pytest.mark.exhaustive
 def test_make_test_shows_every_value_and_the_rest_is_all_that_is_left(tmp_path: Path) -> None:
     (tmp_path / "test_cases.py").write_text(CASES_OF_ONE_TEST)
-    usual, rest, whole = (_collected(tmp_path, *options) for options in ((), ("--rest",), ("--all",)))
+    choices = ((), ("--rest",), ("--rest", "--cases", "2"), ("--all",))
+    usual, rest, some, whole = (_collected(tmp_path, *options) for options in choices)
     assert usual == ["test_many[one-shape0]", "test_many[two-shape1]", "test_many[three-shape2]", "test_short"]
     assert len(whole) == 11
     assert sorted(usual + rest) == sorted(whole)
+    assert set(some) < set(rest)
+    assert [name for name in some if name != "test_long"] == ["test_many[one-shape1]", "test_many[two-shape0]"]
 
 
 def _collected(folder: Path, *options: str) -> list[str]:
