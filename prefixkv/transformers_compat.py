@@ -238,6 +238,27 @@ def logits_processors(model: Any, settings: Mapping[str, Any], tokens: Any, new_
     )
 
 
+def token_decoder(tokenizer: Any) -> Callable[[list[int], bool], str]:
+    """A tokenizer's `decode`, of token ids and whether special tokens are left out.
+
+    Where that does nothing but look at its arguments and ask the `tokenizers` library, this asks the library at once,
+    which takes a quarter of the time.
+
+    Args:
+        tokenizer: of transformers.
+    """
+    from transformers import PreTrainedTokenizerFast as Fast
+
+    kind, own = type(tokenizer), vars(tokenizer)
+    is_plain = isinstance(tokenizer, Fast) and not getattr(tokenizer, "clean_up_tokenization_spaces", True)
+    if is_plain and all(
+        getattr(kind, name) is getattr(Fast, name) and name not in own for name in ("decode", "_decode")
+    ):
+        decode = tokenizer.backend_tokenizer.decode
+        return lambda tokens, skips: str(decode(tokens, skip_special_tokens=skips))
+    return lambda tokens, skips: str(tokenizer.decode(tokens, skip_special_tokens=skips))
+
+
 def is_quantized(config: Any) -> bool:
     """Whether a configuration says how its model's weights are packed.
 

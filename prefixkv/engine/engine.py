@@ -134,7 +134,8 @@ class Engine:
             owner: whose request this is: no part of its cache is used for another owner's.
             keep: whether the prompt, which is a `Prompt` then, goes on from the cache that its earlier turns have left
                 where that was kept, and leaves its own. Kept caches go where others need their memory.
-            on_token: called with the stream when a token has come, in the engine's thread, as `on_end` is.
+            on_token: called with the stream when tokens have come, in the engine's thread, as `on_end` is, while that
+                waits for a device or before it reads on.
 
         Returns:
             The answer's tokens as they come.

@@ -30,9 +30,9 @@ class Scheduled(Protocol):
 
 R = TypeVar("R", bound=Scheduled)
 
-FREE_PLACE = 8
+FREE_PLACE = 32
 """A place that waits for a further prompt counts as so many rows that wait for their step."""
-MOST_EAGER = 8
+MOST_EAGER = 64
 """The allowance is exceeded by this factor at most."""
 
 

@@ -45,7 +45,7 @@ class Stream:
             prompt_tokens: of its prompt.
             owner: kept alive as long as the stream, so that nobody else has to.
             on_end: called with the stream when its answer has ended, in a thread of the engine's.
-            on_token: called with the stream when a token has come, likewise.
+            on_token: called with the stream when tokens have come, likewise.
         """
         self._owner, self._on_end, self._on_token = owner, on_end, on_token
         self.number, self.prompt_tokens = number, prompt_tokens
@@ -105,6 +105,11 @@ class Stream:
         with self._changed:
             return list(self._tokens)
 
+    def tokens_from(self, place: int) -> list[int]:
+        """The tokens so far, from a place on; does not wait."""
+        with self._changed:
+            return self._tokens[place:]
+
     @property
     def is_done(self) -> bool:
         """Whether the answer has ended."""
@@ -122,6 +127,9 @@ class Stream:
                 self.logprobs.append(logprobs)
             self._tokens.append(token)
             self._changed.notify_all()
+
+    def tell(self) -> None:
+        """Call who wants to know that tokens have come; called by the engine."""
         self._on_token(self)
 
     def end(self, reason: FinishReason, usage: CacheUsage | None) -> None:

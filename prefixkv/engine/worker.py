@@ -7,9 +7,9 @@ import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
-from transformers import PreTrainedModel
 
 from prefixkv.cache import attention
 from prefixkv.engine.kept import KeptCache, KeptCaches, kept_cache
@@ -20,9 +20,10 @@ from prefixkv.engine.reader import read
 from prefixkv.engine.request import Request
 from prefixkv.engine.scheduler import Scheduler
 from prefixkv.engine.stepper import Stepper
-from prefixkv.engine.stream import FinishReason
+from prefixkv.engine.stream import FinishReason, Stream
 from prefixkv.engine.trace import Trace
 from prefixkv.errors import DeviceMemoryError
+from prefixkv.generation.logprobs import Logprobs
 
 AHEAD = 1
 """Steps that a device which replays them by itself has queued while the host hands out tokens: so many tokens a row may
@@ -44,12 +45,7 @@ class Worker:
     """
 
     def __init__(
-        self,
-        model: PreTrainedModel,
-        scheduler: Scheduler[Request],
-        most_rows: int,
-        trace: Trace,
-        notify: Callable[[str], None],
+        self, model: Any, scheduler: Scheduler[Request], most_rows: int, trace: Trace, notify: Callable[[str], None]
     ) -> None:
         self.scheduler, self.lock = scheduler, threading.Lock()
         self.prefixes, self.kept = Prefixes(model, scheduler.ledger), KeptCaches(scheduler.ledger)
@@ -59,6 +55,8 @@ class Worker:
         # By place, the requests of each step that is queued, the oldest first.
         self._queued: deque[dict[int, Request]] = deque()
         self._thread: threading.Thread | None = None
+        # Streams with tokens of which nobody was told yet.
+        self._untold: list[Stream] = []
         # The request whose prompt is read, while the model computes for it and not for a step between.
         self._reading: Request | None = None
         self.used_bytes, self.generated_tokens, self._looked_at = 0, 0, 0.0
@@ -72,8 +70,7 @@ class Worker:
 
     def join(self) -> None:
         """Wait until there is no request."""
-        thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
+        if (thread := self._thread) is not None and thread is not threading.current_thread():
             thread.join()
 
     def _work(self) -> None:
@@ -87,7 +84,7 @@ class Worker:
     def _fail_all(self, failure: Exception) -> None:
         """End every request: nobody must wait for what does not come. Requests that follow find everything free."""
         # What its steps were doing is not known.
-        self._stepper, self._queued = self._new_stepper(), deque()
+        self._stepper, self._queued, self._untold = self._new_stepper(), deque(), []
         with self.lock:
             self._thread = None
             self.prefixes.clear()
@@ -157,6 +154,7 @@ class Worker:
 
     def _read(self, request: Request, is_shared: bool, earlier: KeptCache | None) -> None:
         failure: Exception | None = None
+        self._tell()
         try:
             self._reading = request
             with self._trace.span("read", request=request.number, tokens=request.prompt_tokens, shared=is_shared):
@@ -172,9 +170,8 @@ class Worker:
             return
         with self.lock:
             self.scheduler.run(request)
-        self.generated_tokens += 1
-        if reason := request.push(token, logprobs):
-            self._end(request, reason)
+        self._give(request, token, logprobs)
+        if request.stream.is_done:
             return
         try:
             request.place = self._stepper.join(request.row, token, request.sampling, 1, request.shaping)
@@ -216,13 +213,14 @@ class Worker:
                 return
             self._hand_out(AHEAD if is_queued and self._stepper.is_captured else 0)
         self._trace.count("rows", running=len(self.scheduler.running))
-        self._look()
+        if (now := time.perf_counter()) - self._looked_at >= LOOK_SECONDS:
+            self._looked_at = now
+            self.used_bytes = sum(request.row.stored_bytes for request in self.scheduler.running.values())
 
     def _abandon(self, failure: Exception) -> None:
         """A step has failed, so that no row can go on: those whose last token is there end, the others have failed."""
         self._hand_out(0)
-        stepped = list(self.scheduler.running.values())
-        for request in stepped:
+        for request in (stepped := list(self.scheduler.running.values())):
             self._leave(request)
         # The step may have stopped anywhere: what its places hold is not known.
         self._stepper, self._queued = self._new_stepper(), deque()
@@ -231,11 +229,7 @@ class Worker:
             request.stream.fail(failure)
 
     def _queue(self) -> bool:
-        """Queue a step of the rows that need a further token.
-
-        Returns:
-            Whether there is one.
-        """
+        """Queue a step of the rows that need a further token; says whether there is one."""
         running = self.scheduler.running.values()
         for request in running:
             if request.has_all_steps:
@@ -252,24 +246,30 @@ class Worker:
 
     def _hand_out(self, left: int) -> None:
         """Wait for the tokens of queued steps and give them to their requests, until so many steps are left."""
+        # Those who are told have the interpreter while this thread waits for the device.
+        self._tell()
         while len(self._queued) > left:
             stepped, tokens = self._queued.popleft(), self._stepper.tokens()
-            with self.lock:
-                reserved = self.scheduler.ledger.reserved_bytes
-            self._trace.count("bytes", reserved=reserved)
+            self._trace.count("bytes", reserved=self.scheduler.ledger.reserved_bytes)
             for place, request in stepped.items():
                 request.queued -= 1
-                if request.number not in self.scheduler.running:
-                    continue
-                self.generated_tokens += 1
-                if reason := request.push(tokens[place], self._stepper.logprobs.get(place)):
-                    self._end(request, reason)
+                if request.number in self.scheduler.running:
+                    self._give(request, tokens[place], self._stepper.logprobs.get(place))
+        if not left:
+            self._tell()
 
-    def _look(self) -> None:
-        """Count what the rows hold, now and then."""
-        if (now := time.perf_counter()) - self._looked_at >= LOOK_SECONDS:
-            self._looked_at = now
-            self.used_bytes = sum(request.row.stored_bytes for request in self.scheduler.running.values())
+    def _give(self, request: Request, token: int, logprobs: Logprobs | None) -> None:
+        """Give a request a token, which may be its last."""
+        self.generated_tokens += 1
+        self._untold.append(request.stream)
+        if reason := request.push(token, logprobs):
+            self._end(request, reason)
+
+    def _tell(self) -> None:
+        """Tell of the tokens that were handed out."""
+        untold, self._untold = self._untold, []
+        for stream in untold:
+            stream.tell()
 
     def _end(self, request: Request, reason: FinishReason) -> None:
         row, kept = request.row, None

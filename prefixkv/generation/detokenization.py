@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
+
+from prefixkv.transformers_compat import token_decoder
 
 _CUT_OFF = "\N{REPLACEMENT CHARACTER}"
 """What stands where the bytes of a character are not all there."""
@@ -23,7 +25,7 @@ class Detokenizer:
             tokenizer: of transformers.
             left_out: ids that leave no text; all special tokens where None.
         """
-        self._tokenizer, self._left_out = tokenizer, left_out
+        self._decoder, self._left_out = token_decoder(tokenizer), left_out
         self._tokens: list[int] = []
         self._context = self._emitted = 0
 
@@ -47,7 +49,7 @@ class Detokenizer:
         return self._decode(self._context, len(self._tokens)).rstrip(_CUT_OFF)[len(before) :]
 
     def _decode(self, start: int, stop: int) -> str:
-        return _text(self._tokenizer, self._tokens[start:stop], self._left_out)
+        return _text(self._decoder, self._tokens[start:stop], self._left_out)
 
 
 def decoded(tokenizer: Any, tokens: Sequence[int], left_out: Collection[int] | None = None) -> str:
@@ -58,10 +60,10 @@ def decoded(tokenizer: Any, tokens: Sequence[int], left_out: Collection[int] | N
         tokens: ids.
         left_out: ids that leave no text; all special tokens where None.
     """
-    return _text(tokenizer, tokens, left_out).rstrip(_CUT_OFF)
+    return _text(token_decoder(tokenizer), list(tokens), left_out).rstrip(_CUT_OFF)
 
 
-def _text(tokenizer: Any, tokens: Sequence[int], left_out: Collection[int] | None) -> str:
+def _text(decoder: Callable[[list[int], bool], str], tokens: list[int], left_out: Collection[int] | None) -> str:
     if left_out is None:
-        return str(tokenizer.decode(tokens, skip_special_tokens=True))
-    return str(tokenizer.decode([token for token in tokens if token not in left_out], skip_special_tokens=False))
+        return decoder(tokens, True)
+    return decoder([token for token in tokens if token not in left_out], False)

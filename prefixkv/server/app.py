@@ -225,8 +225,8 @@ class _Answer(Response):
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         status = 200
         try:
-            async for chunk in self._completion.chunks(self._include_usage):
-                await _send_event(send, json.dumps(chunk))
+            async for event in self._completion.events(self._include_usage):
+                await _send_event(send, event)
         except Exception as error:
             found = RefusedError.of(error)
             status = found.status

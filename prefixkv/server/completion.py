@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import secrets
 import time
 from collections.abc import AsyncIterator
@@ -67,17 +68,17 @@ class Completion:
         stream, writer, given = self._asked.stream, self._asked.writer, 0
         while True:
             self._woken.clear()
-            is_done, tokens = stream.is_done, stream.tokens
+            is_done, tokens = stream.is_done, stream.tokens_from(given)
             grown: Piece | None = None
-            for place in range(given, len(tokens)):
-                text = writer.push(tokens[place])
-                if place < len(stream.logprobs) and tokens[place] not in self._ends:
-                    self._pending.append(self._scored(tokens[place], stream.logprobs[place]))
+            for place, token in enumerate(tokens, start=given):
+                text = writer.push(token)
+                if place < len(stream.logprobs) and token not in self._ends:
+                    self._pending.append(self._scored(token, stream.logprobs[place]))
                 if piece := self._piece(text):
                     grown = piece if grown is None else grown.with_next(piece)
             if grown is not None:
                 yield grown
-            given = len(tokens)
+            given += len(tokens)
             if is_done:
                 break
             await self._woken.wait()
@@ -123,8 +124,8 @@ class Completion:
         more = {"choices": [choice], "usage": self._usage(), "prefixkv": self._facts()}
         return {**self._head, "object": "chat.completion", **more}
 
-    async def chunks(self, include_usage: bool) -> AsyncIterator[dict[str, Any]]:
-        """The answer piece by piece.
+    async def events(self, include_usage: bool) -> AsyncIterator[str]:
+        """The answer piece by piece, each as the JSON of a chunk.
 
         Args:
             include_usage: whether a last chunk says what it cost.
@@ -132,13 +133,21 @@ class Completion:
         Raises:
             PrefixKVError: it has ended in an error.
         """
-        yield self._chunk({"role": "assistant", "content": ""})
+        yield json.dumps(self._chunk({"role": "assistant", "content": ""}))
+        # All chunks of a text differ in nothing but the text: the rest is written once.
+        before, _, after = json.dumps(self._chunk({"content": self._head["id"]})).rpartition(
+            json.dumps(self._head["id"])
+        )
         async for piece in self.pieces():
-            logprobs = None if piece.logprobs is None else {"content": piece.logprobs, "refusal": None}
-            yield self._chunk({"content": piece.text}, logprobs)
-        yield self._chunk({}, None, self._reason()) | {"prefixkv": self._facts()}
+            if piece.logprobs is None:
+                yield f"{before}{json.dumps(piece.text)}{after}"
+            else:
+                logprobs = {"content": piece.logprobs, "refusal": None}
+                yield json.dumps(self._chunk({"content": piece.text}, logprobs))
+        yield json.dumps(self._chunk({}, None, self._reason()) | {"prefixkv": self._facts()})
         if include_usage:
-            yield {**self._head, "object": "chat.completion.chunk", "choices": [], "usage": self._usage()}
+            usage = {"choices": [], "usage": self._usage()}
+            yield json.dumps({**self._head, "object": "chat.completion.chunk", **usage})
 
     def _chunk(self, delta: dict[str, Any], logprobs: Any = None, reason: str | None = None) -> dict[str, Any]:
         choice = {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": reason}

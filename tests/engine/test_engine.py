@@ -162,6 +162,30 @@ def test_each_token_is_given_before_the_step_after_the_next(
     assert max(sum(queued[: place + 1]) for place in range(16)) == (2 if ahead else 1)
 
 
+def test_tokens_are_told_once_the_step_after_them_is_queued(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever is told works while the engine's thread waits; every token is told of, and so is the end."""
+    monkeypatch.setattr(Stepper, "is_captured", True)
+    queued, told, advance = [0], list[tuple[int, int]](), Stepper.advance
+
+    def count(stepper: Stepper) -> None:
+        queued[0] += 1
+        advance(stepper)
+
+    monkeypatch.setattr(Stepper, "advance", count)
+    ids = torch.randint(5, 90, (1, 20))
+    with prefixkv.Engine(model, "h2o") as engine:
+        stream = engine.submit(
+            {"input_ids": ids},
+            "50%",
+            Sampling(8),
+            stop_tokens=(),
+            on_token=lambda stream: told.append((len(stream.tokens), queued[0])),
+        )
+        stream.result(60)
+    # The first token comes from reading; for the last one no step is needed.
+    assert told == [(1, 1), *((tokens, min(tokens + 1, 7)) for tokens in range(2, 9))]
+
+
 def test_what_never_fits_is_refused_and_the_others_wait_for_memory(model: Any) -> None:
     one = prefixkv.Engine(model, "h2o", "40MiB").footprint(60, "20%", 10).most
     with prefixkv.Engine(model, "h2o", 2 * one) as engine:

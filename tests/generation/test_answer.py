@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerFast
 from prefixkv.generation.answer import RATE_TOKENS, Answer, AnswerWriter, rate
 from prefixkv.generation.detokenization import decoded
 from prefixkv.generation.stop_text import before_stop
+from prefixkv.transformers_compat import token_decoder
 
 
 @pytest.mark.parametrize(
@@ -37,3 +38,23 @@ def test_wherever_an_answer_is_cut_its_pieces_are_its_whole_text(stops: tuple[st
         whole = before_stop(decoded(tokenizer, tokens[:length]), stops).strip()
         assert "".join([*pieces, writer.end()]) == writer.text == whole
         assert not whole.endswith("\N{REPLACEMENT CHARACTER}")
+
+
+class _Own(PreTrainedTokenizerFast):
+    """Decodes in its own way."""
+
+    def _decode(self, *args: object, **options: object) -> str:
+        return super()._decode(*args, **options).upper()
+
+
+@pytest.mark.parametrize("kind", [PreTrainedTokenizerFast, _Own])
+@pytest.mark.parametrize("cleans", [False, True])
+def test_tokens_are_decoded_as_the_tokenizer_does(kind: type[PreTrainedTokenizerFast], cleans: bool) -> None:
+    words = Tokenizer(models.WordLevel({"a": 0, "bee": 1, ",": 2, "</s>": 3}, unk_token="a"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = kind(tokenizer_object=words, clean_up_tokenization_spaces=cleans, eos_token="</s>")
+    for tokens in ([0], [0, 1], [0, 2, 1, 3], [3], []):
+        for skips in (False, True):
+            assert token_decoder(tokenizer)(tokens, skips) == tokenizer.decode(tokens, skip_special_tokens=skips)
+    tokenizer.decode = lambda tokens, skip_special_tokens: f"{tokens}"  # type: ignore[method-assign]
+    assert token_decoder(tokenizer)([0], True) == "[0]"
