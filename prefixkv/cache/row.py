@@ -235,7 +235,7 @@ class CacheRow:
             self._marks = TextMarks(None, 0)
         keys, values = layer.arrive(keys, values)
         may_round = not self.keeps_all
-        sums_all = may_round and self.prefix is None and self.method.queries == "summed" and self.look_ahead is None
+        sums_all = may_round and self.prefix is None and self.method.queries == "summed"
         hand_off.leave(keys, HandOff(partial(self._compact, index), None, sums_all, may_round, again=again))
         return keys, values
 

@@ -12,6 +12,8 @@ from prefixkv.kernels.row_mass import row_mass
 
 WINDOW = 64
 """Most queries at the end of a chunk that speak for what will be asked next (SnapKV's observation window)."""
+SAMPLE = 256
+"""Most of a prompt's own queries that stand for what is asked next, where no profile has look-ahead queries."""
 POOL = 5
 """Entries over which SnapKV averages."""
 
@@ -56,9 +58,16 @@ class Evidence:
         return torch.arange(1, key_len + 1, dtype=torch.float32, device=self.keys.device).expand(batch, 1, -1)
 
     @property
-    def parts_seen(self) -> torch.Tensor:
-        """One over the number of the chunk's queries that could see each entry, (key_len,), float32."""
-        return _parts_seen(self.keys.shape[2], self.queries.shape[2], self.keys.device)
+    def sampled(self) -> torch.Tensor:
+        """`SAMPLE` of the chunk's queries, drawn from all of it, or all where there are fewer.
+
+        Returns:
+            (batch, query_heads, count, head_dim), in the order of the text; the same places in every layer.
+        """
+        chunk_len = self.queries.shape[2]
+        if chunk_len <= SAMPLE:
+            return self.queries
+        return self.queries[:, :, _drawn(chunk_len, self.queries.device)]
 
     def attention(self, queries: torch.Tensor) -> torch.Tensor:
         """The attention that each entry receives from queries, summed over them and averaged over a group's heads.
@@ -72,14 +81,17 @@ class Evidence:
         return attention_mass(queries, self.keys, self.scale)
 
     def peak(self) -> torch.Tensor:
-        """The largest attention that each entry receives from the question or from a look-ahead query.
+        """The largest attention that each entry receives from the question or from a query that looks ahead.
+
+        Those are a profile's look-ahead queries; without a profile, a sample of the chunk's own, which see all entries
+        here, the later ones too.
 
         Returns:
             (batch, kv_heads, key_len), float32.
         """
         question = self.question
-        assert self.look_ahead is not None
-        queries = torch.cat([question, self.look_ahead.expand(question.shape[0], -1, -1, -1)], dim=2)
+        ahead = self.sampled if self.look_ahead is None else self.look_ahead
+        queries = torch.cat([question, ahead.expand(question.shape[0], -1, -1, -1)], dim=2)
         return attention_peak(queries, self.keys, self.scale, own=question.shape[2])
 
     @property
@@ -119,7 +131,9 @@ class Evidence:
 
 
 @functools.lru_cache(maxsize=8)
-def _parts_seen(key_len: int, chunk_len: int, device: torch.device) -> torch.Tensor:
+def _drawn(chunk_len: int, device: torch.device) -> torch.Tensor:
+    """Places of `SAMPLE` of so many tokens, ascending: a draw, since a grid would meet a picture's own."""
     # It outlives the call, so it must be an ordinary tensor even where the call is in inference mode.
     with torch.inference_mode(False):
-        return 1 / torch.arange(key_len, 0, -1, dtype=torch.float32, device=device).clamp(max=chunk_len)
+        order = torch.randperm(chunk_len, generator=torch.Generator().manual_seed(chunk_len))
+        return order[:SAMPLE].sort().values.to(device)

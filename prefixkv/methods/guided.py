@@ -1,4 +1,4 @@
-"""`guided`: what a model will look at while it answers, learnt from its answers to calibration samples."""
+"""`guided`: what a model will look at while it answers, learnt from its answers to samples, or the prompt."""
 
 from __future__ import annotations
 
@@ -18,16 +18,11 @@ def foreseen(evidence: Evidence) -> torch.Tensor:
     """The largest attention that any query pays of those that stand for what comes next.
 
     These are the prompt's last text queries, for what it asks, and the look-ahead queries of a profile, for what the
-    model will look at while it answers. The maximum, since an entry that is needed once is needed.
-
-    Without look-ahead queries it is the mean attention of the last text queries and, for what they do not ask, the
-    attention of all queries that could see an entry, each normalised to 1.
+    model will look at while it answers. Without a profile a sample of the prompt's own queries stands for those: what
+    parts of a text or a picture look at in each other is what a model looks at that goes through them. The maximum,
+    since an entry that is needed once is needed.
     """
-    if evidence.look_ahead is not None:
-        return evidence.peak()
-    seen = evidence.attention(evidence.queries) * evidence.parts_seen
-    asked = evidence.attention(evidence.question) * (0.5 / evidence.question.shape[2])
-    return asked.addcdiv(seen, seen.sum(dim=-1, keepdim=True), value=0.5)
+    return evidence.peak()
 
 
 def mixed(read: LayersRead) -> list[int]:
@@ -49,7 +44,6 @@ GUIDED = Method(
     foreseen,
     mixed,
     shares="falling",
-    queries="summed",
     is_guided=True,
     per_head=True,
     recent_tokens=1,

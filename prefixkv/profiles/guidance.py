@@ -105,5 +105,8 @@ def _read(model: Any, identity: ModelIdentity, notify: Notify) -> LookAhead | No
             return LookAhead.read(profile.look_ahead.read(), model, identity.geometry, losses)
         except PrefixKVError as error:
             missing = str(error)
-    notify(f"guided works without look-ahead: {missing}; measure one with `prefixkv profile --model {identity.id}`")
+    notify(
+        f"guided works without look-ahead queries of a profile, by a sample of the prompt's own: {missing}; "
+        f"measure one with `prefixkv profile --model {identity.id}`"
+    )
     return None

@@ -16,7 +16,7 @@ from prefixkv.chat.conversation import Conversation
 from prefixkv.demo import profile_path
 from prefixkv.demo.questions import question_set
 from prefixkv.errors import PrefixKVError
-from prefixkv.methods.evidence import Evidence
+from prefixkv.methods.evidence import SAMPLE, Evidence
 from prefixkv.models.geometry import KVGeometry
 from prefixkv.models.identity import ModelIdentity
 from prefixkv.models.loading import LoadedModel
@@ -100,6 +100,32 @@ def test_importance_is_the_largest_attention_of_the_question_and_of_the_look_ahe
         evicted = importance.scatter(1, kept, -1.0).amax(dim=1)
         assert (stored.importance[0, :, 1:].amin(dim=1) >= evicted).all(), "something evicted was more important"
         assert kept[:, 0].tolist() == [89, 89], "the newest token is first, and so the last to be evicted"
+
+
+@pytest.mark.parametrize("length", [90, 400])
+def test_without_a_profile_importance_is_the_largest_attention_of_a_sample_of_the_prompts_queries(length: int) -> None:
+    model, inputs = tiny.llava(), tiny.prompt(length)
+    queries = _queries(model, inputs)
+    identity = ModelIdentity.of("tiny", model.config, "float32")
+    cache = prefixkv.PrefixKVCache(identity.geometry, 0.25, "guided")
+    with torch.no_grad():
+        keys = [layer.keys[0] for layer in cache_in(model(**inputs)).layers]
+    with attention.installed(model):
+        _prefill(model, inputs, cache)
+    places = Evidence(torch.arange(length).view(1, 1, -1, 1), torch.zeros(1, 1, length, 1), 1.0).sampled.flatten()
+    assert len(set(places.tolist())) == min(length, SAMPLE)
+    assert places.diff().min() > 0
+    assert places[:3].max() < length // 8, "it is drawn from all of the prompt"
+    assert places[-3:].min() > length - length // 8
+    for layer in range(4):
+        grouped = queries[layer].unflatten(0, (2, 2)) @ keys[layer].unsqueeze(1).transpose(-1, -2) * 16**-0.5
+        hidden = torch.ones(length, length, dtype=torch.bool).triu(1)
+        asked = grouped.masked_fill(hidden, float("-inf")).softmax(dim=-1)[:, :, -64:].amax(dim=(1, 2))
+        ahead = grouped[:, :, places].softmax(dim=-1).amax(dim=(1, 2))
+        kept = cache.kept_positions(layer)[0]
+        stored = cache.layers[layer].importance
+        assert stored is not None
+        torch.testing.assert_close(stored[0], torch.maximum(asked, ahead).gather(1, kept), atol=1e-5, rtol=1e-4)
 
 
 def test_question_is_the_text_behind_the_picture() -> None:
@@ -207,8 +233,8 @@ def test_without_a_profile_it_says_so_and_works() -> None:
     notices: list[str] = []
     identity = ModelIdentity.of("tiny", model.config, "float32")
     cache = make_cache(model, identity, 0.1, "guided", notices.append)
-    said = "guided works without look-ahead: there is no profile of 'tiny'; "
-    assert notices == [said + "measure one with `prefixkv profile --model tiny`"]
+    said = "guided works without look-ahead queries of a profile, by a sample of the prompt's own: there is no profile"
+    assert notices == [said + " of 'tiny'; measure one with `prefixkv profile --model tiny`"]
     with attention.installed(model):
         _prefill(model, inputs, cache)
     assert cache.usage().bytes_fraction <= 0.1
