@@ -181,6 +181,8 @@ class Conversation:
         Raises:
             PrefixKVError: the model's chat template has no place for them.
         """
+        if not isinstance(system, str):
+            raise OptionError(f"the instructions are {repr(system)[:200]}, which is no text: give a str")
         if system and not Prompt(self.loaded.processor, [Turn("")], system, self.template_args).shows_system():
             raise PrefixKVError(f"model {self.loaded.id!r} takes no system text: say it in a question")
         self.system = system

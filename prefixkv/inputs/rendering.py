@@ -5,16 +5,20 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from prefixkv.errors import PrefixKVError
 from prefixkv.inputs.picture_marks import picture_marks
+from prefixkv.inputs.time_limit import TimeUpError, within
 from prefixkv.inputs.turn import Layout, Turn
 from prefixkv.models.pretrained import chat_template
 
 _FORMS = ((True, True), (True, False), (False, False))
 """Whether questions, and whether instructions and answers, are lists of parts. Most processors' templates read lists;
 some read lists for questions only; tokenizers', and some processors', read plain texts."""
+TEMPLATE_SECONDS = 10
+"""A template renders a long conversation in milliseconds. One that takes longer than this loops."""
 _PRINTED_PART = re.compile(r"""\{['"]type['"]: ?['"](image|text)['"]""")
 
 _OF_ANOTHER = "it is another model's, or broken; look at chat_template.jinja and tokenizer_config.json in its folder"
@@ -85,8 +89,13 @@ class Rendering:
         for user_parts, other_parts in _FORMS if hasattr(self.processor, "tokenizer") else _FORMS[-1:]:
             messages = self._messages(user_parts, other_parts)
             options = {"chat_template": template, "add_generation_prompt": True, "tokenize": False}
+            render = partial(self.processor.apply_chat_template, messages, **{**self.template_args, **options})
             try:
-                text = str(self.processor.apply_chat_template(messages, **{**self.template_args, **options}))
+                text = str(within(TEMPLATE_SECONDS, render))
+            except TimeUpError:
+                raise PrefixKVError(
+                    f"the model's chat template was not done after {TEMPLATE_SECONDS} s: {_OF_ANOTHER}"
+                ) from None
             # A template is a program: it may raise anything.
             except Exception as error:
                 errors.append(error)

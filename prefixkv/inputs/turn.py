@@ -7,6 +7,8 @@ from typing import Any
 
 from PIL import Image
 
+from prefixkv.errors import OptionError
+
 Layout = tuple[str | None, ...]
 """The texts of a question in their order, and None at the place of each of its pictures."""
 
@@ -20,12 +22,20 @@ class Turn:
         images: its pictures, in order.
         answer: None until there is one.
         layout: where the pictures stand in the text; None where all of them come before it.
+
+    Raises:
+        OptionError: the question is no text.
     """
 
     prompt: str
     images: tuple[Image.Image, ...] = ()
     answer: str | None = None
     layout: Layout | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what is no text."""
+        if not isinstance(self.prompt, str):
+            raise OptionError(f"the question is {repr(self.prompt)[:200]}, which is no text: give a str")
 
     @property
     def content(self) -> Layout:

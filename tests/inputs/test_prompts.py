@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import threading
 from typing import Any
 
 import pytest
 from PIL import Image
 
+import prefixkv
 from prefixkv.errors import PrefixKVError
 from prefixkv.inputs.prompts import Prompt, Turn
 from prefixkv.inputs.token_ids import stop_tokens
@@ -54,6 +56,29 @@ def test_a_template_that_fails_is_one_line(processor: Any, template: str) -> Non
     processor.chat_template = template
     with pytest.raises(PrefixKVError, match="chat template does not take this conversation"):
         ids(processor)
+
+
+def test_a_template_without_an_end_is_left(processor: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sandbox bounds one loop, not a loop in a loop; the thread that ran it ends."""
+    monkeypatch.setattr("prefixkv.inputs.rendering.TEMPLATE_SECONDS", 0.3)
+    loops = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+    processor.chat_template = f"{loops}{processor.chat_template}"
+    with pytest.raises(PrefixKVError, match=r"template was not done after 0\.3 s: it is another model's, or broken"):
+        ids(processor)
+    for thread in threading.enumerate():
+        if thread.name == "time limit":
+            thread.join(10)
+            assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("question", [3, b"How many?", None, ["How many?"]])
+def test_a_question_that_is_no_text_is_one_line(demo: LoadedModel, question: Any) -> None:
+    conversation = prefixkv.Conversation(demo)
+    with pytest.raises(PrefixKVError, match="which is no text: give a str"):
+        next(conversation.ask(question))
+    with pytest.raises(PrefixKVError, match="which is no text: give a str"):
+        conversation.instruct(question)
+    assert conversation.last_answer is None
 
 
 def test_system_text_that_is_refused_trimmed_or_taken(processor: Any) -> None:
