@@ -13,7 +13,7 @@ from prefixkv.models.geometry import KVGeometry
 from prefixkv.policy.budget import Budget
 from prefixkv.policy.codec import CODECS, DEFAULT_CODEC, Codec
 from prefixkv.policy.entry_size import EntrySize
-from prefixkv.policy.precision import BEARABLE_LOSS, COARSE_BITS, Losses, packed_bits
+from prefixkv.policy.precision import BEARABLE_LOSS, COARSE_BITS, FINE_RUN_BITS, Losses, fine_tokens, packed_bits
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,12 @@ class Capacity:
     def __post_init__(self) -> None:
         """Check that codec and model go together, and that the floors fit."""
         self.codec.check(self.geometry)
+        if self.codec.is_mixed and self.keeps_all:
+            raise OptionError(
+                f"codec {self.codec.name!r} stores the most important entries in more bits, and where everything is "
+                f"kept nothing says which these are: choose another codec, or a method other than 'full' and a budget "
+                "below 100%"
+            )
         if self.budget.kind == "bytes" and self.geometry.state_bytes is None:
             raise OptionError(
                 f"budget {self.budget.text!r} has to hold states of {len(self.geometry.state_layers)} layers, whose "
@@ -89,14 +95,9 @@ class Capacity:
         measured = replace(self, losses=Losses({COARSE_BITS: BEARABLE_LOSS}))
         return (self, measured) if self.is_unmeasured else (self,)
 
-    def holds_all(self, seen_tokens: int, bits: int | None = None) -> bool:
-        """Whether every entry fits.
-
-        Args:
-            seen_tokens: tokens read.
-            bits: of a stored element; None for the model's precision.
-        """
-        return self.geometry.layers * seen_tokens <= self.stored(seen_tokens, bits)
+    def holds_all(self, seen_tokens: int, bits: int | None = None, fine: int = 0) -> bool:
+        """Whether every entry fits; as for `stored`."""
+        return self.geometry.layers * seen_tokens <= self.stored(seen_tokens, bits, fine)
 
     def check_full(self, entries: int) -> None:
         """Refuse what a method that keeps everything cannot store any more under a hard limit.
@@ -132,29 +133,50 @@ class Capacity:
         room = self.budget.room_bytes(self.geometry, seen_tokens)
         return packed_bits(self.geometry, room, self.geometry.layers * seen_tokens, before, self.losses)
 
-    def stored(self, seen_tokens: int, bits: int | None) -> int:
+    def fine(self, seen_tokens: int) -> int:
+        """Entries of each layer that are stored in more bits than the others; 0 where the codec has one precision."""
+        if not self.codec.is_mixed:
+            return 0
+        room, layers = self.budget.room_bytes(self.geometry, seen_tokens), self.geometry.layers
+        fine = fine_tokens(room, layers * seen_tokens, layers, self.budget.price(self._size(FINE_RUN_BITS)))
+        return min(fine, seen_tokens - 1)
+
+    def beside(self, fine: int, bits: int | None) -> int:
+        """As how many entries of a layer's buffer, rounded up, its fine run counts.
+
+        Args:
+            fine: entries of the fine run.
+            bits: of the others.
+        """
+        if not fine:
+            return 0
+        return -(-fine * self.budget.price(self._size(FINE_RUN_BITS)) // self.budget.price(self._size(bits)))
+
+    def stored(self, seen_tokens: int, bits: int | None, fine: int = 0) -> int:
         """Entries of all layers, as they are stored, that fit once `seen_tokens` are read; there may be fewer.
 
         Args:
             seen_tokens: tokens read.
             bits: of a stored element; None for the model's precision.
+            fine: entries of each layer's fine run, which fit.
         """
-        return self.budget.entries(self.geometry, seen_tokens, size=self._size(bits))
+        more = self.geometry.layers * (self.beside(fine, bits) - fine)
+        return max(0, self.budget.entries(self.geometry, seen_tokens, size=self._size(bits)) - more)
 
-    def limits(self, kept: Sequence[int], seen_tokens: int, bits: int | None) -> list[int]:
-        """Entries that each layer may hold from now on: under a hard limit what it has, and its part of what is left.
+    def limits(self, kept: Sequence[tuple[int, int]], seen_tokens: int, bits: int | None) -> list[int]:
+        """Entries that each layer's buffer may hold from now on: what it has, under a hard limit also what is left.
 
         Args:
-            kept: entries of each layer.
+            kept: entries of each layer's buffer, and of its fine run.
             seen_tokens: tokens read.
             bits: of a stored element; None for the model's precision.
         """
         if not self.budget.is_hard_limit:
-            return list(kept)
-        room = max(0, self.stored(seen_tokens, bits) - sum(kept))
-        return [own + more for own, more in zip(kept, uniform(room, len(kept)), strict=True)]
+            return [own for own, _ in kept]
+        room = max(0, self.stored(seen_tokens, bits) - sum(own + self.beside(fine, bits) for own, fine in kept))
+        return [own + more for (own, _), more in zip(kept, uniform(room, len(kept)), strict=True)]
 
-    def total(self, seen_tokens: int, bits: int | None) -> int:
+    def total(self, seen_tokens: int, bits: int | None, fine: int = 0) -> int:
         """Entries that all layers together may store: what fits, no more than there are, no fewer than the floors.
 
         A hard limit holds whatever the floors are, which fit into it.
@@ -162,8 +184,9 @@ class Capacity:
         Args:
             seen_tokens: tokens read.
             bits: of a stored element; None for the model's precision.
+            fine: entries of each layer's fine run.
         """
-        total, layers = self.stored(seen_tokens, bits), self.geometry.layers
+        total, layers = self.stored(seen_tokens, bits, fine), self.geometry.layers
         if not self.budget.is_hard_limit:
             total = max(total, layers * min(seen_tokens, self.method.floor_tokens))
         return min(total, layers * seen_tokens)

@@ -46,16 +46,18 @@ class Chunk:
         row.capacity.check_floor(seen_tokens=self._seen)
         self._shares = LayerShares(row.method, row.geometry.layers, row.keep_fractions, row.budget.is_hard_limit)
         row.is_text = marks.behind(row.is_text, 1, row.seen_tokens, self._len)
-        is_evicted = any(layer.kept_tokens < layer.seen_tokens for layer in row.layers)
+        is_evicted = any(layer.stored_tokens < layer.seen_tokens for layer in row.layers)
         before = row.layers[0].bits
         if row.capacity.is_unmeasured and not row.capacity.holds_all(self._seen, FINE_BITS):
             row.capacity = replace(row.capacity, losses=unmeasured_losses(keys))
         row.bits = row.capacity.bits(self._seen, before, is_evicted or before is not None)
+        row.fine = row.capacity.fine(self._seen)
         # What is stored comes to the new precision before the first layer is compacted.
         for layer in row.layers:
-            if row.bits is not None and layer.kept_tokens and layer.bits != row.bits:
+            layer.fine_wanted = row.fine
+            if row.bits is not None and layer.kept_tokens and layer.bits != row.bits and not row.fine:
                 layer.repack(row.bits)
-        self._fits = not is_evicted and row.capacity.holds_all(self._seen, row.bits)
+        self._fits = not is_evicted and row.capacity.holds_all(self._seen, row.bits, row.fine)
         self._compaction = None if self._shares.is_known else self._new_compaction(keys)
         self._placed: PlacedQueries | None = None
         if row.look_ahead is not None and not row.keeps_all:
@@ -69,7 +71,8 @@ class Chunk:
         ahead, small = (AHEAD, small_bytes(keys.device) // row.beside) if is_first else (0, 0)
         parts = row.layers, self._shares, row.capacity
         # A method of this chunk would be a reference in a circle: its tensors would wait for Python's collector.
-        return Compaction(*parts, self._seen, row.bits, partial(_text_tokens, row, self._seen), ahead, small)
+        text_tokens = partial(_text_tokens, row, self._seen)
+        return Compaction(*parts, self._seen, row.bits, row.fine, text_tokens, ahead, small)
 
     def compact(self, index: int, queries: torch.Tensor, scale: float, keys: torch.Tensor | None = None) -> None:
         """Choose what stays of the layer that has just attended, and of the earlier ones.
@@ -85,12 +88,12 @@ class Chunk:
         assert layer.arriving is not None
         entries = layer.arriving[0].shape[2]
         if row.keeps_all:
-            row.capacity.check_full(sum(other.kept_tokens for other in row.layers if other is not layer) + entries)
+            row.capacity.check_full(sum(other.stored_tokens for other in row.layers if other is not layer) + entries)
             layer.keep(None, queries.new_zeros(1, 1, entries, dtype=torch.float32), self._len, row.bits)
         else:
             importance, pictures = score(row.method, layer, self.evidence(index, queries, scale, keys))
             if self._fits or self._compaction is None:
-                total = row.capacity.total(self._seen, row.bits)
+                total = row.capacity.total(self._seen, row.bits, row.fine)
                 count = entries if self._fits else min(entries, self._shares.known(total, self._seen)[index])
                 layer.keep(choose(row.method, importance, count), importance, self._len, row.bits)
             else:

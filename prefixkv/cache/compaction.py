@@ -19,6 +19,7 @@ from prefixkv.kernels.dispatch import first_ranked, gather
 from prefixkv.kernels.gathering import Move
 from prefixkv.policy.entry_size import EntrySize
 from prefixkv.policy.method_calls import choose
+from prefixkv.policy.precision import FINE_RUN_BITS
 from prefixkv.policy.ranking import rank
 from prefixkv.policy.shares import LayerShares
 
@@ -50,6 +51,7 @@ class Compaction:
         capacity: Capacity,
         seen_tokens: int,
         bits: int | None,
+        fine: int,
         text_tokens: Callable[[], int],
         ahead: int = 0,
         small_bytes: int = 0,
@@ -62,6 +64,7 @@ class Compaction:
             capacity: what fits.
             seen_tokens: tokens read when the chunk is.
             bits: in which an element is stored; None for the model's own precision.
+            fine: entries that each layer puts into its fine run.
             text_tokens: says how many of the tokens read are text; asked once at most.
             ahead: layers that may be held whole beside the slack; without any, the newest curve is waited for.
             small_bytes: what all layers together may take for none of them to be cut before the last has read.
@@ -73,8 +76,9 @@ class Compaction:
         self._is_hard_limit, self._waits = capacity.budget.is_hard_limit, capacity.method.waits
         self._whole_bytes = capacity.geometry.entry_bytes
         self._stored_bytes = EntrySize.of(capacity.geometry, bits).stored
-        self._total = capacity.total(seen_tokens, bits)
-        most = self._total * self._stored_bytes
+        self._fine, self._fine_bytes = fine, EntrySize.of(capacity.geometry, FINE_RUN_BITS).stored
+        self._total = capacity.total(seen_tokens, bits, fine)
+        most = self._total * self._stored_bytes + len(layers) * fine * (self._fine_bytes - self._stored_bytes)
         slack = most // SLACK + ahead * seen_tokens * self._stored_bytes
         self._most_bytes = most if self._is_hard_limit else most + slack
         self._is_small = len(layers) * seen_tokens * self._whole_bytes <= small_bytes
@@ -116,7 +120,7 @@ class Compaction:
         """Cut what must be cut now that a further layer, but the last, is held whole."""
         last = len(self._layers) - 1
         arrived = self._shares.fetch()
-        whole = self._layers[index].kept_tokens * self._whole_bytes
+        whole = self._layers[index].stored_tokens * self._whole_bytes
         excess = sum(map(self._bytes, self._layers)) - self._most_bytes
         if index == last - 1 and not self._is_hard_limit:
             # The last layer is held beside all that it finds.
@@ -135,14 +139,23 @@ class Compaction:
                 self._rank(list(layers))
         last = len(self._layers) - 1
         counts = self._counts(last + 1, last)
-        cuts = [(layer, min(count, layer.kept_tokens)) for layer, count in zip(self._layers, counts, strict=True)]
-        self._shrink((layer, count) for layer, count in cuts if layer.arriving is not None or count < layer.kept_tokens)
+        cuts = [(layer, min(count, layer.stored_tokens)) for layer, count in zip(self._layers, counts, strict=True)]
+        self._shrink(
+            (layer, count) for layer, count in cuts if layer.arriving is not None or count < layer.stored_tokens
+        )
         for layer in self._layers:
             layer.ranks = None
 
     def _bytes(self, layer: CompressedLayer) -> int:
         """What a layer stores or holds."""
-        return layer.kept_tokens * (self._stored_bytes if layer.arriving is None else self._whole_bytes)
+        if layer.arriving is not None:
+            return layer.kept_tokens * self._whole_bytes
+        return layer.kept_tokens * self._stored_bytes + layer.fine.kept_tokens * self._fine_bytes
+
+    def _packed_bytes(self, count: int) -> int:
+        """What a layer stores that is cut to so many entries."""
+        fine = min(self._fine, max(0, count - 1))
+        return (count - fine) * self._stored_bytes + fine * self._fine_bytes
 
     def _cut(self, counts: Sequence[int], wanted: int) -> int:
         """Cut layers, those with most to lose first, until so many bytes are free or nothing is left to cut.
@@ -152,8 +165,8 @@ class Compaction:
         """
         cuts = []
         for layer, count in zip(self._layers, counts, strict=False):
-            count = min(count, layer.kept_tokens)
-            cuts.append((self._bytes(layer) - count * self._stored_bytes, layer, count))
+            count = min(count, layer.stored_tokens)
+            cuts.append((self._bytes(layer) - self._packed_bytes(count), layer, count))
         # A hard limit is of what is stored: room comes first there, then a layer that was held.
         cuts.sort(key=lambda cut: (self._is_hard_limit and cut[1].arriving is not None, -cut[0]))
         chosen, freed = [], 0
@@ -198,13 +211,14 @@ class Compaction:
         if self._method.select is not None:
             every = [(layer, count, layer.importance) for layer, count in cuts]
             return {id(each): choose(self._method, own, count) for each, count, own in every if own is not None}
-        ranked = [(layer, count) for layer, count in cuts if layer.ranks is not None and count < layer.kept_tokens]
+        parts = [(layer, layer.in_buffer(count)) for layer, count in cuts]
+        ranked = [(layer, count) for layer, count in parts if layer.ranks is not None and count < layer.kept_tokens]
         choices = first_ranked([layer.ranks for layer, _ in ranked if layer.ranks is not None], [c for _, c in ranked])
         return {id(layer): indices for (layer, _), indices in zip(ranked, choices, strict=True)}
 
     def _counts(self, read: int, index: int) -> list[int]:
         """Entries for the first `read` layers of those up to `index`; what later ones store is reserved for them."""
-        stored = [layer.kept_tokens for layer in self._layers]
+        stored = [layer.stored_tokens for layer in self._layers]
         later = [0] * (index + 1 - read) + stored[index + 1 :]
         text_tokens = self._text_tokens() if self._waits else self._seen_tokens
         return self._shares.counts(self._total, self._seen_tokens, stored[:read], later, text_tokens)

@@ -20,18 +20,21 @@ class DecodeLimit:
         anchor_kept: of a share, entries stored when the layer was last compacted; with `anchor_seen` the share itself.
         anchor_seen: tokens read then.
         is_release: whether the share is of all tokens read and may be exceeded by one entry, as in PrefixKV's release.
+        beside: of a share, entries of a fine run beside the buffer; in a release their number, else as many of the
+            buffer's as take their bytes, since what grows with the text is the buffer.
     """
 
     fixed: int | None = None
     anchor_kept: int = 1
     anchor_seen: int = 1
     is_release: bool = False
+    beside: int = 0
 
     @classmethod
-    def of_share(cls, share: float | Fraction) -> DecodeLimit:
-        """The release's limit for a share of the tokens read."""
+    def of_share(cls, share: float | Fraction, beside: int = 0) -> DecodeLimit:
+        """The release's limit for a share of the tokens read, with so many entries in a fine run."""
         exact = Fraction(share).limit_denominator(2**20)
-        return cls(None, exact.numerator, exact.denominator, is_release=True)
+        return cls(None, exact.numerator, exact.denominator, True, beside)
 
     def allowed(self, seen_tokens: int) -> int:
         """Entries that the layer may hold when it has read one token more.
@@ -42,9 +45,9 @@ class DecodeLimit:
         if self.fixed is not None:
             return self.fixed
         if self.is_release:
-            return -(-seen_tokens * self.anchor_kept // self.anchor_seen) + 1
+            return -(-seen_tokens * self.anchor_kept // self.anchor_seen) + 1 - self.beside
         generated = seen_tokens + 1 - self.anchor_seen
-        return self.anchor_kept + generated * self.anchor_kept // self.anchor_seen
+        return self.anchor_kept + generated * (self.anchor_kept + self.beside) // self.anchor_seen
 
     def kept_after(self, kept_tokens: int, seen_tokens: int, steps: int) -> int:
         """Entries that the layer holds after some steps.

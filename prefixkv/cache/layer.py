@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 
 from prefixkv.cache.decode_limit import DecodeLimit
-from prefixkv.cache.stored_entries import StoredEntries
+from prefixkv.cache.fine_run import EntriesInRuns
 from prefixkv.errors import PrefixKVError
 from prefixkv.kernels.dispatch import gather, pack
 from prefixkv.kernels.gathering import Move
@@ -17,7 +17,7 @@ GROWTH = 32
 """A full buffer grows by one part in so many (and one entry): few copies, and little allocated but not used."""
 
 
-class CompressedLayer(StoredEntries):
+class CompressedLayer(EntriesInRuns):
     """Keys and values of one layer in a buffer of its own size.
 
     A chunk of several tokens (a prompt, a later turn) arrives beside the buffer, is attended to whole, and is then
@@ -35,7 +35,7 @@ class CompressedLayer(StoredEntries):
         head: place of the oldest slot in the ring.
         count: slots in the ring.
         seen_tokens: tokens read, kept or not.
-        kept_tokens: entries stored or held.
+        kept_tokens: entries stored or held, without those of a fine run.
     """
 
     def __init__(self, head_dim: int, dtype: torch.dtype, is_latent: bool = False) -> None:
@@ -86,6 +86,8 @@ class CompressedLayer(StoredEntries):
             )
         if self.kept_tokens:
             self.follow(keys.device)
+            if self.fine.kept_tokens or self.fine_wanted:
+                self.unite()
             self._restore_text_order()
             stored_keys, stored_values = self.entries
             keys = torch.cat([stored_keys, keys], dim=2)
@@ -172,7 +174,10 @@ class CompressedLayer(StoredEntries):
     def _compacted(self, indices: torch.Tensor | None, count: int, bits: int | None) -> tuple[Move, int | None]:
         rows, self.arriving = self.arriving, None
         if rows is None:
-            bits = None
+            self.shorten_fine(count)
+            bits, count = None, self.in_buffer(count)
+        elif self.fine_wanted:
+            indices, count = self.write_fine(rows, indices, count)
         elif bits is not None and self.keys is not None and self.values is not None:
             # They were packed before the chunk: packing them again would lose more.
             keys, values = (

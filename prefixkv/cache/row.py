@@ -53,6 +53,7 @@ class CacheRow:
         keep_fractions: proportions of the layers' shares from a configuration; None where the method finds them.
         look_ahead: a profile's queries, if the method uses them.
         bits: in which elements are stored; None for the model's own precision.
+        fine: entries that each layer stores in more bits.
         limits: entries that each layer may hold under a hard limit; empty before the first chunk.
         is_text: (1, tokens), bool: which tokens are text, as far as somebody said; None where all are.
         prefix: entries that were read for several rows and come before the first chunk; None otherwise.
@@ -101,7 +102,7 @@ class CacheRow:
             layer.reset()
         self.windows, self.states = new_windows(self.geometry), new_states(self.geometry)
         self.bits: int | None = None
-        self.limits = list[int]()
+        self.fine, self.limits = 0, list[int]()
         self.is_text: torch.Tensor | None = None
         self._next_positions: torch.Tensor | None = None
         self.prefix: PrefixEntries | None = None
@@ -157,7 +158,7 @@ class CacheRow:
         """Where the model believes the next token to be: the tokens read, or what the first layer keeps of them."""
         if self.prefix is not None:
             return self.prefix.tokens
-        return self.layers[0].kept_tokens if self.method.positions == "compressed" else self.seen_tokens
+        return self.layers[0].stored_tokens if self.method.positions == "compressed" else self.seen_tokens
 
     def seen_at(self, place: int) -> int:
         """Tokens that one of all decoder layers has read, those of a prefix among them."""
@@ -177,7 +178,7 @@ class CacheRow:
     def stored_bytes(self) -> int:
         """Bytes of all entries in their buffers, counted steps included, which stay to be made up for."""
         return sum(
-            layer.entry_bytes * self.decode_limit(index).kept_after(layer.kept_tokens, layer.seen_tokens, self._steps)
+            layer.bytes_of(self.decode_limit(index).kept_after(layer.kept_tokens, layer.seen_tokens, self._steps))
             for index, layer in enumerate(self._layers)
         )
 
@@ -187,8 +188,7 @@ class CacheRow:
         Returns:
             Tokens for which there is room; more than were asked for where buffers are as large or limits are fixed.
         """
-        self.version += 1
-        left = MANY_STEPS
+        self.version, left = self.version + 1, MANY_STEPS
         for index, layer in enumerate(self.layers):
             limit = self.decode_limit(index)
             layer.reserve(limit, steps)
@@ -261,17 +261,17 @@ class CacheRow:
 
     def decode_limit(self, index: int) -> DecodeLimit:
         """What a layer may hold while tokens are read one by one."""
-        layer = self._layers[index]
+        layer, fine = self._layers[index], self._layers[index].fine.kept_tokens
         if self.keeps_all:
             return DecodeLimit()
         if self.budget.is_hard_limit:
             return DecodeLimit(self.limits[index])
         if self.method.rounding == "exact":
-            return DecodeLimit(None, layer.anchor_kept, layer.anchor_seen)
+            return DecodeLimit(None, layer.anchor_kept, layer.anchor_seen, False, self.capacity.beside(fine, self.bits))
         if self.keep_fractions:
-            return DecodeLimit.of_share(self.keep_fractions[index])
+            return DecodeLimit.of_share(self.keep_fractions[index], fine)
         # It deletes one after a step that left the layer one entry or more above its share.
-        return DecodeLimit(None, layer.anchor_kept, layer.anchor_seen, is_release=True)
+        return DecodeLimit(None, layer.anchor_kept + fine, layer.anchor_seen, True, fine)
 
     def check_step(self) -> None:
         """Refuse a further token where the method keeps everything and the budget is used up.
@@ -286,10 +286,10 @@ class CacheRow:
         if self.prefix is not None:
             queries = self.prefix.queries_before(index, queries)
         self._chunk.compact(index, queries, scale, keys)
-        if index == self.geometry.layers - 1:
-            self._is_due = self.is_in_pass
-            if not self._is_due:
-                self._finish()
+        is_last = index == self.geometry.layers - 1
+        self._is_due = is_last and self.is_in_pass
+        if is_last and not self._is_due:
+            self._finish()
 
     def _finish(self) -> None:
         """All layers have read the chunk: settle what each may hold, room that a hard limit leaves included."""
@@ -297,4 +297,4 @@ class CacheRow:
         self._chunk.finish()
         self._chunk = self.prefix = None
         self.version += 1
-        self.limits = self.capacity.limits([layer.kept_tokens for layer in self._layers], self.seen_tokens, self.bits)
+        self.limits = self.capacity.limits([layer.counts for layer in self._layers], self.seen_tokens, self.bits)

@@ -57,7 +57,7 @@ class RowSteps:
             layers.append(row.store_step(stored[index : index + 1], stored[count + index :][:1], place))
         # The heads of a group ask the same keys: they stand for several queries of one head.
         queries = _turned(query, layers).reshape(count, kv_heads, -1, head_dim)
-        longest = max(layer.kept_tokens for layer in layers)
+        longest = max(layer.stored_tokens for layer in layers)
         together = max(1, BLOCK_BYTES // (2 * longest * kv_heads * head_dim * query.element_size()))
         outputs = [
             self._attend(layers[start : start + together], queries[start : start + together], scale)
@@ -68,7 +68,7 @@ class RowSteps:
     def _attend(self, layers: Sequence[CompressedLayer], queries: torch.Tensor, scale: float) -> torch.Tensor:
         """Attend to what some rows have stored, which is read into the working copy, padded to the longest."""
         count, kv_heads, _, head_dim = queries.shape
-        lengths = [layer.kept_tokens for layer in layers]
+        lengths = [layer.stored_tokens for layer in layers]
         shape = (2, count, kv_heads, max(lengths), head_dim)
         size = 2 * count * kv_heads * max(lengths) * head_dim
         if self._copy.numel() < size:

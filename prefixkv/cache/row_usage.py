@@ -10,6 +10,7 @@ from prefixkv.cache.windows import window_bytes
 from prefixkv.models.geometry import COUNTED_BYTES
 from prefixkv.policy.codec import stored_name
 from prefixkv.policy.entry_size import EntrySize
+from prefixkv.policy.precision import FINE_RUN_BITS
 
 if TYPE_CHECKING:
     from prefixkv.cache.row import CacheRow
@@ -20,11 +21,16 @@ def usage_of(row: CacheRow) -> CacheUsage:
     geometry, layers = row.geometry, []
     for index, layer in enumerate(row.layers):
         stored = layer.kept_tokens * EntrySize.of(geometry, layer.bits).counted
-        layers.append(LayerUsage(index, layer.seen_tokens, layer.kept_tokens, stored))
+        fine = layer.fine.kept_tokens
+        stored += fine * EntrySize.of(geometry, layer.fine.bits).counted
+        layers.append(LayerUsage(index, layer.seen_tokens, layer.stored_tokens, stored, fine))
     full = sum(layer.seen_tokens for layer in layers) * geometry.counted_bytes
-    bits = row.bits or 8 * COUNTED_BYTES
+    bits: float = row.bits or 8 * COUNTED_BYTES
+    fine, kept = (sum(getattr(layer, name) for layer in layers) for name in ("fine_tokens", "kept_tokens"))
+    if fine:
+        bits += (FINE_RUN_BITS - bits) * fine / kept
     allocated, left = allocated_bytes(row), left_bytes(row)
-    return CacheUsage.of(tuple(layers), full, allocated, bits, stored_name(row.bits), left)
+    return CacheUsage.of(tuple(layers), full, allocated, bits, stored_name(row.bits, fine > 0), left)
 
 
 def allocated_bytes(row: CacheRow) -> int:

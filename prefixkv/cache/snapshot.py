@@ -29,6 +29,7 @@ class LayerSnapshot:
         seen_tokens: tokens read.
         anchor_seen: tokens read when the layer was last compacted.
         anchor_kept: entries stored then.
+        fine: keys, values, positions and importance of the fine run; empty where there is none.
     """
 
     keys: torch.Tensor | None
@@ -39,6 +40,7 @@ class LayerSnapshot:
     seen_tokens: int
     anchor_seen: int
     anchor_kept: int
+    fine: tuple[torch.Tensor, ...] = ()
 
     @classmethod
     def take(cls, layer: CompressedLayer, copied: bool = True) -> LayerSnapshot:
@@ -53,6 +55,7 @@ class LayerSnapshot:
             layer.seen_tokens,
             layer.anchor_seen,
             layer.anchor_kept,
+            tuple(own(tensor) for tensor in layer.fine.tensors) if layer.fine.kept_tokens else (),
         )
 
     @property
@@ -72,6 +75,9 @@ class LayerSnapshot:
         layer.seen_tokens, layer.kept_tokens = self.seen_tokens, self.kept_tokens
         layer.anchor_seen, layer.anchor_kept = self.anchor_seen, self.anchor_kept
         layer.is_initialized = self.keys is not None
+        if self.fine:
+            keys, values, *notes = (tensor.to(device, copy=True) for tensor in self.fine)
+            layer.fine.fill((keys, values, tuple(notes)))
 
 
 @dataclass(frozen=True)
@@ -147,6 +153,7 @@ class CacheSnapshot:
             layer.keys, layer.values, layer.cumulative_length = keys, values, window.seen_tokens
         fill_states(row.states, {key: tensor.to(device, copy=True) for key, tensor in self.states.items()})
         row.limits, row.bits = list(self.limits), self.bits
+        row.fine = max((layer.fine.kept_tokens for layer in row.layers), default=0)
         row.is_text = None if self.is_text is None else self.is_text.to(device, copy=True)
         row.next_positions = None if self.next_positions is None else self.next_positions.to(device, copy=True)
 

@@ -19,12 +19,14 @@ class LayerUsage:
         seen_tokens: tokens read.
         kept_tokens: entries stored.
         bytes: of the stored entries, as a 16-bit cache's are counted.
+        fine_tokens: of the entries those that are stored in more bits than the others; 0 where all are alike.
     """
 
     layer: int
     seen_tokens: int
     kept_tokens: int
     bytes: int
+    fine_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,8 @@ class CacheUsage:
         kept_tokens_fraction: entries stored of those read; 1 for an empty cache.
         bytes_fraction: kept_bytes / full_bytes; 1 for an empty cache.
         bits: of an element as it is counted, 16 where it is not packed; of rows that differ, the mean over the entries.
-        codec: in which the entries are stored now: `plain`, `int8`, `int4` or `int2`; of rows that differ, all of these
-            with commas between.
+        codec: in which the entries are stored now: `plain`, `int8`, `int4`, `int2` or `mixed`; of rows that differ, all
+            of these with commas between.
         layers: one per compressed layer.
         left_bytes: of layers that are left alone: windows and states; no share counts them.
     """
@@ -90,6 +92,7 @@ class CacheUsage:
                 sum(part.seen_tokens for part in parts),
                 sum(part.kept_tokens for part in parts),
                 sum(part.bytes for part in parts),
+                sum(part.fine_tokens for part in parts),
             )
             for parts in zip(*(row.layers for row in rows), strict=True)
         )

@@ -148,6 +148,8 @@ def _tensors(state: ConversationState, pictures: list[Image.Image]) -> dict[str,
         tensors[f"layers.{index}.window"] = torch.tensor(layer.window, dtype=torch.int64)
         for name in _ENTRIES:
             tensors[f"layers.{index}.{name}"] = getattr(layer, name)
+        for name, tensor in zip(_ENTRIES, layer.fine, strict=False):
+            tensors[f"layers.{index}.fine.{name}"] = tensor
     for place, window in state.cache.windows.items():
         tensors[f"windows.{place}.keys"], tensors[f"windows.{place}.values"] = window.keys, window.values
     for key, tensor in state.cache.states.items():
@@ -165,7 +167,8 @@ def _state(head: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Conversati
     for index, numbers in enumerate(head["layers"]):
         keys, values, positions, importance, window = (tensors[f"layers.{index}.{name}"] for name in _PARTS)
         slots = tuple(window.tolist())
-        layers.append(LayerSnapshot(keys, values, positions, importance, slots, **numbers))
+        fine = tuple(tensors[name] for part in _ENTRIES if (name := f"layers.{index}.fine.{part}") in tensors)
+        layers.append(LayerSnapshot(keys, values, positions, importance, slots, **numbers, fine=fine))
     windows = {
         int(place): WindowSnapshot(tensors[f"windows.{place}.keys"], tensors[f"windows.{place}.values"], seen_tokens)
         for place, seen_tokens in head["windows"].items()

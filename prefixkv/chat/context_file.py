@@ -15,7 +15,9 @@ import psutil
 from prefixkv.documents import parse_json, read_regular, require_regular, require_version
 from prefixkv.errors import PrefixKVError
 
-FORMAT, VERSION = "prefixkv-context", 3
+FORMAT, VERSION = "prefixkv-context", 4
+COUNTED_VERSION = 3
+"""From which on bytes are counted as a 16-bit cache's."""
 HEAD_KEY, DIGEST_KEY = "prefixkv", "prefixkv_sha256"
 UNSEALED = "0" * 64
 """Stands in the place of the digest while the digest is taken."""
@@ -122,7 +124,7 @@ def _head(header: bytes, path: Path) -> dict[str, Any]:
     from prefixkv.schemas.field import parse
 
     parsed = parse(ContextSchema, head, f"context {path} is not whole")
-    if head["version"] < VERSION and parsed.model.dtype == "float32":
+    if head["version"] < COUNTED_VERSION and parsed.model.dtype == "float32":
         # Older formats counted the bytes of the model's own dtype; what is packed takes what it takes.
         sizes = {
             "full_bytes": parsed.full_bytes // 2,

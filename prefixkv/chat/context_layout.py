@@ -25,6 +25,7 @@ from prefixkv.models.geometry import KVGeometry
 from prefixkv.models.identity import ModelIdentity
 from prefixkv.policy.budget import Budget
 from prefixkv.policy.codec import DEFAULT_CODEC, get_codec
+from prefixkv.policy.precision import BESIDE_BITS, FINE_RUN_BITS
 from prefixkv.schemas.field import MOST_TOKENS, parse, shown_text
 from prefixkv.schemas.model import ModelSchema
 
@@ -110,7 +111,10 @@ def _check(head: Mapping[str, Any], stored: Mapping[str, _Stored], geometry: KVG
     # Where all is kept, nothing is chosen, whatever the method.
     choosing = 1 if method.keeps_all or budget_of(head).is_whole else method.choosing_heads(geometry.kv_heads)
     for index, numbers in enumerate(layers):
-        _check_layer(index, numbers, stored, (dtype, geometry.kv_heads, widths), choosing)
+        fine = _check_fine(index, numbers, stored, geometry, choosing)
+        if fine and (bits != codec.bits if codec.is_mixed else bits != BESIDE_BITS or not codec.is_auto):
+            raise ValueError(f"layer {index} has entries in two precisions")
+        _check_layer(index, numbers, stored, (dtype, geometry.kv_heads, widths), choosing, fine)
     for place, seen_tokens in head["windows"].items():
         keys, values = (stored[f"windows.{place}.{name}"] for name in ("keys", "values"))
         entries = min(seen_tokens, geometry.window_tokens)
@@ -167,6 +171,7 @@ def _check_layer(
     stored: Mapping[str, _Stored],
     row: tuple[str, int, tuple[int, ...]],
     choosing: int,
+    fine: int,
 ) -> None:
     """Check one layer.
 
@@ -176,6 +181,7 @@ def _check_layer(
         stored: all tensors.
         row: dtype of its entries, kv heads, and the elements of a key and of a value.
         choosing: kv heads that choose by themselves.
+        fine: entries of its fine run.
     """
     keys, values, positions, importance, window = (
         stored[f"layers.{index}.{name}"] for name in ("keys", "values", "positions", "importance", "window")
@@ -188,18 +194,45 @@ def _check_layer(
     choices_fit = positions.shape == importance.shape == (1, choosing, kept)
     if not entries_fit or not choices_fit or (positions.dtype, importance.dtype) != ("I64", "F32"):
         raise ValueError(f"the tensors of layer {index} do not fit each other")
-    if window.dtype != "I64" or not 0 < kept <= seen_tokens:
+    if window.dtype != "I64" or not 0 < kept <= seen_tokens - fine:
         raise ValueError(f"the numbers of layer {index} do not fit its tensors")
-    slots, places = (_numbers(tensor, "<i8") for tensor in (window, positions))
+    slots = _numbers(window, "<i8")
     # The queue that decoding takes slots from: without one, or with one twice, it would run out of them.
     if not slots.size or slots.min() < 0 or slots.max() >= kept or np.unique(slots).size != slots.size:
         raise ValueError(f"the numbers of layer {index} do not fit its tensors")
     if not 0 < anchor_seen <= seen_tokens or not 0 < anchor_kept <= min(anchor_seen, kept):
         raise ValueError(f"the numbers of layer {index} are of no compaction")
+    _check_entries(index, (keys, values, positions, importance), widths, seen_tokens)
+
+
+def _check_fine(
+    index: int, numbers: Mapping[str, int], stored: Mapping[str, _Stored], geometry: KVGeometry, choosing: int
+) -> int:
+    """Check a layer's fine run, if it has one, and say how many entries it has; as for `_check_layer`."""
+    if f"layers.{index}.fine.keys" not in stored:
+        return 0
+    parts = tuple(stored[f"layers.{index}.fine.{name}"] for name in ("keys", "values", "positions", "importance"))
+    keys, values, positions, importance = parts
+    widths = tuple(packed_size(each, FINE_RUN_BITS) for each in geometry.shape[1:])
+    fine = keys.shape[2]
+    fits = [keys.shape, values.shape] == [(1, geometry.kv_heads, fine, width) for width in widths]
+    dtypes = [part.dtype for part in parts]
+    if not fits or positions.shape != (1, choosing, fine) or positions.shape != importance.shape or not fine:
+        raise ValueError(f"the tensors of layer {index} do not fit each other")
+    if dtypes != ["U8", "U8", "I64", "F32"]:
+        raise ValueError(f"the tensors of layer {index} do not fit each other")
+    _check_entries(index, parts, widths, numbers["seen_tokens"])
+    return fine
+
+
+def _check_entries(index: int, parts: tuple[_Stored, ...], widths: tuple[int, ...], seen_tokens: int) -> None:
+    """Check that a layer's entries are numbers, at positions that were read."""
+    keys, values, positions, importance = parts
+    places = _numbers(positions, "<i8")
     if not 0 <= places.min() <= places.max() < seen_tokens:
         raise ValueError(f"layer {index} has positions beyond the {seen_tokens} tokens read")
     for name, entries, width in (("keys", keys, widths[0]), ("values", values, widths[1])):
-        if not are_finite(entries.data, dtype, width):
+        if not are_finite(entries.data, entries.dtype, width):
             raise ValueError(f"layer {index} has {name} that are no numbers")
     if not are_finite(importance.data, "F32"):
         raise ValueError(f"layer {index} has an importance that is no number")

@@ -65,12 +65,15 @@ class Footprint:
         heads = capacity.method.choosing_heads(geometry.kv_heads)
         stored, plain = (EntrySize.of(geometry, each, heads).allocated for each in (bits, None))
         whole = prompt_tokens * plain
-        compacted = layers * prompt_tokens if capacity.keeps_all else capacity.total(prompt_tokens, bits)
+        # A fine run counts as the entries in few bits that would take its bytes.
+        fine = capacity.fine(prompt_tokens)
+        beside = layers * (capacity.beside(fine, bits) - fine)
+        compacted = layers * prompt_tokens if capacity.keeps_all else capacity.total(prompt_tokens, bits, fine) + beside
         if capacity.keeps_all:
             kept = layers * tokens
         elif capacity.budget.is_hard_limit:
             # A prompt that fits entirely leaves room, which the answer may fill.
-            kept = max(compacted, min(capacity.stored(prompt_tokens, bits), layers * tokens))
+            kept = max(compacted, min(capacity.stored(prompt_tokens, bits), layers * tokens + beside))
         else:
             kept = compacted + -(-new_tokens * compacted // prompt_tokens) + 2 * layers
         held = 0 if capacity.budget.is_hard_limit else compacted // HELD_SHARE

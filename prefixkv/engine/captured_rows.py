@@ -208,6 +208,8 @@ def obstacle(row: CacheRow, device: torch.device) -> str | None:
             return "its buffers are not contiguous"
         if layer.bits != row.bits:
             return "its layers are packed in different ways"
+        if layer.fine.kept_tokens:
+            return "its layers' entries are in two precisions"
         if layer.bits is not None and (layer.head_dim < PACKED_HEAD or layer.head_dim & (layer.head_dim - 1)):
             return f"it is packed in heads of {layer.head_dim}"
     return None

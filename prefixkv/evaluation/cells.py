@@ -53,7 +53,7 @@ class Cell:
     def asked_fraction(self, geometry: KVGeometry, seen_tokens: float) -> float:
         """The share of the full cache that the budget means at so many tokens; at most what all entries take."""
         budget, codec = Budget.parse(self.budget), get_codec(self.codec)
-        most = codec.entry_size(geometry).counted / geometry.counted_bytes
+        most = codec.largest_entry(geometry).counted / geometry.counted_bytes
         if budget.kind == "fraction":
             return min(most, float(budget.amount))
         token_bytes = geometry.counted_token_bytes if budget.kind == "bytes" else 1

@@ -11,6 +11,8 @@ from prefixkv.models.geometry import KVGeometry
 from prefixkv.policy.entry_size import EntrySize
 
 FINE_BITS, COARSE_BITS, FEWEST_BITS = PRECISIONS
+FINE_RUN_BITS, BESIDE_BITS = COARSE_BITS, FEWEST_BITS
+"""Where a layer's entries are in two precisions: of the most important ones, its fine run, and of the others."""
 SLIGHT_LOSS, BEARABLE_LOSS = 0.002, 0.05
 """Nats a token by which a model may diverge where its prompt is rounded, for twice the entries: always, or where they
 are scarce. A few elements of great size, as Qwen2's biases make them, leave nothing of keys in 4 bits."""
@@ -48,6 +50,23 @@ class Losses:
             return least_lost * ((1 - share) / (1 - most)) ** 2
         (low, more), (high, less) = next(pair for pair in pairwise(points) if share <= pair[1][0])
         return less + (more - less) * (high - share) / (high - low)
+
+
+def fine_tokens(room_bytes: int, entries: int, layers: int, fine_price: int) -> int:
+    """How many entries of each layer are stored in more bits, where a budget is shared between two precisions.
+
+    They take such a share of the bytes as more bits would hold of the entries: three quarters of a budget that holds
+    three quarters of them, a fifth of one that holds a fifth. The first entries given up are worth less than precision
+    for those that stay, the last ones more (docs/results/leads.json).
+
+    Args:
+        room_bytes: bytes that the entries of all layers may take.
+        entries: entries that there are in all layers.
+        layers: of the model.
+        fine_price: bytes of an entry in more bits.
+    """
+    held = min(entries, room_bytes // fine_price)
+    return held * held // entries // layers
 
 
 def packed_bits(geometry: KVGeometry, room_bytes: int, entries: int, before: int | None, losses: Losses) -> int:

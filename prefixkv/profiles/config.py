@@ -96,6 +96,11 @@ class PrefixConfig:
         floor = min(recipe.floor_tokens, context_tokens)
         chosen = get_codec(codec)
         chosen.check(geometry)
+        if chosen.is_mixed:
+            raise OptionError(
+                f"codec {chosen.name!r} finds for every prompt which entries have more bits, and a configuration says "
+                "how many entries there are: choose another codec, or give the budget itself where the model is used"
+            )
         size = chosen.entry_size(geometry, recipe.choosing_heads(geometry.kv_heads))
         parsed.check_floor(geometry, floor, batch, size)
         total = min(parsed.entries(geometry, context_tokens, batch, size), geometry.layers * context_tokens)

@@ -1,0 +1,181 @@
+"""Entries of one layer in two precisions: which are fine, what they take, and that all ways to read them agree."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+import prefixkv
+from prefixkv.cache import attention, compaction
+from prefixkv.cache.capacity import Capacity
+from prefixkv.cache.prefix_cache import PrefixKVCache
+from prefixkv.cache.snapshot import CacheSnapshot
+from prefixkv.engine.admission import Footprint
+from prefixkv.errors import OptionError
+from prefixkv.kernels.packing import pack, unpack
+from prefixkv.methods.table import METHODS, get_method
+from prefixkv.models.geometry import KVGeometry
+from prefixkv.models.identity import ModelIdentity
+from prefixkv.policy.budget import Budget
+from prefixkv.policy.codec import CODECS
+from prefixkv.policy.entry_size import EntrySize
+from prefixkv.policy.precision import fine_tokens
+from prefixkv.profiles.config import PrefixConfig
+from prefixkv.transformers_compat import cache_argument
+from tests import tiny
+
+TOKENS = 150
+EVICTING = sorted(name for name, method in METHODS.items() if not method.keeps_all)
+
+
+def _read(method: str, budget: str, codec: str = "mixed", layers: int = 4) -> tuple[Any, PrefixKVCache]:
+    model = tiny.llava(layers=layers, seed=2)
+    cache = PrefixKVCache(KVGeometry.of(model.config.get_text_config(), "float32"), budget, method, codec=codec)
+    with attention.installed(model), torch.no_grad():
+        model(**tiny.prompt(TOKENS, seed=5), **cache_argument(cache))
+    return model, cache
+
+
+def _step(model: Any, cache: PrefixKVCache, token: int) -> torch.Tensor:
+    with attention.installed(model), torch.no_grad():
+        logits: torch.Tensor = model(input_ids=torch.tensor([[token]]), **cache_argument(cache)).logits[0, -1]
+    return logits
+
+
+@pytest.mark.parametrize("budget", ["45%", "25%", "8%", "60tok", "20KiB"])
+@pytest.mark.parametrize("method", EVICTING)
+def test_a_budget_is_held_while_a_prompt_is_read_and_an_answer_is_given(method: str, budget: str) -> None:
+    model, cache = _read(method, budget)
+    release = len(cache.layers) * 2 * cache.geometry.counted_bytes if METHODS[method].rounding == "release" else 0
+    for token in range(12):
+        usage = cache.usage()
+        assert usage.codec == "mixed"
+        assert 2 < usage.bits < 4
+        room = cache.budget.room_bytes(cache.geometry, cache.seen_tokens)
+        assert usage.kept_bytes <= room + release
+        assert cache.row.stored_bytes == usage.kept_bytes
+        if cache.budget.kind == "bytes":
+            assert usage.allocated_bytes <= cache.budget.amount
+        _step(model, cache, token)
+    fine, coarse = (EntrySize.of(cache.geometry, bits).counted for bits in (4, 2))
+    for layer, stored in zip(cache.usage().layers, cache.layers, strict=True):
+        assert 0 < layer.fine_tokens == stored.fine.kept_tokens < layer.kept_tokens
+        assert layer.bytes == fine * layer.fine_tokens + coarse * (layer.kept_tokens - layer.fine_tokens)
+        assert stored.kept_positions.shape[-1] == layer.kept_tokens
+        for head in stored.kept_positions[0]:
+            assert len(set(head.tolist())) == layer.kept_tokens
+
+
+@pytest.mark.parametrize("method", ["guided", "h2o", "prefixkv", "snapkv"])
+def test_the_fine_run_has_the_most_important_entries_rounded_once(method: str) -> None:
+    _, plain = _read(method, "100%", "plain")
+    _, cache = _read(method, "30%")
+    for whole, layer in zip(plain.layers, cache.layers, strict=True):
+        for head in range(layer.positions.shape[1]):
+            fine, coarse = layer.fine.importance[0, head], layer.importance[0, head, : layer.kept_tokens]
+            # The newest entry is protected, whatever its importance.
+            is_old = layer.fine.positions[0, head] < TOKENS - 1
+            least = METHODS[method].sink_tokens + METHODS[method].recent_tokens
+            assert (fine[is_old] < coarse.max()).sum() <= least
+        for run, bits in ((layer.fine, 4), (layer, 2)):
+            kept = run.keys[:, :, : run.kept_tokens]
+            places = run.positions[..., : run.kept_tokens].expand(1, kept.shape[1], -1)[..., None]
+            exact = whole.keys.gather(2, places.expand(-1, -1, -1, whole.keys.shape[3]))
+            assert torch.equal(kept, pack(exact, bits))
+
+
+@pytest.mark.parametrize("method", ["guided", "prefixkv", "tgv"])
+def test_when_layers_are_cut_does_not_change_what_they_store(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, cache = _read(method, "12%", layers=8)
+    monkeypatch.setattr(compaction, "SLACK", 0.01)
+    _, whole = _read(method, "12%", layers=8)
+    for one, other in zip(cache.layers, whole.layers, strict=True):
+        parts = [(run.keys, run.values, run.positions, run.importance) for run in (one, one.fine, other, other.fine)]
+        for mine, its in zip((*parts[0], *parts[1]), (*parts[2], *parts[3]), strict=True):
+            assert torch.equal(mine, its)
+
+
+def test_a_layer_with_a_small_share_has_a_shorter_fine_run() -> None:
+    _, cache = _read("h2o", "30%")
+    layer = cache.layers[0]
+    fine, kept = layer.fine.positions.clone(), layer.stored_tokens
+    layer.fill(prefixkv.kernels.gathering.gather([layer.shrunk(layer.fine.kept_tokens + 5)[0]], None)[0])
+    assert (layer.kept_tokens, layer.fine.kept_tokens) == (5, fine.shape[-1])
+    move, _ = layer.shrunk(7)
+    layer.fill(prefixkv.kernels.gathering.gather([move], None)[0])
+    assert (layer.kept_tokens, layer.fine.kept_tokens) == (1, 6)
+    assert torch.equal(layer.fine.positions, fine[..., :6])
+    assert kept > 7
+
+
+def test_rows_together_and_alone_and_turned_or_not_read_the_same() -> None:
+    model, cache = _read("guided", "25%")
+    layer = cache.layers[1]
+    keys, values = layer.entries
+    copy = torch.empty(2, *keys.shape[1:])
+    layer.read_into(copy)
+    for part, whole in zip(layer.read, (keys, values), strict=True):
+        assert not torch.allclose(part, whole, atol=1e-2)
+    assert torch.equal(copy[0], layer.read[0][0])
+    assert torch.equal(copy[1], layer.read[1][0])
+    snapshot = CacheSnapshot.take(cache.row)
+    alone = _step(model, cache, 3)
+    rows = [cache.row.emptied() for _ in range(2)]
+    for row in rows:
+        snapshot.restore(row, torch.device("cpu"))
+    together = PrefixKVCache.of_rows(rows)
+    with attention.installed(model), torch.no_grad():
+        logits = model(input_ids=torch.tensor([[3], [3]]), **cache_argument(together)).logits[:, -1]
+    assert torch.allclose(logits, alone.expand(2, -1), atol=1e-5)
+
+
+def test_a_later_turn_scores_both_runs_and_an_undone_one_leaves_them_as_they_were() -> None:
+    model, cache = _read("guided", "25%")
+    snapshot = CacheSnapshot.take(cache.row)
+    before = [tensor.clone() for layer in cache.layers for tensor in (*layer.fine.tensors, layer.keys, layer.positions)]
+    with attention.installed(model), torch.no_grad():
+        model(input_ids=torch.arange(40)[None], **cache_argument(cache))
+    assert cache.usage().kept_bytes <= cache.budget.room_bytes(cache.geometry, TOKENS + 40)
+    assert any((layer.fine.positions >= TOKENS).any() for layer in cache.layers)
+    snapshot.restore(cache.row, torch.device("cpu"))
+    after = [tensor for layer in cache.layers for tensor in (*layer.fine.tensors, layer.keys, layer.positions)]
+    assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
+
+
+@pytest.mark.parametrize("bits", [4, 2])
+def test_packing_what_was_packed_loses_hardly_more(bits: int) -> None:
+    """So a later turn may pack all entries anew, those of the earlier ones among them."""
+    vectors = torch.randn(2000, 64, generator=torch.Generator().manual_seed(3))
+    once = unpack(pack(vectors, bits), bits, torch.float32)
+    twice = unpack(pack(once, bits), bits, torch.float32)
+    lost, lost_twice = ((each - vectors).square().sum() for each in (once, twice))
+    assert lost < lost_twice + 1e-3
+    assert lost_twice < 1.02 * lost
+
+
+def test_the_fine_share_is_what_more_bits_would_hold() -> None:
+    # 1,000 entries of 4 layers: 4 bits hold all, half, a tenth, nothing.
+    assert [fine_tokens(room, 1000, 4, 68) for room in (90_000, 68_000, 34_000, 6_800, 0)] == [250, 250, 62, 2, 0]
+
+
+def test_an_engine_reserves_what_two_precisions_take() -> None:
+    geometry = KVGeometry(layers=4, kv_heads=2, head_dim=64, dtype="float16")
+    for budget in ("20%", "5%", "2MiB"):
+        capacity = Capacity(geometry, Budget.parse(budget), get_method("h2o"), codec=CODECS["mixed"])
+        reserved = Footprint.of(capacity, 1000, 50).running
+        fine, bits = capacity.fine(1000), CODECS["mixed"].bits
+        large, small = (EntrySize.of(geometry, each).allocated for each in (4, 2))
+        total = capacity.total(1000, bits, fine)
+        assert 4 * fine * large + (total - 4 * fine) * small <= reserved
+
+
+def test_what_cannot_be_mixed_is_refused_in_one_line() -> None:
+    geometry = KVGeometry(layers=4, kv_heads=2, head_dim=64, dtype="float16")
+    for budget, method in (("100%", "h2o"), ("20%", "full")):
+        with pytest.raises(OptionError, match="nothing says which these are: choose another codec"):
+            Capacity(geometry, Budget.parse(budget), get_method(method), codec=CODECS["mixed"])
+    identity = ModelIdentity.of("tiny", tiny.llava().config, "float32")
+    with pytest.raises(OptionError, match="choose another codec, or give the budget itself"):
+        PrefixConfig.search("10%", identity, 204, allocation_name="uniform", method="h2o", codec="mixed")
