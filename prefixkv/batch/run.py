@@ -115,7 +115,8 @@ class Batch:
         """Digest of all that an answer depends on besides its line."""
         budget, method, shares = self._rule()
         look_ahead = find_look_ahead(loaded.model, loaded.identity, method, self.notify)
-        queries = b"" if look_ahead is None else look_ahead.queries[0].float().cpu().numpy().tobytes()
+        recorded = () if look_ahead is None else look_ahead.queries
+        queries = b"" if not recorded else recorded[0].float().cpu().numpy().tobytes()
         rule = [budget.kind, str(budget.amount), method, shares, hashlib.sha256(queries).hexdigest()]
         content: list[Any] = [loaded.identity.as_dict(), rule, self.new_tokens]
         named = ("stop", "template_args", "max_pixels", "keep_marks", "system", "sampling")

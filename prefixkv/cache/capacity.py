@@ -13,7 +13,15 @@ from prefixkv.models.geometry import KVGeometry
 from prefixkv.policy.budget import Budget
 from prefixkv.policy.codec import CODECS, DEFAULT_CODEC, Codec
 from prefixkv.policy.entry_size import EntrySize
-from prefixkv.policy.precision import BEARABLE_LOSS, COARSE_BITS, FINE_RUN_BITS, Losses, fine_tokens, packed_bits
+from prefixkv.policy.precision import (
+    COARSE_BITS,
+    FEWEST_BITS,
+    FINE_RUN_BITS,
+    TYPICAL_EVICTION,
+    Losses,
+    fine_tokens,
+    packed_bits,
+)
 
 
 @dataclass(frozen=True)
@@ -92,8 +100,9 @@ class Capacity:
     @property
     def outcomes(self) -> tuple[Capacity, ...]:
         """This, and what it may become once a prompt has said what the model loses by few bits."""
-        measured = replace(self, losses=Losses({COARSE_BITS: BEARABLE_LOSS}))
-        return (self, measured) if self.is_unmeasured else (self,)
+        borne = ({COARSE_BITS: 0.0}, {COARSE_BITS: 0.0, FEWEST_BITS: 0.0})
+        measured = (replace(self, losses=Losses(each, TYPICAL_EVICTION)) for each in borne)
+        return (self, *measured) if self.is_unmeasured else (self,)
 
     def holds_all(self, seen_tokens: int, bits: int | None = None, fine: int = 0) -> bool:
         """Whether every entry fits; as for `stored`."""

@@ -18,13 +18,14 @@ import torch
 
 from prefixkv.cache.compaction import AHEAD, Compaction, small_bytes
 from prefixkv.cache.scoring import entry_marks, score
+from prefixkv.kernels.dispatch import gather
 from prefixkv.methods.evidence import Evidence
 from prefixkv.policy.look_ahead import PlacedQueries
 from prefixkv.policy.method_calls import choose
 from prefixkv.policy.precision import FINE_BITS
+from prefixkv.policy.rounding_trial import TRIED_LAYERS, RoundingTrial
 from prefixkv.policy.shares import LayerShares
 from prefixkv.policy.text_marks import TextMarks
-from prefixkv.policy.told_apart import unmeasured_losses
 
 if TYPE_CHECKING:
     from prefixkv.cache.row import CacheRow
@@ -36,39 +37,60 @@ class Chunk:
     def __init__(self, row: CacheRow, keys: torch.Tensor, marks: TextMarks) -> None:
         """Begin: choose the precision of storage, and see whether everything fits.
 
+        Where nobody has said what the model loses by few bits, these are tried on the first layers, which are held
+        until then.
+
         Args:
             row: whose chunk it is; its layers have not read it yet.
             keys: (1, kv_heads, chunk_len, head_dim), of the first layer.
             marks: which of the chunk's tokens are text.
         """
-        self._row, self._marks, self._len = row, marks, keys.shape[2]
+        self._row, self._marks, self._len, self._device = row, marks, keys.shape[2], keys.device
         self._seen = row.seen_tokens + self._len
         row.capacity.check_floor(seen_tokens=self._seen)
         self._shares = LayerShares(row.method, row.geometry.layers, row.keep_fractions, row.budget.is_hard_limit)
         row.is_text = marks.behind(row.is_text, 1, row.seen_tokens, self._len)
-        is_evicted = any(layer.stored_tokens < layer.seen_tokens for layer in row.layers)
-        before = row.layers[0].bits
+        self._is_evicted = any(layer.stored_tokens < layer.seen_tokens for layer in row.layers)
+        self._before = row.layers[0].bits
+        self._fits = False
+        self._compaction: Compaction | None = None
+        self._trial: RoundingTrial | None = None
+        self._tried: list[tuple[int, torch.Tensor | None]] = []
         if row.capacity.is_unmeasured and not row.capacity.holds_all(self._seen, FINE_BITS):
-            row.capacity = replace(row.capacity, losses=unmeasured_losses(keys))
-        row.bits = row.capacity.bits(self._seen, before, is_evicted or before is not None)
+            self._trial = RoundingTrial(self._tried_layers)
+        else:
+            self._settle()
+        self._placed: PlacedQueries | None = None
+        if row.look_ahead is not None and row.look_ahead.is_recorded and not row.keeps_all:
+            behind = self._seen if row.next_positions is None else int(row.next_positions.max())
+            self._placed = PlacedQueries(row.look_ahead, behind)
+
+    @property
+    def _tried_layers(self) -> int:
+        """Layers that can be held for the trial: under a hard limit only one, unless the others have room for one."""
+        row = self._row
+        room = row.budget.room_bytes(row.geometry, self._seen)
+        has_room = not row.budget.is_hard_limit or room >= self._seen * row.geometry.entry_bytes
+        return min(TRIED_LAYERS, row.geometry.layers) if has_room else 1
+
+    def _settle(self) -> None:
+        """Choose the precision of storage, now that it is known what few bits lose."""
+        row = self._row
+        row.bits = row.capacity.bits(self._seen, self._before, self._is_evicted or self._before is not None)
         row.fine = row.capacity.fine(self._seen)
         # What is stored comes to the new precision before the first layer is compacted.
         for layer in row.layers:
             layer.fine_wanted = row.fine
-            if row.bits is not None and layer.kept_tokens and layer.bits != row.bits and not row.fine:
+            if row.bits is not None and layer.keys is not None and layer.bits != row.bits and not row.fine:
                 layer.repack(row.bits)
-        self._fits = not is_evicted and row.capacity.holds_all(self._seen, row.bits, row.fine)
-        self._compaction = None if self._shares.is_known else self._new_compaction(keys)
-        self._placed: PlacedQueries | None = None
-        if row.look_ahead is not None and not row.keeps_all:
-            behind = self._seen if row.next_positions is None else int(row.next_positions.max())
-            self._placed = PlacedQueries(row.look_ahead, behind)
+        self._fits = not self._is_evicted and row.capacity.holds_all(self._seen, row.bits, row.fine)
+        self._compaction = None if self._shares.is_known else self._new_compaction()
 
-    def _new_compaction(self, keys: torch.Tensor) -> Compaction:
+    def _new_compaction(self) -> Compaction:
         # Later turns find layers that hold earlier entries, for which room is reserved: there nothing waits.
         row = self._row
-        is_first = keys.is_cuda and self._seen == self._len and not row.budget.is_hard_limit
-        ahead, small = (AHEAD, small_bytes(keys.device) // row.beside) if is_first else (0, 0)
+        is_first = self._device.type == "cuda" and self._seen == self._len and not row.budget.is_hard_limit
+        ahead, small = (AHEAD, small_bytes(self._device) // row.beside) if is_first else (0, 0)
         parts = row.layers, self._shares, row.capacity
         # A method of this chunk would be a reference in a circle: its tensors would wait for Python's collector.
         text_tokens = partial(_text_tokens, row, self._seen)
@@ -91,25 +113,52 @@ class Chunk:
             row.capacity.check_full(sum(other.stored_tokens for other in row.layers if other is not layer) + entries)
             layer.keep(None, queries.new_zeros(1, 1, entries, dtype=torch.float32), self._len, row.bits)
         else:
-            importance, pictures = score(row.method, layer, self.evidence(index, queries, scale, keys))
-            if self._fits or self._compaction is None:
-                total = row.capacity.total(self._seen, row.bits, row.fine)
-                count = entries if self._fits else min(entries, self._shares.known(total, self._seen)[index])
-                layer.keep(choose(row.method, importance, count), importance, self._len, row.bits)
+            evidence = self.evidence(index, queries, scale, keys)
+            importance, pictures = score(row.method, layer, evidence)
+            if self._trial is not None:
+                layer.hold(importance, self._len)
+                self._tried.append((index, pictures))
+                self._trial.add(evidence)
+                if self._trial.is_done:
+                    self._end_trial(self._trial)
+            elif self._fits or self._compaction is None:
+                layer.keep(choose(row.method, importance, self._count(index, entries)), importance, self._len, row.bits)
             else:
                 layer.hold(importance, self._len)
                 self._compaction.take_in(index, pictures)
+
+    def _count(self, index: int, entries: int) -> int:
+        """Entries that stay of those of a layer whose share is known, or all where everything fits."""
+        total = self._row.capacity.total(self._seen, self._row.bits, self._row.fine)
+        return entries if self._fits else min(entries, self._shares.known(total, self._seen)[index])
+
+    def _end_trial(self, trial: RoundingTrial) -> None:
+        """Settle the precision, and treat the layers that were held as they would have been."""
+        row, self._trial = self._row, None
+        row.capacity = replace(row.capacity, losses=trial.losses())
+        self._settle()
+        for index, pictures in self._tried:
+            layer = row.layers[index]
+            if self._fits or self._compaction is None:
+                assert layer.importance is not None
+                count = self._count(index, layer.kept_tokens)
+                move, packs = layer.shrunk(count, row.bits, choose(row.method, layer.importance, count))
+                layer.fill(gather([move], packs)[0])
+            else:
+                self._compaction.take_in(index, pictures, is_last=index == self._tried[-1][0])
 
     def evidence(self, index: int, queries: torch.Tensor, scale: float, keys: torch.Tensor | None = None) -> Evidence:
         """What a layer's entries are scored by; as for `compact`."""
         row = self._row
         layer = row.layers[index]
         is_text = entry_marks(layer, row.is_text) if row.method.keeps_text else None
-        placed = None if self._placed is None else self._placed[index].to(queries.device)
+        ahead = None if self._placed is None else self._placed[index].to(queries.device)
+        if ahead is None and row.look_ahead is not None:
+            ahead = row.look_ahead.own(queries)
         tail = self._len if self._marks.is_text is None else self._marks.tail
         assert layer.arriving is not None
         keys = layer.arriving[0] if keys is None else keys
-        return Evidence(queries, keys, scale, is_text, tail, placed)
+        return Evidence(queries, keys, scale, is_text, tail, ahead)
 
     def finish(self) -> None:
         """All layers have read the chunk: cut them to what they hold from now on."""

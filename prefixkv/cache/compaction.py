@@ -85,12 +85,13 @@ class Compaction:
         # So many layers may be whole when the others are cut to the total.
         self._behind = slack // (seen_tokens * self._whole_bytes)
 
-    def take_in(self, index: int, pictures: torch.Tensor | None) -> None:
+    def take_in(self, index: int, pictures: torch.Tensor | None, is_last: bool = True) -> None:
         """Count a layer that is held as read; cut what must be cut now.
 
         Args:
             index: of the layer.
             pictures: the importance of its picture entries together, one number; None without pictures.
+            is_last: whether no later layer is held yet; only then is anything cut.
         """
         if pictures is not None:
             self._shares.add_pictures(pictures)
@@ -99,7 +100,7 @@ class Compaction:
             # The device goes on with the model: ranks are not used before a layer is cut.
             with self._side.beside(layer.device):
                 self._rank([layer])
-            if index < len(self._layers) - 1 and not self._waits:
+            if is_last and index < len(self._layers) - 1 and not self._waits:
                 self._advance(index)
 
     def _rank(self, layers: Sequence[CompressedLayer]) -> None:

@@ -127,4 +127,5 @@ def most_queries(row: CacheRow) -> int | None:
     """The last queries of a prompt that a row's scorer looks at; None for all of them."""
     if row.keeps_all or row.method.queries == "none":
         return 0
-    return WINDOW if row.method.queries == "window" or row.look_ahead is not None else None
+    looks_at_last = row.look_ahead is not None and row.look_ahead.is_recorded
+    return WINDOW if row.method.queries == "window" or looks_at_last else None

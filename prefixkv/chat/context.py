@@ -196,7 +196,7 @@ def _state(head: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Conversati
 
 def _look_ahead_digest(cache: PrefixKVCache) -> str | None:
     """Which recorded queries guide the cache; None where none do."""
-    if cache.look_ahead is None:
+    if cache.look_ahead is None or not cache.look_ahead.is_recorded:
         return None
     return tensor_digest((f"layer {layer}", queries) for layer, queries in enumerate(cache.look_ahead.queries))
 

@@ -55,7 +55,8 @@ class CacheName:
             row: where it will be read.
         """
         budget, shares = row.budget, tuple(row.keep_fractions or ())
-        rule = owner, budget.kind, budget.amount, row.method, row.codec.name, shares, row.look_ahead is None
+        is_profiled = row.look_ahead is not None and row.look_ahead.is_recorded
+        rule = owner, budget.kind, budget.amount, row.method, row.codec.name, shares, is_profiled
         pictures = tuple(bytes.fromhex(picture_sha256(image)) for turn in prompt.turns for image in turn.images)
         return cls(rule, len(prompt.turns), pictures, prompt.inputs["input_ids"][0])
 

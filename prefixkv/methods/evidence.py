@@ -30,8 +30,8 @@ class Evidence:
         is_text: (batch, heads, key_len), bool: entries that are of no picture; None where there is no picture, and for
             methods that do not keep text first.
         text_tail: tokens at the chunk's end that are text in every row.
-        look_ahead: (1, query_heads, count, head_dim), after RoPE: queries of a profile, placed behind the chunk; None
-            without a profile.
+        look_ahead: (1, query_heads, count, head_dim), after RoPE: a profile's queries, placed behind the chunk, or what
+            stands for them; None where nothing does.
     """
 
     queries: torch.Tensor
@@ -64,10 +64,7 @@ class Evidence:
         Returns:
             (batch, query_heads, count, head_dim), in the order of the text; the same places in every layer.
         """
-        chunk_len = self.queries.shape[2]
-        if chunk_len <= SAMPLE:
-            return self.queries
-        return self.queries[:, :, _drawn(chunk_len, self.queries.device)]
+        return self.queries[:, :, sampled_places(self.queries.shape[2], self.queries.device)]
 
     def attention(self, queries: torch.Tensor) -> torch.Tensor:
         """The attention that each entry receives from queries, summed over them and averaged over a group's heads.
@@ -83,8 +80,8 @@ class Evidence:
     def peak(self) -> torch.Tensor:
         """The largest attention that each entry receives from the question or from a query that looks ahead.
 
-        Those are a profile's look-ahead queries; without a profile, a sample of the chunk's own, which see all entries
-        here, the later ones too.
+        Those are the look-ahead queries; without any, a sample of the chunk's own, which see all entries here, the
+        later ones too.
 
         Returns:
             (batch, kv_heads, key_len), float32.
@@ -131,8 +128,8 @@ class Evidence:
 
 
 @functools.lru_cache(maxsize=8)
-def _drawn(chunk_len: int, device: torch.device) -> torch.Tensor:
-    """Places of `SAMPLE` of so many tokens, ascending: a draw, since a grid would meet a picture's own."""
+def sampled_places(chunk_len: int, device: torch.device) -> torch.Tensor:
+    """Places of `SAMPLE` of so many tokens, (count,), int64, ascending: drawn, as a grid meets a picture's own."""
     # It outlives the call, so it must be an ordinary tensor even where the call is in inference mode.
     with torch.inference_mode(False):
         order = torch.randperm(chunk_len, generator=torch.Generator().manual_seed(chunk_len))

@@ -1,10 +1,12 @@
 """Look-ahead queries: what a model really asked while it answered, kept to guide what it will be able to ask later.
 
-They are recorded while profiling, before RoPE, and placed behind a prompt when its entries are scored.
+They are recorded while profiling, before RoPE, and placed behind a prompt when its entries are scored. Without a
+profile a sample of the prompt's own queries stands for them, where they are and once more behind the prompt.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -13,12 +15,15 @@ import torch
 from safetensors import SafetensorError
 
 from prefixkv.errors import PrefixKVError
+from prefixkv.methods.evidence import sampled_places
 from prefixkv.models.geometry import KVGeometry
 from prefixkv.policy.precision import Losses
 from prefixkv.policy.rotary import Rotation
 
 QUERIES = 128
 """Queries that a profile keeps for every layer and head."""
+SPREAD = 64
+"""Places behind a prompt over which its own queries are spread."""
 TOGETHER = 8
 """Layers whose queries are turned in one go."""
 
@@ -28,7 +33,8 @@ class LookAhead:
     """Recorded queries and the rotation that places them.
 
     Attributes:
-        queries: for each compressed layer (query_heads, count, head_dim), before RoPE.
+        queries: for each compressed layer (query_heads, count, head_dim), before RoPE; none where a prompt's own
+            queries stand for them.
         offsets: (count,), int64: how far behind the prompt each was asked.
         rotation: of the model that asked them.
         losses: what the model loses when entries are packed or evicted, as the profile says.
@@ -38,6 +44,37 @@ class LookAhead:
     offsets: torch.Tensor
     rotation: Rotation
     losses: Losses = field(default_factory=Losses)
+
+    @classmethod
+    def of_prompts(cls, model: torch.nn.Module) -> LookAhead:
+        """Without recorded queries: every prompt's own stand for them.
+
+        Args:
+            model: that asks them.
+
+        Raises:
+            PrefixKVError: the model's rotation is not known.
+        """
+        return cls((), torch.empty(0, dtype=torch.int64), Rotation(model))
+
+    @property
+    def is_recorded(self) -> bool:
+        """Whether the queries are a profile's."""
+        return bool(self.queries)
+
+    def own(self, queries: torch.Tensor) -> torch.Tensor:
+        """A sample of a chunk's queries, as they are and moved up to `SPREAD` places behind the chunk.
+
+        Args:
+            queries: (1, query_heads, chunk_len, head_dim), after RoPE, in any place.
+
+        Returns:
+            (1, query_heads, count, head_dim).
+        """
+        places = sampled_places(queries.shape[2], queries.device)
+        steps = queries.shape[2] - places + _offsets(len(places), queries.device)
+        sampled = queries[:, :, places]
+        return torch.cat([sampled, self.rotation.advance(sampled[0], steps)[None]], dim=2)
 
     @classmethod
     def read(cls, payload: bytes, model: torch.nn.Module, geometry: KVGeometry, losses: Losses) -> LookAhead:
@@ -67,6 +104,13 @@ class LookAhead:
         device, dtype = next(model.parameters()).device, getattr(torch, geometry.dtype)
         queries = [layer.to(device, dtype) for layer in queries]
         return cls(queries, offsets.to(device, torch.int64), rotation, losses)
+
+
+@functools.lru_cache(maxsize=8)
+def _offsets(count: int, device: torch.device) -> torch.Tensor:
+    # It outlives the call, so it must be an ordinary tensor even where the call is in inference mode.
+    with torch.inference_mode(False):
+        return torch.randint(0, SPREAD, (count,), generator=torch.Generator().manual_seed(0)).to(device)
 
 
 class PlacedQueries:

@@ -43,7 +43,7 @@ class Rotation:
         turning = {bool(rotates[place]) for place in geometry.compressed_layers}
         if self._angles is None or len(turning) > 1:
             raise PrefixKVError(f"{type(model).__name__} does not rotate its queries in every layer")
-        self._is_still = turning == {False}
+        self._is_still, self._lengthens = turning == {False}, False
         size, self._rotated = geometry.head_dim, None
         if self._is_still:
             return
@@ -59,6 +59,7 @@ class Rotation:
             raise PrefixKVError(f"the rotation of {type(model).__name__} is not known: {error}") from None
         if not torch.allclose(turned, trial, atol=TOLERANCE):
             raise PrefixKVError(f"the rotation of {type(model).__name__} cannot be undone")
+        self._lengthens = not torch.allclose(self.turn(trial, positions).norm(), trial.norm(), rtol=TOLERANCE)
 
     @torch.no_grad()
     def turn(self, queries: torch.Tensor, positions: torch.Tensor, back: bool = False) -> torch.Tensor:
@@ -93,6 +94,20 @@ class Rotation:
         turned = self._apply(exact, exact[:, :1], cosine, sine)[0][0]
         turned = turned / stretch[0] if back else turned
         return (turned if still is None else torch.cat([still[0], turned], dim=-1)).to(queries.dtype)
+
+    def advance(self, queries: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
+        """Move queries that are in their places so many places on, on all axes where a model has several.
+
+        Args:
+            queries: (query_heads, count, head_dim), after RoPE.
+            steps: (count,), int64.
+
+        Returns:
+            The same shape and dtype.
+        """
+        moved = self.turn(queries, steps)
+        # Where the model lengthens vectors as it rotates them, that was done once already.
+        return self.turn(moved, torch.zeros_like(steps), back=True) if self._lengthens else moved
 
 
 class PositionWatch:

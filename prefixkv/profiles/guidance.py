@@ -65,7 +65,7 @@ def leave_out_profile(model: Any) -> None:
     Args:
         model: of transformers.
     """
-    _found[model] = None
+    _found[model] = _of_prompts(model)
 
 
 def find_look_ahead(model: Any, identity: ModelIdentity, method: str | Method, notify: Notify) -> LookAhead | None:
@@ -78,7 +78,8 @@ def find_look_ahead(model: Any, identity: ModelIdentity, method: str | Method, n
         notify: called with one line where the method wants them and there are none.
 
     Returns:
-        None where the method uses none, or there are none for this model.
+        Where there are none, what stands for them; None where the method uses none, or the model's rotation is not
+        known.
 
     Raises:
         PrefixKVError: the profile is broken.
@@ -109,4 +110,12 @@ def _read(model: Any, identity: ModelIdentity, notify: Notify) -> LookAhead | No
         f"guided works without look-ahead queries of a profile, by a sample of the prompt's own: {missing}; "
         f"measure one with `prefixkv profile --model {identity.id}`"
     )
-    return None
+    return _of_prompts(model)
+
+
+def _of_prompts(model: Any) -> LookAhead | None:
+    """What stands for a profile's queries; None where they cannot be moved, so that they stay where they are."""
+    try:
+        return LookAhead.of_prompts(model)
+    except PrefixKVError:
+        return None

@@ -73,7 +73,7 @@ def test_a_small_chunk_is_cut_once(
     """Its layers are ranked together, and keep what they keep one by one."""
     model = tiny.llava(layers=LAYERS, seed=2)
     geometry = KVGeometry.of(model.config.get_text_config(), "float32")
-    expected = _read(method, "20%", geometry, model)
+    expected = _read(method, "5%", geometry, model)
     cuts: list[int] = []
     cut = compaction.Compaction._cut
     monkeypatch.setattr(
@@ -82,7 +82,7 @@ def test_a_small_chunk_is_cut_once(
     begin: Any = compaction.Compaction
     small = TOKENS * geometry.token_bytes + spare
     monkeypatch.setattr(chunk, "Compaction", lambda *arguments: begin(*arguments[:-2], 1, small))
-    found = _read(method, "20%", geometry, model)
+    found = _read(method, "5%", geometry, model)
     assert bool(cuts) == (is_cut_early and method in ("prefixkv", "guided"))
     assert [layer.kept_tokens for layer in found.layers] == [layer.kept_tokens for layer in expected.layers]
     for one, other in zip(found.layers, expected.layers, strict=True):

@@ -130,3 +130,6 @@ def test_look_ahead_queries_are_turned_as_the_model_turns_them(kind: str, dtype:
     assert turned.equal(own[0].to(dtype))
     back = rotation.turn(rotation.turn(exact[0], positions), positions, back=True)
     assert torch.allclose(back, exact[0], atol=1e-4)
+    if kind in FIXED_ROTARY:
+        further = rotation.advance(rotation.turn(exact[0], positions), torch.full_like(positions, 5))
+        assert torch.allclose(further, rotation.turn(exact[0], positions + 5), atol=1e-3)
