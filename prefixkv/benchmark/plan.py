@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from prefixkv.benchmark import hardware
+from prefixkv.benchmark import generate_path, hardware
 from prefixkv.benchmark.cell import Cell
 from prefixkv.benchmark.load import STATIC, STOCK, Load
 from prefixkv.benchmark.random_model import random_look_ahead
 from prefixkv.benchmark.run import measure, uses_look_ahead
 from prefixkv.errors import OptionError
+from prefixkv.inputs.positions import answer_room
 from prefixkv.methods.table import get_method
 from prefixkv.models.geometry import KVGeometry
 from prefixkv.policy.budget import Budget
@@ -80,8 +81,16 @@ def run_benchmark(
         Plain values: device, versions, commit, bandwidth and the cells.
 
     Raises:
-        OptionError: the largest batch is asked for on a device that does not say how much it holds.
+        OptionError: a row is longer than the model's positions; or the largest batch is asked for on a device that
+            does not say how much it holds.
     """
+    new_tokens = plan.new_tokens if plan.path == "decode" else max(plan.new_tokens, generate_path.MANY_TOKENS)
+    room = answer_room(model.config, max(plan.contexts))
+    if room is not None and room < new_tokens:
+        raise OptionError(
+            f"rows of {max(plan.contexts):,} tokens leave the model {room:,} positions, and {new_tokens} tokens are "
+            "generated: give fewer --context-tokens"
+        )
     device = model.device
     if 0 in plan.batches and device.type != "cuda":
         raise OptionError(f"how many rows {device} holds is not known: give a number of rows, max is for GPUs")

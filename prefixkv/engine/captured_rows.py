@@ -113,11 +113,14 @@ class CapturedRows:
     def _chosen_step(self, present: Sequence[tuple[int, CacheRow]]) -> CapturedStep:
         """The smallest step with room for the rows that are here, in the precisions that occur.
 
-        Where rows have gone, a smaller one is taken if it was captured before.
+        Where rows have gone, a smaller one is taken if it was captured before. A row that comes to others which need
+        the same step has it as it is: whether the weights are where they were is looked at when the first row comes.
         """
         load = 1 << present[-1][0].bit_length(), formats_of(row for _, row in present)
-        has_changed = any(self._versions.get(place) != row.version for place, row in present)
-        stays = not has_changed and (load == self._load or not CapturedStep.is_ready(self._model, *load))
+        is_new = [self._versions.get(place) != row.version for place, row in present]
+        stays = (
+            not all(is_new) if load == self._load else not (any(is_new) or CapturedStep.is_ready(self._model, *load))
+        )
         if stays and self._step is not None:
             return self._step
         with _on(self._device):

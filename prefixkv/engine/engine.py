@@ -29,6 +29,7 @@ from prefixkv.generation.choice import seed_of
 from prefixkv.generation.sampling import Sampling
 from prefixkv.generation.shaping import shaping_of
 from prefixkv.generation.stop_text import stop_texts, stop_watch
+from prefixkv.inputs.positions import answer_room
 from prefixkv.inputs.prompts import Prompt
 from prefixkv.inputs.token_ids import end_tokens
 from prefixkv.methods.method import Method
@@ -123,8 +124,9 @@ class Engine:
         Args:
             inputs: a prompt, or the model's inputs, `input_ids` (1, tokens) among them, without padding.
             budget: what this request's cache may keep, as `Budget.parse` reads it; or a configuration.
-            sampling: how tokens are chosen; greedy, at most 512 tokens, where None. With a seed the answer is the same
-                whatever else is asked. The tokens that spell one of its stop texts are the last ones.
+            sampling: how tokens are chosen; greedy, at most 512 tokens, where None, and never more than the model has
+                positions. With a seed the answer is the same whatever else is asked. The tokens that spell one of its
+                stop texts are the last ones.
             deadline: seconds from now after which the answer ends as it is.
             stop_tokens: that end the answer; the model's own where None.
             on_end: called with the stream when the answer has ended, in the engine's thread, which it must not hold up.
@@ -143,7 +145,7 @@ class Engine:
         Raises:
             OptionError: an option has a value that is not allowed; or there are stop texts and no tokenizer.
             BudgetTooSmallError: the request does not fit the memory, or its budget what the method must keep.
-            PrefixKVError: the inputs are no single prompt, or the engine is closed.
+            PrefixKVError: the inputs are no single prompt, they fill the model's positions, or the engine is closed.
         """
         if deadline is not None and deadline <= 0:
             raise OptionError(f"deadline {deadline} is over: give the seconds that the answer may take")
@@ -158,6 +160,7 @@ class Engine:
             raise OptionError(
                 f"stop text {texts[0]!r} needs a tokenizer: give the engine a model of prefixkv.load_model"
             )
+        sampling = sampling.within(answer_room(self._model.config, ids.shape[1]), self._notify)
         row = self._new_row(budget, method, codec)
         footprint = self._footprint(row, ids.shape[1], sampling.max_new_tokens)
         stops = self._stop_tokens if stop_tokens is None else frozenset(stop_tokens)

@@ -145,6 +145,7 @@ def test_table_is_on_stdout_and_fits_a_terminal(run: Run) -> None:
         (("--padding", "9"), "give --path generate"),
         (("--plot", "figures.doc"), "end it in .png, .svg"),
         (("--shape", "small", "--device", "cpu", "--batch", "max"), "give a number of rows, max is for GPUs"),
+        (("--shape", "small", "--device", "cpu", "--context", "65530"), "leave the model 6 positions"),
         (("--shape", "small", "--model", "demo"), "either --model or --shape"),
     ],
 )

@@ -17,6 +17,7 @@ from prefixkv.benchmark.random_model import random_look_ahead
 from prefixkv.cache import attention
 from prefixkv.cache.prefix_cache import PrefixKVCache
 from prefixkv.cache.row import CacheRow
+from prefixkv.decoder.captured import CapturedStep
 from prefixkv.engine import captured_rows
 from prefixkv.engine.captured_rows import CapturedRows
 from prefixkv.generation.forward import read_tokens
@@ -225,6 +226,29 @@ def test_rows_are_not_written_anew_when_their_number_needs_another_step(monkeypa
     assert sizes == [2, 4, 8] * 2
     # Its buffer has room for few tokens at first, and is made larger once.
     assert written == [0, 1, 0, 2, 4, 1, 2, 4]
+
+
+def test_weights_are_looked_at_when_the_first_row_comes_and_not_with_each_that_joins_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, looks = mistral(), list[int]()
+    ragged, of = Ragged(model), CapturedStep.of
+
+    def counted(model: Any, rows: int, formats: Any) -> CapturedStep:
+        looks.append(rows)
+        return of(model, rows, formats)
+
+    monkeypatch.setattr(captured_rows.CapturedStep, "of", counted)
+    with attention.installed(model):
+        rows, tokens = CapturedRows(model, 8), tiny.text(1, 3, 8)[:, 0]
+        for places in ((0, 2, 3), (1, 3)):
+            for place in places:
+                rows.join(place, ragged.row(0, 20, place))
+                rows.advance(tokens)
+            for place in places:
+                rows.leave(place)
+    # The first row of all, one that needs a larger step, and the first after all have gone.
+    assert looks == [1, 4, 2, 4]
 
 
 def test_positions_of_several_axes_go_on_behind_captured_steps() -> None:

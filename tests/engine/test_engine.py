@@ -220,6 +220,18 @@ def test_bad_requests_get_one_line(model: Any) -> None:
         engine.submit({"input_ids": tiny.text(5)})
 
 
+def test_an_answer_ends_with_the_models_positions(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, notices = tiny.llama(layers=2), list[str]()
+    monkeypatch.setattr(model.config, "max_position_embeddings", 24)
+    with prefixkv.Engine(model, "h2o", notify=notices.append) as engine:
+        stream = engine.submit({"input_ids": torch.randint(5, 90, (1, 20))}, "50%", Sampling(8), stop_tokens=())
+        assert len(stream.result(60)) == 4
+        assert stream.finish_reason == "length"
+        assert notices == ["the answer has room for 4 tokens: then the model's positions are used up"]
+        with pytest.raises(PrefixKVError, match="24 tokens, and the model reads 24, its answer among them"):
+            engine.submit({"input_ids": torch.randint(5, 90, (1, 24))})
+
+
 def test_an_error_is_its_own_requests_alone(model: Any) -> None:
     ids = {"input_ids": tiny.text(20)}
     with prefixkv.Engine(model, "h2o", "40MiB") as engine:
