@@ -137,6 +137,11 @@ def decoder_of(model: Any) -> Any:
     return decoder
 
 
+def tensor_parallel_size(model: Any) -> int:
+    """How many processes each have a part of every layer, where a model was loaded with `tp_plan`; else 1."""
+    return getattr(model, "_tp_size", None) or 1
+
+
 def rotation_of(decoder: Any) -> Callable[..., Any] | None:
     """The function that turns queries and keys by their positions' angles: it stands beside a decoder's class.
 

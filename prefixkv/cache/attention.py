@@ -13,9 +13,10 @@ from prefixkv.cache.fused_layers import fused_layers
 from prefixkv.cache.latents import expanded_latents
 from prefixkv.cache.passes import watched_passes
 from prefixkv.cache.positions import tracked
+from prefixkv.errors import PrefixKVError
 from prefixkv.models.completed_passes import completed_passes
 from prefixkv.policy.text_marks import marked
-from prefixkv.transformers_compat import chosen_attention
+from prefixkv.transformers_compat import chosen_attention, tensor_parallel_size
 
 NAME = "prefixkv"
 """The attention implementation's name in transformers."""
@@ -29,8 +30,13 @@ def installed(model: PreTrainedModel) -> Iterator[None]:
         model: a language or vision-language model of transformers.
 
     Raises:
-        PrefixKVError: when the model does not let its attention be chosen.
+        PrefixKVError: when the model does not let its attention be chosen, or is divided by tensor parallelism.
     """
+    if (processes := tensor_parallel_size(model)) > 1:
+        raise PrefixKVError(
+            f"the model's heads are divided among {processes} processes (tp_plan), each of which would keep other "
+            'entries: load it with device_map="auto", which gives each GPU whole layers'
+        )
     with installations.shared(model, _changed):
         yield
 

@@ -47,7 +47,7 @@ class FusedLayer:
             attend: attention, see `prefixkv.cache.compressed_attention.attend`.
         """
         self._attention, self._weights, self._attend = module.self_attn, weights, attend
-        self._plain = module.forward
+        self._plain = vars(module).get("_old_forward", module.forward)
 
     def __call__(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         """The layer's output, (batch, tokens, hidden)."""
@@ -89,7 +89,7 @@ class FusedLayer:
 
 @contextlib.contextmanager
 def fused_layers(model: Any, attend: Attend, anywhere: bool = False) -> Iterator[None]:
-    """Have a Llama-like decoder on one GPU read compressed prompts in fused layers; others stay as they are.
+    """Have a Llama-like decoder on GPUs read compressed prompts in fused layers; others stay as they are.
 
     PREFIXKV_CAPTURE=0 in the environment leaves it to transformers, as it does with decoding.
 
@@ -104,7 +104,21 @@ def fused_layers(model: Any, attend: Attend, anywhere: bool = False) -> Iterator
             with contextlib.suppress(UnknownDecoderError):
                 weights = DecoderWeights.of(model)
                 for module, layer in zip(decoder_of(model).layers, weights.layers, strict=True):
-                    if "forward" not in vars(module):
-                        module.forward = FusedLayer(module, layer, attend)
-                        stack.callback(delattr, module, "forward")
+                    _stand_for(module, FusedLayer(module, layer, attend), stack)
         yield
+
+
+def _stand_for(module: Any, layer: FusedLayer, stack: contextlib.ExitStack) -> None:
+    """Put a layer in a module's place, unless another stands there, until the stack is left.
+
+    Of a model over several devices accelerate keeps the module's forward pass behind a hook that brings its arguments
+    to the module's device, and so it does with the layer's.
+    """
+    own = vars(module)
+    if "_hf_hook" in own:
+        if not isinstance(own["_old_forward"], FusedLayer):
+            stack.callback(setattr, module, "_old_forward", own["_old_forward"])
+            module._old_forward = layer
+    elif "forward" not in own:
+        stack.callback(delattr, module, "forward")
+        module.forward = layer

@@ -1,6 +1,6 @@
-"""The decode step as one CUDA graph, captured once for a model, a number of rows and the precisions of storage.
+"""The decode step as CUDA graphs, one for each device of the model, for a number of rows and precisions of storage.
 
-The graph holds addresses of weights, of its own small inputs and of the entry table, but none of a row's buffers: rows
+A graph holds addresses of weights, of its own small inputs and of the entry table, but none of a row's buffers: rows
 that come, go, grow and are read again replay the same graph.
 """
 
@@ -10,72 +10,63 @@ import contextlib
 import threading
 import weakref
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import torch
 
+from prefixkv.decoder.captured_stage import CapturedStage
 from prefixkv.decoder.forward_step import ForwardStep
 from prefixkv.decoder.refusal import NotCapturableError
 from prefixkv.decoder.step import DecoderStep, OwnStep
 from prefixkv.errors import PrefixKVError
-from prefixkv.kernels.entry_table import WHOLE_BITS, EntryTable, LayerEntries
-from prefixkv.kernels.packing import pack
+from prefixkv.kernels.entry_table import WHOLE_BITS, LayerEntries
 from prefixkv.models.decoder_weights import DecoderWeights, UnknownDecoderError
 
 _captured: weakref.WeakKeyDictionary[Any, dict[tuple[int, tuple[int, ...]], CapturedStep]] = weakref.WeakKeyDictionary()
-_pools: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+_pools: weakref.WeakKeyDictionary[Any, dict[torch.device, Any]] = weakref.WeakKeyDictionary()
 _refusals: weakref.WeakKeyDictionary[Any, tuple[tuple[Any, ...], str]] = weakref.WeakKeyDictionary()
 _locks: weakref.WeakKeyDictionary[Any, threading.RLock] = weakref.WeakKeyDictionary()
 _capturing = threading.RLock()
 
 
 class CapturedStep:
-    """A step that can be replayed. Its table belongs to one user at a time; who comes next writes it anew.
+    """A step that can be replayed. Its tables belong to one user at a time; who comes next writes them anew.
 
     Attributes:
-        table: where the entries lie.
-        rows: rows of the table.
+        rows: of its tables.
         lock: held by who writes the inputs, replays and reads the logits; one for all steps of a model.
     """
 
-    def __init__(self, step: DecoderStep, rows: int, formats: Sequence[int], pool: Any, lock: Any) -> None:
-        """Run the step once on a cache of nothing, which compiles its kernels, and capture it.
+    def __init__(
+        self, step: DecoderStep, rows: int, formats: Sequence[int], pools: dict[torch.device, Any], lock: Any
+    ) -> None:
+        """Capture each stage, behind the one before it.
 
-        On a CPU nothing is captured, and a replay computes the step anew in plain torch.
+        Args:
+            step: the model's.
+            rows: of the tables.
+            formats: precisions of storage that may occur in them.
+            pools: by device, the memory of the model's graphs; those of further devices are added.
+            lock: see the attribute.
         """
         self._addresses, self.rows, self.lock = step.addresses(), rows, lock
         self._owner: weakref.ref[Any] | None = None
-        device = step.device
-        self.table = EntryTable(step.layers, rows, device)
-        self._tokens = torch.zeros(rows, dtype=torch.int64, device=device)
-        self._offsets = torch.zeros(rows, dtype=torch.int64, device=device)
-        # Named, so that they live until the device has read them.
-        whole = step.empty_entry()
-        packed = {bits: LayerEntries.zeros(pack(whole.keys, bits), bits) for bits in formats if bits != WHOLE_BITS}
-        entries = [packed.get(bits, whole) for bits in formats]
-        for row, entry in enumerate(entries[:rows]):
-            self.table.write(row, [entry] * step.layers)
-        self._run = partial(step, self.table, self._tokens, self._offsets, tuple(formats))
-        self._logits = self._run()
-        self._graph: torch.cuda.CUDAGraph | None = None
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-            self._graph = torch.cuda.CUDAGraph()
-            # The stream that was current is so afterwards, also where capturing fails.
-            with (
-                torch.cuda.stream(torch.cuda.current_stream(device)),
-                torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"),
-            ):
-                self._logits = self._run()
-        self.table.clear()
+        self._stages: list[CapturedStage] = []
+        given = torch.zeros(rows, dtype=torch.int64)
+        for stage in step.stages:
+            with on(stage.device):
+                # Graphs of one model on one device never run at the same time: they share their working memory.
+                on_gpu = stage.device.type == "cuda"
+                pool = pools.setdefault(stage.device, torch.cuda.graph_pool_handle()) if on_gpu else None
+                self._stages.append(CapturedStage(step, stage, given, formats, pool))
+            given = self._stages[-1].output
 
     @classmethod
     def of(cls, model: Any, rows: int, formats: Sequence[int] = (WHOLE_BITS,)) -> CapturedStep:
         """The step of a model, captured where it is new or its weights have moved.
 
         Args:
-            model: on one CUDA device.
+            model: on one CUDA device, or a Llama-like one on several.
             rows: of the table.
             formats: precisions of storage that may occur in it.
 
@@ -93,12 +84,9 @@ class CapturedStep:
                 if not steps:
                     # With the last graph its working memory went, too.
                     _pools.pop(model, None)
-                # Graphs of one model never run at the same time: they share their working memory.
-                on_gpu = model.device.type == "cuda"
-                pool = _pools.setdefault(model, torch.cuda.graph_pool_handle()) if on_gpu else None
-                lock = _locks.setdefault(model, threading.RLock())
+                pools, lock = _pools.setdefault(model, {}), _locks.setdefault(model, threading.RLock())
                 try:
-                    steps[load] = cls(step, rows, formats, pool, lock)
+                    steps[load] = cls(step, rows, formats, pools, lock)
                 except torch.OutOfMemoryError:
                     raise
                 except Exception as error:
@@ -123,28 +111,44 @@ class CapturedStep:
         return (rows, tuple(formats)) in _captured.get(model, {})
 
     def claim(self, owner: object, before: CapturedStep | None = None) -> bool:
-        """Have the table for oneself; under the lock.
+        """Have the tables for oneself; under the lock.
 
         Args:
             owner: who uses the step from now on.
             before: another step of the same model, which the owner has used so far and lets go.
 
         Returns:
-            Whether all rows of the table are idle, since somebody else had it; or, with a step before, had that one's.
+            Whether all rows of the tables are idle, since somebody else had it; or, with a step before, had that one's.
         """
         if before is not None and before._is_owned(owner):
             before._owner = None
-            self.table.copy(before.table)
+            for own, theirs in zip(self._stages, before._stages, strict=True):
+                own.table.copy(theirs.table)
         elif self._is_owned(owner):
             return False
         else:
-            self.table.clear()
+            self.clear()
             before = None
         self._owner = weakref.ref(owner)
         return before is None
 
     def _is_owned(self, owner: object) -> bool:
         return self._owner is not None and self._owner() is owner
+
+    def write(self, row: int, layers: Sequence[LayerEntries]) -> None:
+        """Describe a row, see `prefixkv.kernels.entry_table.EntryTable.write`.
+
+        Args:
+            row: which one.
+            layers: one for each layer of the decoder.
+        """
+        for stage in self._stages:
+            stage.write(row, layers[stage.layers.start : stage.layers.stop])
+
+    def clear(self, row: int | None = None) -> None:
+        """Make a row idle; all where None."""
+        for stage in self._stages:
+            stage.table.clear(row)
 
     def replay(self, tokens: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
         """Queue the step; the host does not wait. Under the lock.
@@ -154,14 +158,18 @@ class CapturedStep:
             offsets: (rows,), int64, added to the positions.
 
         Returns:
-            (rows, vocabulary), float32; the next replay overwrites it.
+            (rows, vocabulary), float32, where the tokens are; the next replay overwrites it.
         """
-        self._tokens[: len(tokens)].copy_(tokens)
-        self._offsets.copy_(offsets)
-        if self._graph is None:
-            return self._run()
-        self._graph.replay()
-        return self._logits
+        given = tokens
+        for stage in self._stages:
+            with on(stage.device):
+                given = stage.replay(given, offsets)
+        return given.to(tokens.device, non_blocking=True)
+
+
+def on(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """A CUDA device is the current one while the `with` lasts."""
+    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
 
 
 def _step_of(model: Any) -> DecoderStep:

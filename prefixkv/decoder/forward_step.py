@@ -17,6 +17,7 @@ import torch
 from prefixkv.cache import hand_off
 from prefixkv.cache.hand_off import Attend, HandOff
 from prefixkv.cache.refusals import RefusingCache
+from prefixkv.decoder.stages import Stage
 from prefixkv.decoder.step import SEEN_TOKENS
 from prefixkv.kernels.dispatch import decode_attention, next_slots
 from prefixkv.kernels.entry_table import WHOLE_BITS, EntryTable, LayerEntries
@@ -36,8 +37,7 @@ class ForwardStep:
     """A model's forward pass as a step; see `prefixkv.decoder.step.DecoderStep`.
 
     Attributes:
-        layers: of the entry table.
-        device: where all of the model is.
+        stages: one, on the device where all of the model is.
     """
 
     def __init__(self, model: Any) -> None:
@@ -53,13 +53,14 @@ class ForwardStep:
         if len({parameter.device for parameter in model.parameters()}) > 1:
             raise UnknownDecoderError("its weights are on several devices")
         # Who keeps the step keeps it for as long as there is the model.
-        self._model, self.device, self._dtype = weakref.ref(model), model.device, model.dtype
+        self._model, self._dtype = weakref.ref(model), model.dtype
         geometry = KVGeometry.of(model.config, str(model.dtype).removeprefix("torch."))
         if geometry.layers < geometry.decoder_layers:
             raise UnknownDecoderError(LEFT_LAYERS)
         if geometry.is_latent or geometry.value_dim is not None:
             raise UnknownDecoderError("its keys and values are not alike")
-        self.layers, self._heads, self._head_dim = geometry.layers, geometry.kv_heads, geometry.head_dim
+        self.stages: Sequence[Stage] = [Stage(model.device, range(geometry.layers), True, True)]
+        self._heads, self._head_dim = geometry.kv_heads, geometry.head_dim
         self._numbers = {place: number for number, place in enumerate(geometry.compressed_layers)}
 
     def addresses(self) -> tuple[Any, ...]:
@@ -68,9 +69,9 @@ class ForwardStep:
         tensors = (tensor.data_ptr() for part in parts for tensor in (*part.parameters(), *part.buffers()))
         return (*tensors, *(settings for part in parts for settings in map(_settings, part.modules()) if settings))
 
-    def empty_entry(self) -> LayerEntries:
+    def empty_entry(self, device: torch.device) -> LayerEntries:
         """One entry of zeros in the model's own precision."""
-        keys = torch.zeros(1, self._heads, 1, self._head_dim, dtype=self._dtype, device=self.device)
+        keys = torch.zeros(1, self._heads, 1, self._head_dim, dtype=self._dtype, device=device)
         return LayerEntries.zeros(keys)
 
     @property
@@ -81,9 +82,14 @@ class ForwardStep:
 
     @torch.no_grad()
     def __call__(
-        self, table: EntryTable, tokens: torch.Tensor, offsets: torch.Tensor, formats: Sequence[int] = (WHOLE_BITS,)
+        self,
+        stage: Stage,
+        table: EntryTable,
+        given: torch.Tensor,
+        offsets: torch.Tensor,
+        formats: Sequence[int] = (WHOLE_BITS,),
     ) -> torch.Tensor:
-        """As `prefixkv.decoder.step.decoder_step`, but for the weights."""
+        """As `prefixkv.decoder.step.OwnStep.__call__`; the stage is the whole."""
         model = self._whole
         next_slots(table)
         positions = (table.cells[0, :, SEEN_TOKENS] - 1 + offsets + first_position(model.config))[:, None]
@@ -91,7 +97,7 @@ class ForwardStep:
             positions = positions.expand(AXES, -1, -1)
         cache = TableCache(table, self._numbers, tuple(formats))
         output = model(
-            input_ids=tokens[:, None], position_ids=positions, use_cache=True, logits_to_keep=1, **cache_argument(cache)
+            input_ids=given[:, None], position_ids=positions, use_cache=True, logits_to_keep=1, **cache_argument(cache)
         )
         logits: torch.Tensor = output.logits[:, -1].float()
         return logits

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import torch
 
+from prefixkv.decoder.stages import Stage, stages_of
 from prefixkv.kernels.dispatch import decode_attention, next_slots, normed_linear, residual_linear, swiglu_linear
 from prefixkv.kernels.entry_table import COLUMNS, WHOLE_BITS, EntryTable, LayerEntries
 from prefixkv.models.decoder_weights import DecoderWeights
@@ -18,81 +19,87 @@ class DecoderStep(Protocol):
     """A model's step of one token of each row.
 
     Attributes:
-        layers: of the entry table.
-        device: where it computes.
+        stages: its parts, each on one device, in order.
     """
 
-    layers: int
-    device: torch.device
+    stages: Sequence[Stage]
 
     def addresses(self) -> tuple[Any, ...]:
         """Something else whenever the step must be captured anew."""
 
-    def empty_entry(self) -> LayerEntries:
+    def empty_entry(self, device: torch.device) -> LayerEntries:
         """One entry of zeros in the model's own precision."""
 
     def __call__(
-        self, table: EntryTable, tokens: torch.Tensor, offsets: torch.Tensor, formats: Sequence[int]
+        self, stage: Stage, table: EntryTable, given: torch.Tensor, offsets: torch.Tensor, formats: Sequence[int]
     ) -> torch.Tensor:
-        """As `decoder_step`, but for the weights."""
+        """As `OwnStep.__call__`."""
 
 
 class OwnStep:
-    """The step of a Llama-like decoder."""
+    """The step of a Llama-like decoder, on one device or several."""
 
-    def __init__(self, weights: DecoderWeights) -> None:
-        """Take the weights."""
-        self._weights, self.layers, self.device = weights, len(weights.layers), weights.embedding.device
+    def __init__(self, weights: DecoderWeights, places: Sequence[torch.device] | None = None) -> None:
+        """Take the weights.
+
+        Args:
+            weights: the decoder.
+            places: as for `stages_of`, where the weights are if None.
+        """
+        self._weights = weights
+        # A head that has the embedding's weights is on its device, and the norm before it on the last layer's.
+        self._final_gain = weights.final_gain.to(weights.head[0].device)
+        self.stages: Sequence[Stage] = stages_of(places or weights.places)
 
     def addresses(self) -> tuple[Any, ...]:
         """As `DecoderStep` says."""
         return self._weights.addresses()
 
-    def empty_entry(self) -> LayerEntries:
+    def empty_entry(self, device: torch.device) -> LayerEntries:
         """As `DecoderStep` says."""
-        head_dim = self._weights.angles(torch.zeros(1, dtype=torch.int64, device=self.device))[0].shape[1]
-        layer = self._weights.layers[0]
-        return LayerEntries.zeros(layer.input_gain.new_zeros(1, len(layer.projections[1][0]) // head_dim, 1, head_dim))
+        layer, head_dim = self._weights.layers[0], self._weights.head_dim
+        shape = 1, len(layer.projections[1][0]) // head_dim, 1, head_dim
+        return LayerEntries.zeros(layer.input_gain.new_zeros(shape, device=device))
 
+    @torch.no_grad()
     def __call__(
-        self, table: EntryTable, tokens: torch.Tensor, offsets: torch.Tensor, formats: Sequence[int]
+        self,
+        stage: Stage,
+        table: EntryTable,
+        given: torch.Tensor,
+        offsets: torch.Tensor,
+        formats: Sequence[int] = (WHOLE_BITS,),
     ) -> torch.Tensor:
-        """As `DecoderStep` says."""
-        return decoder_step(self._weights, table, tokens, offsets, formats)
+        """Read one token for each row in a stage's layers; its entries come into the rows' buffers on the way.
 
+        The same launches whatever the rows hold: slots are chosen on the device, lengths and buffers come from the
+        table. Everything is on the stage's device.
 
-@torch.no_grad()
-def decoder_step(
-    weights: DecoderWeights,
-    table: EntryTable,
-    tokens: torch.Tensor,
-    offsets: torch.Tensor,
-    formats: Sequence[int] = (WHOLE_BITS,),
-) -> torch.Tensor:
-    """Read one token for each row; its entries come into the rows' buffers on the way.
+        Args:
+            stage: of `stages`.
+            table: says for each of the stage's layers and each row where its entries lie, which are written to, and
+                counts the token as read.
+            given: token ids, (rows,), int64, or hidden states, (rows, hidden); of idle rows, any.
+            offsets: (rows,), int64: how far a row's position is from the number of tokens read, 0 in most models.
+            formats: the precisions that occur in the table.
 
-    The same launches whatever the rows hold: slots are chosen on the device, lengths and buffers come from the table.
-
-    Args:
-        weights: the decoder.
-        table: says for every layer and row where its entries lie, which are written to, and counts the token as read.
-        tokens: (rows,), int64; of idle rows, any.
-        offsets: (rows,), int64: how far a row's position is from the number of tokens read, 0 in most models.
-        formats: the precisions that occur in the table.
-
-    Returns:
-        (rows, vocabulary), float32; of idle rows, anything.
-    """
-    next_slots(table)
-    cosine, sine = weights.angles(table.cells[0, :, SEEN_TOKENS] - 1 + offsets)
-    head_dim = cosine.shape[1]
-    hidden = torch.nn.functional.embedding(tokens, weights.embedding)
-    for index, layer in enumerate(weights.layers):
-        projected = normed_linear(hidden, layer.input_gain, layer.epsilon, layer.projections)
-        query, key, value = (part.unflatten(-1, (-1, head_dim)) for part in projected)
-        attended = decode_attention(query, key, value, cosine, sine, layer.scale, table, index, formats)
-        hidden = residual_linear(attended.flatten(1), layer.output, hidden)
-        inner = swiglu_linear(hidden, layer.inner_gain, layer.epsilon, layer.gate, layer.up)
-        hidden = residual_linear(inner, layer.down, hidden)
-    (logits,) = normed_linear(hidden, weights.final_gain, weights.epsilon, [weights.head])
-    return logits.float()
+        Returns:
+            Hidden states, (rows, hidden), or logits, (rows, vocabulary), float32; of idle rows, anything.
+        """
+        weights = self._weights
+        hidden = torch.nn.functional.embedding(given, weights.embedding) if stage.embeds else given
+        if stage.layers:
+            next_slots(table)
+            cosine, sine = weights.angles(table.cells[0, :, SEEN_TOKENS] - 1 + offsets)
+        for index, place in enumerate(stage.layers):
+            layer = weights.layers[place]
+            projected = normed_linear(hidden, layer.input_gain, layer.epsilon, layer.projections)
+            query, key, value = (part.unflatten(-1, (-1, weights.head_dim)) for part in projected)
+            attended = decode_attention(query, key, value, cosine, sine, layer.scale, table, index, formats)
+            hidden = residual_linear(attended.flatten(1), layer.output, hidden)
+            inner = swiglu_linear(hidden, layer.inner_gain, layer.epsilon, layer.gate, layer.up)
+            hidden = residual_linear(inner, layer.down, hidden)
+        if not stage.answers:
+            return hidden
+        (logits,) = normed_linear(hidden, self._final_gain, weights.epsilon, [weights.head])
+        return logits.float()

@@ -6,16 +6,16 @@ else had the table; between those it only counts steps, and a row catches up whe
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 
 from prefixkv.cache.row import CacheRow
-from prefixkv.decoder.captured import CapturedStep
+from prefixkv.decoder.captured import CapturedStep, on
 from prefixkv.decoder.forward_step import LEFT_LAYERS
 from prefixkv.decoder.refusal import NotCapturableError
+from prefixkv.decoder.stages import layer_devices
 from prefixkv.generation.places import place_index
 from prefixkv.kernels.dispatch import triton_obstacle
 from prefixkv.kernels.entry_table import RELEASE, SHARE, WHOLE_BITS, LayerEntries
@@ -37,10 +37,10 @@ class CapturedRows:
         """Nobody is here yet.
 
         Args:
-            model: on one device.
+            model: on one device or several.
             most_rows: rows at the same time.
         """
-        self._model, self._device = model, model.device
+        self._model, self._device, self._layer_devices = model, model.device, layer_devices(model)
         self.rows: list[CacheRow | None] = [None] * most_rows
         self._offsets = torch.zeros(1 << (most_rows - 1).bit_length(), dtype=torch.int64, device=self._device)
         self._step: CapturedStep | None = None
@@ -62,8 +62,11 @@ class CapturedRows:
         if reason := obstacle(row, self._device):
             raise NotCapturableError.because(reason)
         if not self.places:
-            with _on(self._device):
+            with on(self._device):
                 CapturedStep.require(self._model, 1 << place.bit_length(), formats_of([row]))
+        for layer, device in zip(row.layers, self._layer_devices, strict=False):
+            # What was restored of a model over several devices is on the first of them.
+            layer.follow(device)
         self.rows[place] = row
 
     def leave(self, place: int) -> None:
@@ -74,7 +77,7 @@ class CapturedRows:
                 if self._step.claim(self):
                     self._versions.clear()
                 else:
-                    self._step.table.clear(place)
+                    self._step.clear(place)
 
     @property
     def places(self) -> list[int]:
@@ -98,7 +101,7 @@ class CapturedRows:
         for _, row in present:
             row.check_step()
         step = self._chosen_step(present)
-        with step.lock, _on(self._device):
+        with step.lock, on(self._device):
             if step.claim(self):
                 self._versions.clear()
             for place, row in present:
@@ -123,7 +126,7 @@ class CapturedRows:
         )
         if stays and self._step is not None:
             return self._step
-        with _on(self._device):
+        with on(self._device):
             step = CapturedStep.of(self._model, *load)
             with step.lock:
                 if step is not self._step and step.claim(self, self._step):
@@ -137,17 +140,13 @@ class CapturedRows:
         self._left[place] = row.reserve(0) or row.reserve(max(AHEAD, generated))
         offset = 0 if row.next_positions is None else row.next_positions[0] - row.seen_tokens
         self._offsets[place] = offset
-        step.table.write(place, entries(row))
+        step.write(place, entries(row))
         self._versions[place] = row.version
 
 
 def formats_of(rows: Iterable[CacheRow]) -> tuple[int, ...]:
     """Precisions that occur in rows, as a captured step is asked for them."""
     return tuple(sorted({row.bits or WHOLE_BITS for row in rows}, reverse=True))
-
-
-def _on(device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
 
 
 def entries(row: CacheRow) -> list[LayerEntries]:
@@ -204,8 +203,6 @@ def obstacle(row: CacheRow, device: torch.device) -> str | None:
     for layer in row.layers:
         if layer.arriving is not None or layer.keys is None or layer.values is None:
             return "it has not read a prompt"
-        if layer.device != device:
-            return "its layers are on several devices"
         buffers = (layer.keys, layer.values, layer.positions, layer.importance)
         if not all(buffer is not None and buffer.is_contiguous() for buffer in buffers):
             return "its buffers are not contiguous"

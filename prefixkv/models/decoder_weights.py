@@ -6,6 +6,8 @@ positions, attention, output projection, residual; RMSNorm, SwiGLU, residual. We
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,6 +59,12 @@ class LayerWeights:
     epsilon: float
     scale: float
 
+    def tensors(self) -> list[torch.Tensor]:
+        """All of them."""
+        weights = (*self.projections, self.output, self.down)
+        found = [part for weight in weights for part in weight if part is not None]
+        return [self.input_gain, self.inner_gain, self.gate, self.up, *found]
+
 
 @dataclass(frozen=True)
 class DecoderWeights:
@@ -68,7 +76,8 @@ class DecoderWeights:
         final_gain: (hidden,), of the norm before the head.
         head: to the vocabulary.
         epsilon: of the final norm.
-        rotary: the model's own module of angles.
+        rotary: the model's own module of angles, on each device where there are layers.
+        head_dim: of each query, key and value head.
     """
 
     embedding: torch.Tensor
@@ -76,7 +85,8 @@ class DecoderWeights:
     final_gain: torch.Tensor
     head: Weight
     epsilon: float
-    rotary: Any
+    rotary: Mapping[torch.device, Any]
+    head_dim: int
 
     @classmethod
     def of(cls, model: Any) -> DecoderWeights:
@@ -97,31 +107,37 @@ class DecoderWeights:
         _require(config.hidden_act == "silu", f"its activation is {config.hidden_act}")
         _require(decoder.rotary_emb.rope_type in FIXED_ROTARY, f"its positions are {decoder.rotary_emb.rope_type}")
         _require(type(decoder.embed_tokens) is torch.nn.Embedding, "its embedding is changed")
+        devices = {layer.gate.device for layer in layers} | {decoder.embed_tokens.weight.device}
         weights = cls(
             decoder.embed_tokens.weight,
             layers,
             decoder.norm.weight,
             _linear(head),
             decoder.norm.variance_epsilon,
-            decoder.rotary_emb,
+            {device: _rotary_on(decoder.rotary_emb, device) for device in devices},
+            layers[0].projections[0][0].shape[0] // config.num_attention_heads,
         )
         tensors = weights.tensors()
-        places = {(tensor.device, tensor.dtype) for tensor in tensors}
-        _require(len(places) == 1, "its weights are on several devices or in several dtypes")
+        _require(not any(hasattr(tensor, "placements") for tensor in tensors), "its weights are parts of tensors")
+        _require(len({tensor.dtype for tensor in tensors}) == 1, "its weights are in several dtypes")
+        kinds = {tensor.device.type for tensor in tensors}
+        _require(len(kinds) == 1 and "meta" not in kinds, "some of its weights are kept off the GPU")
         _require(all(tensor.is_contiguous() for tensor in tensors), "its weights are not contiguous")
+        parts = map(LayerWeights.tensors, layers)
+        _require(all(len({tensor.device for tensor in part}) == 1 for part in parts), "a layer is on several devices")
         angles, _ = weights.angles(torch.zeros(1, dtype=torch.int64, device=tensors[0].device))
-        heads, query_size = config.num_attention_heads, weights.layers[0].projections[0][0].shape[0]
-        _require(angles.shape[1] * heads == query_size, "only a part of its heads is rotated")
+        _require(angles.shape[1] == weights.head_dim, "only a part of its heads is rotated")
         return weights
+
+    @property
+    def places(self) -> list[torch.device]:
+        """Where the embedding is, each layer, and the head."""
+        return [self.embedding.device, *(layer.gate.device for layer in self.layers), self.head[0].device]
 
     def tensors(self) -> list[torch.Tensor]:
         """All weights, in order."""
-        found = [self.embedding, self.final_gain, self.head[0]]
-        for layer in self.layers:
-            found += [layer.input_gain, layer.inner_gain, layer.gate, layer.up]
-            for weight in (*layer.projections, layer.output, layer.down):
-                found += [part for part in weight if part is not None]
-        return found
+        first = [self.embedding, self.final_gain, self.head[0]]
+        return first + [tensor for layer in self.layers for tensor in layer.tensors()]
 
     def addresses(self) -> tuple[int, ...]:
         """Where the weights lie: whoever moves or exchanges them changes this."""
@@ -131,16 +147,28 @@ class DecoderWeights:
         """Cosine and sine of one token for each row.
 
         Args:
-            positions: (batch,), int64. All axes of a token behind the prompt have the same position.
+            positions: (batch,), int64, on a device of the weights. All axes of a token behind the prompt have the same
+                position.
 
         Returns:
-            (batch, head_dim) each, in the dtype of the weights.
+            (batch, head_dim) each, on that device and in the dtype of the weights.
         """
+        rotary, like = self.rotary[positions.device], self.embedding.new_empty(1, device=positions.device)
         positions = positions[:, None]
-        if hasattr(self.rotary, "mrope_section"):
+        if hasattr(rotary, "mrope_section"):
             positions = positions.expand(3, -1, -1)
-        cosine, sine = self.rotary(self.embedding[:1], positions)
+        # Not by its own `forward`, for which accelerate may have others move what it is given.
+        cosine, sine = type(rotary).forward(rotary, like, positions)
         return cosine.reshape(-1, *cosine.shape[-3:])[0][:, 0], sine.reshape(-1, *sine.shape[-3:])[0][:, 0]
+
+
+def _rotary_on(rotary: Any, device: torch.device) -> Any:
+    """A module of angles with its frequencies on a device: itself where they are there, else a copy."""
+    if all(buffer.device == device for buffer in rotary.buffers()):
+        return rotary
+    moved = copy.copy(rotary)
+    moved._buffers = {name: buffer.to(device) for name, buffer in rotary.named_buffers()}
+    return moved
 
 
 def require_unhooked(decoder: Any) -> None:

@@ -40,7 +40,9 @@ def captured_by(model: Any) -> str:
         kernels: dict[str, Any] = {"next_slots": lambda table: None, "decode_attention": lambda query, *_: query}
         with mock.patch.multiple(forward_step, **kernels):
             try:
-                step(EntryTable(step.layers, 2, torch.device("meta")), numbers, numbers, (16,))
+                (stage,) = step.stages
+                table = EntryTable(len(stage.layers), 2, torch.device("meta"))
+                step(stage, table, numbers, numbers, (16,))
             except (RuntimeError, NotImplementedError, PrefixKVError) as error:
                 return f"no: {(str(error).splitlines() or [type(error).__name__])[0]}"
     return FORWARD

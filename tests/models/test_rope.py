@@ -99,7 +99,7 @@ def test_positions_with_three_axes_are_the_models_own(dtype: torch.dtype) -> Non
     angles = module(query, positions.expand(3, 1, -1))
     own = modeling_qwen2_5_vl.apply_rotary_pos_emb(query, key, *angles)
     weights = object.__new__(DecoderWeights)
-    object.__setattr__(weights, "rotary", module)
+    object.__setattr__(weights, "rotary", {positions.device: module})
     object.__setattr__(weights, "embedding", query[0, 0])
     mine = our_rotation(query, key, *weights.angles(positions))
     assert all(part.equal(other) for part, other in zip(mine, own, strict=True))
