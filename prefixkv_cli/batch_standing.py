@@ -14,8 +14,9 @@ from prefixkv_cli.batch_report import doing, say_how_far, say_what_is_there
 from prefixkv_cli.progress_bar import progress_bar
 
 if TYPE_CHECKING:
-    from prefixkv.batch.cluster import Cluster
+    from prefixkv.batch.cluster import Cluster, Loading
     from prefixkv.batch.lines import Line
+    from prefixkv.batch.processes import Processes
     from prefixkv.batch.results import ResultFile
     from prefixkv.batch.run import Batch, Progress
     from prefixkv.batch.speed import Speed
@@ -105,12 +106,15 @@ class Standing:
             self._end(self._results.gather(self._all))
         return speed
 
-    def answer_on(self, cluster: Cluster, asked: Batch) -> None:
-        """Answer what is left on the machines of a cluster; each record is written as it comes.
+    def answer_on(self, cluster: Cluster | Processes, asked: Batch) -> Speed | None:
+        """Answer what is left on the machines of a cluster, or by processes; each record is written as it comes.
 
         Args:
-            cluster: that has joined.
+            cluster: that has joined, or processes that are started.
             asked: the batch.
+
+        Returns:
+            How fast it was, where that was measured.
 
         Raises:
             PrefixKVError: the file of answers is of other settings, or none, or cannot be written.
@@ -140,6 +144,7 @@ class Standing:
                 say_how_far(self._results, self.lines, 1)
                 raise
         self._end(self._results.gather(self._all))
+        return cluster.speed
 
     def _open(self, settings: str, launch: Launch) -> dict[int, dict[str, Any]]:
         """Take the file; the records that are there, in the process that reports."""
@@ -201,6 +206,14 @@ class Standing:
             )
         self.errors = results.errors
         return speed
+
+
+def others(ray: str | None, processes: int, loading: Loading, asked: Batch) -> Cluster | Processes:
+    """Who answers instead of this process: the machines of the Ray cluster at an address, else so many processes."""
+    from prefixkv.batch.cluster import Cluster
+    from prefixkv.batch.processes import Processes
+
+    return Cluster(ray, loading) if ray is not None else Processes(processes, loading, asked)
 
 
 def _numbers(lines: Sequence[Line]) -> list[int]:

@@ -12,12 +12,13 @@ import logging
 import math
 import os
 import pickle
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from prefixkv.batch.lines import Line, lines_of_rows, repeated
 from prefixkv.batch.result_stream import ResultStream
 from prefixkv.batch.run import Batch
+from prefixkv.batch.speed import Speed
 from prefixkv.errors import PrefixKVError
 from prefixkv.models.placement import Placement
 
@@ -41,12 +42,12 @@ class Loading:
     placement: Placement = dataclasses.field(default_factory=Placement)
     no_profile: bool = False
 
-    def load(self) -> LoadedModel:
-        """Load it here."""
+    def load(self, notify: Callable[[str], None] = lambda text: None) -> LoadedModel:
+        """Load it here; see `load_model`."""
         from prefixkv.models.loading import load_model
         from prefixkv.profiles.guidance import leave_out_profile
 
-        loaded = load_model(self.name, self.device, self.dtype, placement=self.placement)
+        loaded = load_model(self.name, self.device, self.dtype, notify, self.placement)
         if self.no_profile:
             leave_out_profile(loaded.model)
         return loaded
@@ -103,7 +104,13 @@ class _AnswerOwnLines(AnswerLines):
 
 
 class Cluster:
-    """A Ray cluster: one that runs, or this machine alone; left at the end of the `with`."""
+    """A Ray cluster: one that runs, or this machine alone; left at the end of the `with`.
+
+    Attributes:
+        speed: is not measured.
+    """
+
+    speed: Speed | None = None
 
     def __init__(self, address: str, loading: Loading) -> None:
         """Join it.

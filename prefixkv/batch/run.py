@@ -9,12 +9,10 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from prefixkv.batch.lines import Line
 from prefixkv.batch.preparation import Preparation
-from prefixkv.batch.result_stream import ResultStream
-from prefixkv.batch.results import ResultFile
 from prefixkv.batch.speed import Speed
 from prefixkv.engine.engine import Engine
 from prefixkv.engine.stream import Stream
@@ -46,6 +44,13 @@ MEASURE = "16-bit shares, limits of all that is allocated"
 
 def _silent(text: str) -> None:
     pass
+
+
+class Results(Protocol):
+    """Takes the records of lines."""
+
+    def append(self, line: Line, content: Mapping[str, Any]) -> None:
+        """Take what is there to say of a line: its answer, or `error`."""
 
 
 @dataclass(frozen=True)
@@ -134,11 +139,12 @@ class Batch:
     def run(
         self,
         loaded: LoadedModel,
-        results: ResultFile | ResultStream,
+        results: Results,
         done: Mapping[int, Any],
         process: int = 0,
         processes: int = 1,
         progress: Callable[[Progress], None] = lambda state: None,
+        lines: Iterable[Line] | None = None,
     ) -> Speed:
         """Answer what has no record.
 
@@ -149,17 +155,18 @@ class Batch:
             process: number of this process.
             processes: how many share the lines.
             progress: called with how far the run is, whenever a line has ended and four times a second.
+            lines: instead of the batch's own, each taken when there is room for it.
 
         Returns:
             How fast it was.
         """
-        todo = _by_pictures(
+        todo = by_pictures(
             line
             for index, line in enumerate(self.lines)
             if index // BLOCK % processes == process and line.number not in done
         )
         named: dict[str, Any] = {}
-        for line in todo:
+        for line in todo if lines is None else ():
             named |= line.template_args or {}
         say_unused(named | dict(self.template_args), loaded.processor, self.notify)
         engine = Engine(
@@ -176,7 +183,7 @@ class Batch:
         with engine:
             run = _Run(self, loaded, engine, results, progress)
             preparation = Preparation(loaded, self.folder, self.template_args, self.max_pixels, self.system)
-            prompts = preparation.prompts(todo, self.most_rows + WAITING)
+            prompts = preparation.prompts(todo if lines is None else lines, self.most_rows + WAITING)
             try:
                 for line, prompt in prompts:
                     run.ask(line, prompt)
@@ -206,7 +213,7 @@ class Batch:
         return self.budget, self.method, None
 
 
-def _by_pictures(lines: Iterable[Line]) -> list[Line]:
+def by_pictures(lines: Iterable[Line]) -> list[Line]:
     """Lines in their order, but those of the same pictures behind the first of them, so that they are read together."""
     groups: dict[Any, list[Line]] = {}
     for line in lines:
@@ -225,7 +232,7 @@ class _Run:
     batch: Batch
     loaded: LoadedModel
     engine: Engine
-    results: ResultFile | ResultStream
+    results: Results
     progress: Callable[[Progress], None]
     asked: dict[int, Line] = field(default_factory=dict)
     speed: Speed = field(default_factory=Speed)

@@ -22,7 +22,7 @@ from prefixkv_cli import options, output
 from prefixkv_cli.batch_files import AnswersElsewhere, is_address
 from prefixkv_cli.batch_questions import STREAM, Questions, read_questions
 from prefixkv_cli.batch_report import report
-from prefixkv_cli.batch_standing import Standing
+from prefixkv_cli.batch_standing import Standing, others
 from prefixkv_cli.model_choice import model_for_pictures
 from prefixkv_cli.model_loading import load_shown
 
@@ -111,6 +111,9 @@ def batch(
             help="Answer on the machines of a Ray cluster: auto, ray://HEAD:10001, or local for this one alone.",
         ),
     ] = None,
+    processes: Annotated[
+        int, typer.Option("--processes", help="Processes that share the lines: one for each GPU, or all on the CPU.")
+    ] = 1,
     limit: Annotated[
         int | None, typer.Option("--limit", help="Answer the first so many lines only.", show_default="all")
     ] = None,
@@ -132,8 +135,8 @@ def batch(
     stand in a line, and win over the options. A bad line gets a record with `error` and its number, the others are
     answered, and the exit code is 1, or 4 where memory did not suffice. A run that was stopped goes on where it was;
     one that is finished does nothing again, but tries once more what met an error. Answers are known by what was asked:
-    lines may move, and those that ask the same are answered once. `accelerate launch -m prefixkv_cli batch ...` divides
-    the lines among processes.
+    lines may move, and those that ask the same are answered once. `--processes` shares
+    them out among several.
 
     Example: prefixkv batch questions.jsonl --out answers.jsonl --budget 20%
 
@@ -163,16 +166,20 @@ def batch(
     elsewhere = AnswersElsewhere(out, overwrite) if out is not None and _is_elsewhere(out) else None
     if elsewhere is not None:
         out_file = elsewhere.path
-    if ray is not None and (out_file is None or trace is not None):
+    if processes < 1 or (processes > 1 and ray is not None):
+        raise OptionError(f"processes {processes} must be 1 or more, and 1 where Ray starts them (--ray)")
+    if (ray is not None or processes > 1) and (out_file is None or trace is not None):
+        name = "--ray" if ray is not None else "--processes"
         raise OptionError(
-            "--ray writes answers to a file, and --trace follows one process: give --out FILE, no --trace"
+            f"{name} writes answers to a file, and --trace follows one process: give --out FILE, no --trace"
         )
 
     from prefixkv.workers import Launch
 
     with Launch(device) as launch:
-        if launch.count > 1 and ray is not None:
-            raise OptionError("Ray starts the processes of --ray: run the command by itself, not by a launcher")
+        if launch.count > 1 and (ray is not None or processes > 1):
+            name = "--ray" if ray is not None else "--processes"
+            raise OptionError(f"{name} starts processes itself: run the command by itself, not by a launcher")
         if launch.count > 1 and (out_file is None or questions.file is None):
             raise OptionError("several processes share a file of lines and a file of answers: give both as files")
         standing = Standing(questions, out_file, limit, overwrite)
@@ -202,12 +209,11 @@ def batch(
             )
             placed = device if device_map is not None else launch.device
             chosen = model_for_pictures(model, placed, _pictures(questions))
-            if ray is not None:
-                from prefixkv.batch.cluster import Cluster, Loading
+            if ray is not None or processes > 1:
+                from prefixkv.batch.cluster import Loading
 
-                with Cluster(ray, Loading(chosen, device, dtype, placement, no_profile)) as cluster:
-                    standing.answer_on(cluster, asked)
-                speed = None
+                with others(ray, processes, Loading(chosen, device, dtype, placement, no_profile), asked) as helpers:
+                    speed = standing.answer_on(helpers, asked)
             else:
                 loaded = load_shown(chosen, placed, dtype, asked.notify, placement, launch.is_main)
                 if no_profile:
@@ -248,7 +254,7 @@ def _rule(budget: str, method: str, codec: str, config: str | None) -> Budget | 
 
 
 _ASKS = {"files", "prompts", "prompt", "data"}
-_NO_MATTER = _ASKS | {"out", "limit", "overwrite", "rows", "memory", "trace", "ray", "json", "quiet"}
+_NO_MATTER = _ASKS | {"out", "limit", "overwrite", "rows", "memory", "trace", "ray", "processes", "json", "quiet"}
 """Options that change no answer, or that are seen in its line."""
 
 
