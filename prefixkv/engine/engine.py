@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from prefixkv.cache.compaction import small_bytes
 from prefixkv.cache.row import CacheRow
+from prefixkv.decoder.stages import layer_devices
 from prefixkv.engine.admission import Footprint, Ledger
 from prefixkv.engine.kept import CacheName, KeptCaches
 from prefixkv.engine.memory import memory_bytes
@@ -95,7 +96,7 @@ class Engine:
         self._identity = model.identity if isinstance(model, LoadedModel) else ModelIdentity.of_model(model)
         self._stop_tokens = frozenset(end_tokens(self._model, self._tokenizer))
         self._method, self._codec, self._notify = method, codec, notify
-        self.memory_bytes = memory_bytes(memory, self._model.device)
+        self.memory_bytes = memory_bytes(memory, self._model.device, layer_devices(self._model))
         self._new_row("100%")
         self._numbers, self._is_closed = itertools.count(1), False
         self._trace = Trace(None if trace is None else Path(trace))

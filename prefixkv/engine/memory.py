@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
+
 import torch
 
 from prefixkv.errors import OUT_OF_MEMORY, DeviceMemoryError, OptionError, is_out_of_memory
@@ -13,12 +16,14 @@ GPU_SHARE = 0.6
 """Of the memory that is free once the model is loaded."""
 
 
-def memory_bytes(asked: str | int | None, device: torch.device) -> int:
+def memory_bytes(asked: str | int | None, device: torch.device, layers: Sequence[torch.device] = ()) -> int:
     """The bytes that were asked for, or what may be taken unasked.
 
     Args:
         asked: a size such as `"4GiB"`, a number of bytes, or None.
         device: of the model.
+        layers: where each of its layers is. Of a model over several GPUs the one that is full first decides, since each
+            takes the entries of its layers.
 
     Raises:
         OptionError: the text is no size.
@@ -33,7 +38,9 @@ def memory_bytes(asked: str | int | None, device: torch.device) -> int:
             raise OptionError(f"memory {asked!r} is no size: give one such as 4GiB")
         return int(size.amount)
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0] * GPU_SHARE)
+        shares = {place: count / len(layers) for place, count in Counter(layers).items() if place.type == "cuda"}
+        free = (torch.cuda.mem_get_info(place)[0] / share for place, share in (shares or {device: 1.0}).items())
+        return int(min(free) * GPU_SHARE)
     return DEFAULT_BYTES
 
 

@@ -20,6 +20,7 @@ from prefixkv.decoder import step
 from prefixkv.decoder.stages import Stage, stages_of
 from prefixkv.engine import captured_rows
 from prefixkv.engine.decoding import decode_rows
+from prefixkv.engine.memory import memory_bytes
 from prefixkv.errors import PrefixKVError
 from prefixkv.generation.sampling import Sampling
 from prefixkv.methods.table import METHODS
@@ -84,10 +85,10 @@ def answers(model: Any, method: str, codec: str, captured: bool, batch: int = 2)
         cache = PrefixKVCache(geometry, "30%", method, None, look_ahead, codec)
 
         def answer(tokens: torch.Tensor) -> list[list[int]]:
-            steps = decode_rows(model, {"input_ids": tokens}, cache, Sampling(5), captured)
+            steps = decode_rows(model, {"input_ids": tokens}, cache, Sampling(4), captured)
             return list(steps)
 
-        found.append(answer(torch.cat([tiny.text(40, seed) for seed in range(batch)])))
+        found.append(answer(torch.cat([tiny.text(30, seed) for seed in range(batch)])))
         if batch == 1:
             before = CacheSnapshot.take(cache.row)
             found.append(answer(tiny.text(9, 7)))
@@ -140,3 +141,12 @@ def test_a_model_divided_by_heads_is_refused() -> None:
     model._tp_size = 2
     with pytest.raises(PrefixKVError, match=r"divided among 2 processes .*device_map"), prefixkv.compress(model, "20%"):
         pass
+
+
+def test_the_gpu_that_is_full_first_says_how_much_all_may_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    free = {FIRST: 8_000, SECOND: 3_000}
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free[device], 10_000))
+    assert memory_bytes(None, FIRST) == memory_bytes(None, FIRST, [FIRST] * 4) == 4_800
+    # The second has a quarter of the layers, so that four times what it has free can be stored in all.
+    assert memory_bytes(None, FIRST, [FIRST] * 3 + [SECOND]) == int(8_000 / 0.75 * 0.6)
+    assert memory_bytes(None, FIRST, [FIRST] * 2 + [SECOND] * 2) == 3_600
