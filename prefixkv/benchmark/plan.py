@@ -14,6 +14,7 @@ from prefixkv.benchmark.cell import Cell
 from prefixkv.benchmark.load import STATIC, STOCK, Load
 from prefixkv.benchmark.random_model import random_look_ahead
 from prefixkv.benchmark.run import measure, uses_look_ahead
+from prefixkv.decoder.captured import CapturedStep
 from prefixkv.errors import OptionError
 from prefixkv.inputs.positions import answer_room
 from prefixkv.methods.table import get_method
@@ -78,7 +79,7 @@ def run_benchmark(
         done: called with each cell.
 
     Returns:
-        Plain values: device, versions, commit, bandwidth and the cells.
+        Plain values: device, versions, commit, bandwidth, the captured steps and their bytes, and the cells.
 
     Raises:
         OptionError: a row is longer than the model's positions; or the largest batch is asked for on a device that
@@ -114,6 +115,7 @@ def run_benchmark(
                 cell = measure(each, budget) if batch else measure_largest(each, budget)
                 cells.append(cell)
                 done(cell)
+    graphs, graph_bytes = CapturedStep.memory(model)
     return {
         "format": "prefixkv-benchmark",
         "version": 1,
@@ -121,6 +123,7 @@ def run_benchmark(
         "dtype": geometry.dtype,
         **hardware.describe(device),
         "copy_bytes_per_second": bandwidth,
+        "captured": {"graphs": graphs, "bytes": graph_bytes},
         "cells": [cell.as_dict() for cell in cells],
     }
 

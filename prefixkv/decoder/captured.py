@@ -34,6 +34,7 @@ class CapturedStep:
 
     Attributes:
         rows: of its tables.
+        bytes: of its devices, that capturing took for working memory beside what other steps of the model have.
         lock: held by who writes the inputs, replays and reads the logits; one for all steps of a model.
     """
 
@@ -60,6 +61,7 @@ class CapturedStep:
                 pool = pools.setdefault(stage.device, torch.cuda.graph_pool_handle()) if on_gpu else None
                 self._stages.append(CapturedStage(step, stage, given, formats, pool))
             given = self._stages[-1].output
+        self.bytes = sum(stage.bytes for stage in self._stages)
 
     @classmethod
     def of(cls, model: Any, rows: int, formats: Sequence[int] = (WHOLE_BITS,)) -> CapturedStep:
@@ -109,6 +111,12 @@ class CapturedStep:
     def is_ready(model: Any, rows: int, formats: Sequence[int] = (WHOLE_BITS,)) -> bool:
         """Whether a step was captured for such a load."""
         return (rows, tuple(formats)) in _captured.get(model, {})
+
+    @staticmethod
+    def memory(model: Any) -> tuple[int, int]:
+        """How many steps of a model are captured, and the bytes that they took together."""
+        steps = list(_captured.get(model, {}).values())
+        return len(steps), sum(step.bytes for step in steps)
 
     def claim(self, owner: object, before: CapturedStep | None = None) -> bool:
         """Have the tables for oneself; under the lock.

@@ -23,6 +23,7 @@ class CapturedStage:
         layers: of the decoder, which its table has.
         table: where their entries lie.
         output: what the last replay gives, and the next overwrites; on a CPU what the first run gave.
+        bytes: of the device, that capturing took for working memory beside what other graphs of the model have.
     """
 
     def __init__(self, step: DecoderStep, stage: Stage, given: torch.Tensor, formats: Sequence[int], pool: Any) -> None:
@@ -36,7 +37,7 @@ class CapturedStage:
             pool: the device's memory for graphs of this model; None on a CPU.
         """
         rows, device = len(given), stage.device
-        self.device, self.layers = device, stage.layers
+        self.device, self.layers, self.bytes = device, stage.layers, 0
         self.table = EntryTable(len(stage.layers), rows, device)
         self._given = given.to(device, copy=True)
         self._offsets = torch.zeros(rows, dtype=torch.int64, device=device)
@@ -57,7 +58,10 @@ class CapturedStage:
                 torch.cuda.stream(torch.cuda.current_stream(device)),
                 torch.cuda.graph(self._graph, pool, _stream(device), capture_error_mode="thread_local"),
             ):
+                # In here: what was free of the allocator's memory is given back when capturing begins.
+                before = torch.cuda.memory_reserved(device)
                 self.output = self._run()
+                self.bytes = torch.cuda.memory_reserved(device) - before
         self.table.clear()
 
     def write(self, row: int, layers: Sequence[LayerEntries]) -> None:

@@ -41,6 +41,9 @@ def bench_table(record: Mapping[str, Any]) -> Group:
         f"{record['device']}: torch {versions['torch']}, transformers {versions['transformers']}; copies "
         f"{record['copy_bytes_per_second'] / 1e9:,.0f} GB/s"
     )
+    captured = record.get("captured", {"graphs": 0})
+    if captured["graphs"]:
+        line += f"; captured steps: {captured['graphs']}, {format_bytes(captured['bytes'])}"
     return Group(*tables, Text(line, style="dim"))
 
 

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from rich.console import Console
 
 from prefixkv.benchmark import generate_path, random_model
 from prefixkv.benchmark.load import Load
+from prefixkv.benchmark.plan import Plan, run_benchmark
+from prefixkv.decoder import captured
+from prefixkv_cli.tables.bench_table import bench_table
 from tests.cli.program import Run
 
 QUICK = ("--new-tokens", "5", "--repeats", "1", "--device", "cpu", "--method", "h2o")
@@ -39,6 +44,7 @@ def test_every_cell_is_measured_against_stock_generate(run: Run, tmp_path: Path)
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert record["copy_bytes_per_second"] > 0
     assert record["versions"]["torch"]
+    assert record["captured"] == {"graphs": 0, "bytes": 0}
     cells = record["cells"]
     assert [(cell["context_tokens"], cell["engine"], cell["budget"]) for cell in cells] == [
         (context, engine, budget)
@@ -54,6 +60,18 @@ def test_every_cell_is_measured_against_stock_generate(run: Run, tmp_path: Path)
         for cell in (stock, full, fifth):
             assert min(cell["prefill_ms"], cell["step_ms"], cell["tokens_per_second"]) > 0
             assert cell["roofline_share"] == pytest.approx(cell["roofline_ms"] / cell["step_ms"])
+
+
+def test_bytes_of_captured_steps_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = {(1, (16,)): SimpleNamespace(bytes=2**20), (16, (16,)): SimpleNamespace(bytes=2**21)}
+    model, geometry = random_model.build_shape("small", "cpu", "auto")
+    monkeypatch.setitem(captured._captured, model, steps)
+    record = run_benchmark(Plan((40,), (1,), ("50%",), 4, "h2o", False, repeats=1), model, geometry, "small")
+    assert record["captured"] == {"graphs": 2, "bytes": 3 * 2**20}
+    console = Console(width=200)
+    with console.capture() as shown:
+        console.print(bench_table(record))
+    assert "captured steps: 2, 3 MiB" in shown.get()
 
 
 @pytest.mark.exhaustive

@@ -117,6 +117,8 @@ def test_a_later_conversation_replays_the_same_graph_and_new_weights_do_not() ->
     before, step = answer(), CapturedStep.of(model, 1)
     assert answer() == before
     assert CapturedStep.of(model, 1) is step
+    assert CapturedStep.memory(model) == (1, step.bytes)
+    assert step.bytes > 0
     model.load_state_dict(tiny.llama(seed=9).state_dict(), assign=True)
     model.cuda()
     with opened(model, "50%") as cache:
