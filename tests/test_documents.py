@@ -173,9 +173,11 @@ def test_hostile_eviction_losses_are_refused(losses: Any, tmp_path: Path) -> Non
 
 def test_losses_are_read_as_they_were_written(tmp_path: Path) -> None:
     profile = replace(a_profile(), rounding_losses={4: 0.01, 2: 0.1}, eviction_losses={0.5: 0.001, 0.1: 0.5})
+    profile = replace(profile, mixed_losses={0.1: 0.2})
     profile.save(tmp_path / "profile.json")
     again = LayerProfile.load(tmp_path / "profile.json")
-    assert (again.rounding_losses, again.eviction_losses) == (profile.rounding_losses, profile.eviction_losses)
+    for name in ("rounding_losses", "eviction_losses", "mixed_losses"):
+        assert getattr(again, name) == getattr(profile, name)
 
 
 def test_huge_file_is_refused_unread(tmp_path: Path) -> None:

@@ -14,12 +14,14 @@ from prefixkv.policy.budget import Budget
 from prefixkv.policy.codec import CODECS, DEFAULT_CODEC, Codec
 from prefixkv.policy.entry_size import EntrySize
 from prefixkv.policy.precision import (
+    BESIDE_BITS,
     COARSE_BITS,
     FEWEST_BITS,
     FINE_RUN_BITS,
     TYPICAL_EVICTION,
     Losses,
     fine_tokens,
+    loses_less_mixed,
     packed_bits,
 )
 
@@ -127,6 +129,26 @@ class Capacity:
                 "allows: choose another method or a larger budget"
             )
 
+    def precision(
+        self, seen_tokens: int, before: int | None, is_evicted: bool, had_fine: bool = False
+    ) -> tuple[int | None, int]:
+        """In how many bits an element is stored from now on, and how many entries of each layer in more; 0 for none.
+
+        Args:
+            seen_tokens: tokens read.
+            before: bits of what is stored already.
+            is_evicted: as for `bits`.
+            had_fine: whether layers have fine runs already; else what is in as few bits as those beside one stays so.
+        """
+        bits, is_mixed = self.bits(seen_tokens, before, is_evicted), self.codec.is_mixed
+        room, entries = self.budget.room_bytes(self.geometry, seen_tokens), self.geometry.layers * seen_tokens
+        if self.codec.is_auto and bits is not None and self.losses.mixed and (had_fine or before != BESIDE_BITS):
+            is_mixed = loses_less_mixed(self.geometry, room, entries, bits, self.losses)
+        if not is_mixed:
+            return bits, 0
+        price = self.budget.price(self._size(FINE_RUN_BITS))
+        return BESIDE_BITS, min(fine_tokens(room, entries, self.geometry.layers, price), seen_tokens - 1)
+
     def bits(self, seen_tokens: int, before: int | None, is_evicted: bool) -> int | None:
         """In how many bits an element is stored from now on; None for the model's precision.
 
@@ -141,14 +163,6 @@ class Capacity:
             return None
         room = self.budget.room_bytes(self.geometry, seen_tokens)
         return packed_bits(self.geometry, room, self.geometry.layers * seen_tokens, before, self.losses)
-
-    def fine(self, seen_tokens: int) -> int:
-        """Entries of each layer that are stored in more bits than the others; 0 where the codec has one precision."""
-        if not self.codec.is_mixed:
-            return 0
-        room, layers = self.budget.room_bytes(self.geometry, seen_tokens), self.geometry.layers
-        fine = fine_tokens(room, layers * seen_tokens, layers, self.budget.price(self._size(FINE_RUN_BITS)))
-        return min(fine, seen_tokens - 1)
 
     def beside(self, fine: int, bits: int | None) -> int:
         """As how many entries of a layer's buffer, rounded up, its fine run counts.

@@ -76,8 +76,8 @@ class Chunk:
     def _settle(self) -> None:
         """Choose the precision of storage, now that it is known what few bits lose."""
         row = self._row
-        row.bits = row.capacity.bits(self._seen, self._before, self._is_evicted or self._before is not None)
-        row.fine = row.capacity.fine(self._seen)
+        was_changed = self._is_evicted or self._before is not None
+        row.bits, row.fine = row.capacity.precision(self._seen, self._before, was_changed, row.fine > 0)
         # What is stored comes to the new precision before the first layer is compacted.
         for layer in row.layers:
             layer.fine_wanted = row.fine

@@ -31,6 +31,11 @@ class DecodeLimit:
     beside: int = 0
 
     @classmethod
+    def of_anchor(cls, kept: int, seen: int, beside: int = 0) -> DecodeLimit:
+        """As many of the tokens that come as of those read, whose entries count as `kept + beside` of the buffer's."""
+        return cls(None, kept, seen, beside=min(beside, seen - kept))
+
+    @classmethod
     def of_share(cls, share: float | Fraction, beside: int = 0) -> DecodeLimit:
         """The release's limit for a share of the tokens read, with so many entries in a fine run."""
         exact = Fraction(share).limit_denominator(2**20)

@@ -267,7 +267,7 @@ class CacheRow:
         if self.budget.is_hard_limit:
             return DecodeLimit(self.limits[index])
         if self.method.rounding == "exact":
-            return DecodeLimit(None, layer.anchor_kept, layer.anchor_seen, False, self.capacity.beside(fine, self.bits))
+            return DecodeLimit.of_anchor(layer.anchor_kept, layer.anchor_seen, self.capacity.beside(fine, self.bits))
         if self.keep_fractions:
             return DecodeLimit.of_share(self.keep_fractions[index], fine)
         # It deletes one after a step that left the layer one entry or more above its share.

@@ -11,7 +11,7 @@ import torch
 
 from prefixkv.decoder.stages import Stage
 from prefixkv.decoder.step import DecoderStep
-from prefixkv.kernels.entry_table import WHOLE_BITS, EntryTable, LayerEntries
+from prefixkv.kernels.entry_table import FINE, WHOLE_BITS, EntryTable, LayerEntries
 from prefixkv.kernels.packing import pack
 
 
@@ -43,8 +43,9 @@ class CapturedStage:
         self._offsets = torch.zeros(rows, dtype=torch.int64, device=device)
         # Named, so that they live until the device has read them.
         whole = step.empty_entry(device)
-        packed = {bits: LayerEntries.zeros(pack(whole.keys, bits), bits) for bits in formats if bits != WHOLE_BITS}
-        entries = [packed.get(bits, whole) for bits in formats]
+        buffers = [bits for bits in formats if bits < FINE]
+        packed = {bits: LayerEntries.zeros(pack(whole.keys, bits), bits) for bits in buffers if bits != WHOLE_BITS}
+        entries = [packed.get(bits, whole) for bits in buffers]
         for row, entry in enumerate(entries[:rows]):
             self.write(row, [entry] * len(self.layers))
         self._run = partial(step, stage, self.table, self._given, self._offsets, tuple(formats))

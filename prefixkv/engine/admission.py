@@ -61,12 +61,11 @@ class Footprint:
         """The same, where it is known what the model loses by few bits."""
         geometry = capacity.geometry
         layers, tokens = geometry.layers, prompt_tokens + new_tokens
-        bits = capacity.bits(prompt_tokens, None, is_evicted=False)
+        bits, fine = capacity.precision(prompt_tokens, None, is_evicted=False)
         heads = capacity.method.choosing_heads(geometry.kv_heads)
         stored, plain = (EntrySize.of(geometry, each, heads).allocated for each in (bits, None))
         whole = prompt_tokens * plain
         # A fine run counts as the entries in few bits that would take its bytes.
-        fine = capacity.fine(prompt_tokens)
         beside = layers * (capacity.beside(fine, bits) - fine)
         compacted = layers * prompt_tokens if capacity.keeps_all else capacity.total(prompt_tokens, bits, fine) + beside
         if capacity.keeps_all:

@@ -18,7 +18,8 @@ from prefixkv.decoder.refusal import NotCapturableError
 from prefixkv.decoder.stages import layer_devices
 from prefixkv.generation.places import place_index
 from prefixkv.kernels.dispatch import triton_obstacle
-from prefixkv.kernels.entry_table import RELEASE, SHARE, WHOLE_BITS, LayerEntries
+from prefixkv.kernels.entry_table import FINE, RELEASE, SHARE, WHOLE_BITS, LayerEntries
+from prefixkv.policy.precision import FINE_RUN_BITS
 
 AHEAD = 256
 """Tokens for which room is made when a buffer is full; more where more were generated already."""
@@ -146,7 +147,9 @@ class CapturedRows:
 
 def formats_of(rows: Iterable[CacheRow]) -> tuple[int, ...]:
     """Precisions that occur in rows, as a captured step is asked for them."""
-    return tuple(sorted({row.bits or WHOLE_BITS for row in rows}, reverse=True))
+    every = list(rows)
+    formats = {row.bits or WHOLE_BITS for row in every} | {FINE + FINE_RUN_BITS for row in every if row.fine}
+    return tuple(sorted(formats, reverse=True))
 
 
 def entries(row: CacheRow) -> list[LayerEntries]:
@@ -182,6 +185,11 @@ def entries(row: CacheRow) -> list[LayerEntries]:
                 limit=kind,
                 head=layer.head,
                 count=layer.count,
+                fine_keys=layer.fine.keys if layer.fine.kept_tokens else None,
+                fine_values=layer.fine.values if layer.fine.kept_tokens else None,
+                fine_tokens=layer.fine.kept_tokens,
+                fine_bits=FINE_RUN_BITS if layer.fine.kept_tokens else 0,
+                beside=limit.beside,
             )
         )
     return found
@@ -204,12 +212,11 @@ def obstacle(row: CacheRow, device: torch.device) -> str | None:
         if layer.arriving is not None or layer.keys is None or layer.values is None:
             return "it has not read a prompt"
         buffers = (layer.keys, layer.values, layer.positions, layer.importance)
-        if not all(buffer is not None and buffer.is_contiguous() for buffer in buffers):
+        fine = layer.fine.tensors[:2]
+        if not all(buffer is not None and buffer.is_contiguous() for buffer in (*buffers, *fine)):
             return "its buffers are not contiguous"
         if layer.bits != row.bits:
             return "its layers are packed in different ways"
-        if layer.fine.kept_tokens:
-            return "its layers' entries are in two precisions"
         if layer.bits is not None and (layer.head_dim < PACKED_HEAD or layer.head_dim & (layer.head_dim - 1)):
             return f"it is packed in heads of {layer.head_dim}"
     return None

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import torch
 
-from prefixkv.kernels.entry_table import WHOLE_BITS, EntryTable
+from prefixkv.kernels.entry_table import FINE, WHOLE_BITS, EntryTable
 from prefixkv.kernels.packing import pack, unpack
 
 
@@ -38,7 +38,7 @@ def decode_attention(
         table: says where each row's entries in this layer lie; their keys, values, positions and importance at the
             slot are overwritten, the importance with 0. A packed entry is rounded before it is attended to.
         layer: of the table.
-        formats: the precisions that occur in this layer of the table.
+        formats: the precisions that occur in this layer of the table; those of fine runs with `FINE` added.
         softcap: bound of the logits, which tanh squeezes into it (Gemma 2, arXiv 2408.00118, 2); None for none.
 
     Returns:
@@ -52,7 +52,8 @@ def decode_attention(
             continue
         cell = table.cell(layer, row)
         slot, kept, bits = cell["slot"], cell["kept_tokens"], cell["bits"]
-        if bits not in formats:
+        fine_bits = cell["fine_bits"]
+        if bits not in formats or (fine_bits and FINE + fine_bits not in formats):
             raise ValueError(f"row {row} is stored in {bits} bits, which is not among {tuple(formats)}")
         keys, values = entries.keys[0], entries.values[0]
         for buffer, new in ((keys, key[row]), (values, value[row])):
@@ -60,6 +61,9 @@ def decode_attention(
         keys, values = keys[:, :kept], values[:, :kept]
         if bits != WHOLE_BITS:
             keys, values = unpack(keys, bits, query.dtype), unpack(values, bits, query.dtype)
+        if entries.fine_keys is not None and entries.fine_values is not None:
+            fine = (unpack(part[0], fine_bits, query.dtype) for part in (entries.fine_keys, entries.fine_values))
+            keys, values = (torch.cat(parts, dim=1) for parts in zip(fine, (keys, values), strict=True))
         entries.positions[..., slot] = cell["seen_tokens"] - 1
         entries.importance[..., slot] = 0.0
         output[row] = _attended(query[row], keys, values, scale, softcap)

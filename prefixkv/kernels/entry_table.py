@@ -30,13 +30,21 @@ COLUMNS = (
     "limit",
     "head",
     "count",
+    "fine_keys",
+    "fine_values",
+    "fine_tokens",
+    "fine_bits",
+    "beside",
     "active",
 )
 """Of a cell, which is one row in one layer: addresses of the five buffers; entries and slots that they can hold; bits
 of an element; heads that choose their own entries (1 where all kv heads share a choice); then what `LayerEntries` says
-of the same names; 1 where there is such a row, 0 where it is idle."""
+of the same names, addresses of the fine run among them, 0 where there is none; 1 where there is such a row, 0 where it
+is idle."""
 WHOLE_BITS = 16
 """Stands for the model's own precision, whatever it is."""
+FINE = 32
+"""Added to the bits of a fine run, where the formats of a table are listed."""
 SHARE, RELEASE = -1, -2
 """Limits that rise with the text; see `LayerEntries.limit`."""
 
@@ -63,6 +71,12 @@ class LayerEntries:
             may be any share, such as one of 2 ** 32.
         head: place in `order` of the slot that is evicted first.
         count: slots in `order`, from `head` on and around its end.
+        fine_keys: (1, kv_heads, fine_tokens, bytes), contiguous, packed: further entries, which are only read; None
+            where there are none.
+        fine_values: same shape.
+        fine_tokens: how many.
+        fine_bits: in which they are stored.
+        beside: as how many entries of the buffer they count where a limit rises with the text.
     """
 
     keys: torch.Tensor
@@ -79,6 +93,11 @@ class LayerEntries:
     limit: int = SHARE
     head: int = 0
     count: int = 0
+    fine_keys: torch.Tensor | None = None
+    fine_values: torch.Tensor | None = None
+    fine_tokens: int = 0
+    fine_bits: int = 0
+    beside: int = 0
 
     @classmethod
     def zeros(cls, keys: torch.Tensor, bits: int = WHOLE_BITS) -> LayerEntries:
@@ -91,8 +110,8 @@ class LayerEntries:
         count, device = keys.shape[2], keys.device
         positions = torch.zeros(1, 1, count, dtype=torch.int64, device=device)
         order = torch.zeros(count, dtype=torch.int32, device=device)
-        counts = {"kept_tokens": count, "seen_tokens": count, "count": count}
-        return cls(keys, keys.clone(), positions, positions.float(), order, bits, **counts)
+        buffers = (keys, keys.clone(), positions, positions.float(), order)
+        return cls(*buffers, bits, kept_tokens=count, seen_tokens=count, count=count)
 
     @property
     def cell(self) -> tuple[int, ...]:
@@ -101,7 +120,10 @@ class LayerEntries:
         sizes = (self.keys.shape[2], self.order.shape[0], self.bits, self.positions.shape[1])
         anchor = (self.anchor_seen, self.anchor_kept, self.limit)
         addresses = (buffer.data_ptr() for buffer in buffers)
-        return (*addresses, *sizes, self.slot, self.kept_tokens, self.seen_tokens, *anchor, self.head, self.count, 1)
+        counts = (self.slot, self.kept_tokens, self.seen_tokens)
+        fine = (0 if part is None else part.data_ptr() for part in (self.fine_keys, self.fine_values))
+        beside = (*fine, self.fine_tokens, self.fine_bits, self.beside)
+        return (*addresses, *sizes, *counts, *anchor, self.head, self.count, *beside, 1)
 
 
 class EntryTable:

@@ -36,9 +36,9 @@ def next_slots(table: EntryTable) -> None:
 def _allowed(cell: dict[str, int]) -> int:
     """Entries that the layer may hold with the next token; see `LayerEntries.limit`."""
     kept, seen, limit = cell["kept_tokens"], cell["seen_tokens"], cell["limit"]
-    anchor_kept, anchor_seen = cell["anchor_kept"], cell["anchor_seen"]
+    anchor_kept, anchor_seen, beside = cell["anchor_kept"], cell["anchor_seen"], cell["beside"]
     if limit == SHARE:
-        return anchor_kept + (seen + 1 - anchor_seen) * anchor_kept // anchor_seen
+        return anchor_kept + (seen + 1 - anchor_seen) * (anchor_kept + beside) // anchor_seen
     if limit == RELEASE:
-        return kept + int(kept * anchor_seen - seen * anchor_kept < anchor_seen)
+        return kept + int((kept + beside) * anchor_seen - seen * anchor_kept < anchor_seen)
     return limit

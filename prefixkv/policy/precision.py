@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
+from math import inf
 
 from prefixkv.kernels.packed_row import PRECISIONS
 from prefixkv.models.geometry import KVGeometry
@@ -13,6 +14,9 @@ from prefixkv.policy.entry_size import EntrySize
 FINE_BITS, COARSE_BITS, FEWEST_BITS = PRECISIONS
 FINE_RUN_BITS, BESIDE_BITS = COARSE_BITS, FEWEST_BITS
 """Where a layer's entries are in two precisions: of the most important ones, its fine run, and of the others."""
+FINE_SLOPE, FINE_START = 1.5, 0.2
+"""Of the bytes the fine run has so many times the share of the entries that its bits would hold, less a constant: the
+line through what lost least at 20, 14, 10 and 5 % (docs/results/leads.json)."""
 SLIGHT_LOSS, BEARABLE_LOSS = 0.002, 0.05
 """Nats a token by which a model may diverge where its prompt is rounded, for twice the entries: always, or where they
 are scarce. A few elements of great size, as Qwen2's biases make them, leave nothing of keys in 4 bits."""
@@ -33,10 +37,13 @@ class Losses:
         rounding: by bits, 4 and 2, where all entries are kept and rounded; what was not measured is not used.
         eviction: by the share of the entries that `guided` keeps, where those are stored as they are; empty where it
             was not measured.
+        mixed: by the share of a 16-bit cache's bytes, where `guided` keeps as many entries as that holds in two
+            precisions, rounding and eviction together; empty where it was not measured.
     """
 
     rounding: Mapping[int, float] = field(default_factory=dict)
     eviction: Mapping[float, float] = field(default_factory=dict)
+    mixed: Mapping[float, float] = field(default_factory=dict)
 
     def of_evicting(self, share: float) -> float:
         """What is lost where such a share is kept.
@@ -45,22 +52,33 @@ class Losses:
         first entries that go are those that nothing looks at. Who keeps less is taken to lose no less, which few
         samples need not show.
         """
-        kept = sorted(self.eviction, reverse=True)
-        lost = accumulate((self.eviction[each] for each in kept), max)
-        points = sorted(zip(kept, lost, strict=True))
-        most, least_lost = points[-1]
+        most, least_lost = max(self.eviction), self.eviction[max(self.eviction)]
         if share >= most:
             return least_lost * ((1 - share) / (1 - most)) ** 2
-        (low, more), (high, less) = next(pair for pair in pairwise(points) if share <= pair[1][0])
-        return less + (more - less) * (high - share) / (high - low)
+        return _between(self.eviction, share)
+
+    def of_mixing(self, share: float) -> float:
+        """What is lost in two precisions at a share of the bytes; infinite below the measured shares."""
+        if not self.mixed or share < min(self.mixed):
+            return inf
+        return _between(self.mixed, min(share, max(self.mixed)))
+
+
+def _between(lost: Mapping[float, float], share: float) -> float:
+    """The value at a share on straight lines through measured ones, below the least on the first; it never rises."""
+    shares = sorted(lost, reverse=True)
+    points = sorted(zip(shares, accumulate((lost[each] for each in shares), max), strict=True))
+    if len(points) == 1:
+        return points[0][1]
+    (low, more), (high, less) = next(pair for pair in pairwise(points) if share <= pair[1][0])
+    return less + (more - less) * (high - share) / (high - low)
 
 
 def fine_tokens(room_bytes: int, entries: int, layers: int, fine_price: int) -> int:
     """How many entries of each layer are stored in more bits, where a budget is shared between two precisions.
 
-    They take such a share of the bytes as more bits would hold of the entries: three quarters of a budget that holds
-    three quarters of them, a fifth of one that holds a fifth. The first entries given up are worth less than precision
-    for those that stay, the last ones more (docs/results/leads.json).
+    Of a budget that holds most entries in more bits they take nearly all, since entries that little looks at do harm
+    in few bits: their noise draws attention. The fewer it holds, the more is worth an entry against its precision.
 
     Args:
         room_bytes: bytes that the entries of all layers may take.
@@ -69,7 +87,15 @@ def fine_tokens(room_bytes: int, entries: int, layers: int, fine_price: int) -> 
         fine_price: bytes of an entry in more bits.
     """
     held = min(entries, room_bytes // fine_price)
-    return held * held // entries // layers
+    share = min(1.0, max(0.0, FINE_SLOPE * held / entries - FINE_START))
+    return int(share * held) // layers
+
+
+def loses_less_mixed(geometry: KVGeometry, room_bytes: int, entries: int, bits: int, losses: Losses) -> bool:
+    """Whether a model loses less by two precisions than by one; as for `packed_bits`, whose answer `bits` is."""
+    held = room_bytes / (entries * EntrySize.of(geometry, bits).stored)
+    lost = losses.rounding.get(bits, 0.0) + losses.of_evicting(min(1.0, held)) if losses.eviction else inf
+    return losses.of_mixing(room_bytes / (entries * geometry.counted_bytes)) < lost
 
 
 def packed_bits(geometry: KVGeometry, room_bytes: int, entries: int, before: int | None, losses: Losses) -> int:

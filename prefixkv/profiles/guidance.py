@@ -102,7 +102,7 @@ def _read(model: Any, identity: ModelIdentity, notify: Notify) -> LookAhead | No
             missing = f"{path} holds no look-ahead queries"
     if missing is None and profile is not None and profile.look_ahead is not None:
         try:
-            losses = Losses(profile.rounding_losses, profile.eviction_losses)
+            losses = Losses(profile.rounding_losses, profile.eviction_losses, profile.mixed_losses)
             return LookAhead.read(profile.look_ahead.read(), model, identity.geometry, losses)
         except PrefixKVError as error:
             missing = str(error)

@@ -127,6 +127,7 @@ class LayerProfile:
         rounding_losses: divergence of the model's predictions, in nats a token, where its prompt is stored in 4 and in
             2 bits, as far as it was measured.
         eviction_losses: the same where `guided` keeps a share of the entries as they are, by that share.
+        mixed_losses: the same where it stores what a share of a 16-bit cache's bytes holds in 4 and 2 bits, by that.
     """
 
     model: ModelIdentity
@@ -138,6 +139,7 @@ class LayerProfile:
     look_ahead: LookAheadFile | None = None
     rounding_losses: dict[int, float] = field(default_factory=dict)
     eviction_losses: dict[float, float] = field(default_factory=dict)
+    mixed_losses: dict[float, float] = field(default_factory=dict)
 
     @classmethod
     def load(cls, name_or_path: str | Path) -> LayerProfile:
@@ -166,6 +168,7 @@ class LayerProfile:
             None if beside is None else LookAheadFile(beside.sha256, beside.queries, path.with_name(beside.file)),
             {int(bits): loss for bits, loss in content.rounding_losses.items()},
             {float(share): loss for share, loss in content.eviction_losses.items()},
+            {float(share): loss for share, loss in content.mixed_losses.items()},
         )
 
     @classmethod
@@ -229,6 +232,7 @@ class LayerProfile:
             },
             "rounding_losses": {str(bits): loss for bits, loss in self.rounding_losses.items()},
             "eviction_losses": {str(share): loss for share, loss in self.eviction_losses.items()},
+            "mixed_losses": {str(share): loss for share, loss in self.mixed_losses.items()},
             "created_by": self.created_by,
         }
 

@@ -27,7 +27,7 @@ from prefixkv.policy.rotary import PositionWatch, Rotation, watched
 from prefixkv.policy.selection import cumulative_importance
 from prefixkv.profiles.calibration import Sample
 from prefixkv.profiles.divergence import divergences
-from prefixkv.profiles.eviction import evicting_caches
+from prefixkv.profiles.eviction import evicting_caches, mixing_caches
 from prefixkv.profiles.profile import LayerProfile, LookAheadFile, average_curve
 from prefixkv.profiles.rounding import rounded_caches
 from prefixkv.transformers_compat import cache_argument
@@ -145,13 +145,13 @@ def measure(
                 notify("the profile will hold no look-ahead queries: no answer has a second token")
             else:
                 look_ahead = LookAheadFile.of(*queries.payload())
-        rounding, eviction = _losses(loaded, look_ahead, answers, launch)
+        losses = _losses(loaded, look_ahead, answers, launch)
         progress(len(samples))
     finally:
         torch.set_num_threads(threads)
     facts = tuple(sample.facts for sample in measured)
     created_by = f"prefixkv {__version__}"
-    return LayerProfile(loaded.identity, SCORER, source, facts, layers, created_by, look_ahead, rounding, eviction)
+    return LayerProfile(loaded.identity, SCORER, source, facts, layers, created_by, look_ahead, *losses)
 
 
 @dataclass(frozen=True)
@@ -175,26 +175,31 @@ class _Answer:
 
 def _losses(
     loaded: LoadedModel, queries: LookAheadFile | None, answers: Sequence[_Answer], launch: Launch | None
-) -> tuple[dict[int, float], dict[float, float]]:
-    """Nats a token that are lost along these answers and those of other processes: by the bits, and by the share."""
+) -> tuple[dict[int, float], dict[float, float], dict[float, float]]:
+    """Nats a token that are lost along these answers and those of other processes.
+
+    By the bits, by the share of entries that are kept as they are, and by that of the bytes in two precisions.
+    """
     look_ahead = None
     if queries is not None:
         look_ahead = LookAhead.read(queries.read(), loaded.model, loaded.geometry, Losses())
     own = []
     for answer in answers:
-        caches = dict[float, Cache](rounded_caches(loaded.model.config, loaded.geometry.shape).items())
+        caches = dict[float | str, Cache](rounded_caches(loaded.model.config, loaded.geometry.shape).items())
         if look_ahead is not None:
-            caches |= evicting_caches(loaded.geometry, look_ahead)
+            caches.update(evicting_caches(loaded.geometry, look_ahead).items())
+            caches.update(mixing_caches(loaded.geometry, look_ahead).items())
         with torch.no_grad():
             own.append((answer.index, divergences(loaded.model, answer.inputs, answer.tokens, caches)))
     measured = dict(launch.gather(own) if launch else own)
     each = [measured[index] for index in sorted(measured)]
     tokens = sum(count for _, count in each)
     if not tokens:
-        return {}, {}
+        return {}, {}, {}
     lost = {key: round(sum(nats[key] for nats, _ in each) / tokens, 6) for key in each[0][0]}
     by_bits = {key: loss for key, loss in lost.items() if isinstance(key, int)}
-    return by_bits, {key: loss for key, loss in lost.items() if key not in by_bits}
+    mixed = {float(key): loss for key, loss in lost.items() if isinstance(key, str)}
+    return by_bits, {key: loss for key, loss in lost.items() if isinstance(key, float)}, mixed
 
 
 def _measure_sample(

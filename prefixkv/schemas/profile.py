@@ -60,6 +60,7 @@ class ProfileSchema(Schema):
     look_ahead: LookAheadSchema | None = None
     rounding_losses: dict[Literal["4", "2"], NotNegative] = Field(default_factory=dict)
     eviction_losses: Annotated[dict[KeptShare, NotNegative], Field(max_length=100)] = Field(default_factory=dict)
+    mixed_losses: Annotated[dict[KeptShare, NotNegative], Field(max_length=100)] = Field(default_factory=dict)
     created_by: Name
 
     @model_validator(mode="after")

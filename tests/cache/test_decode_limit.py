@@ -20,7 +20,7 @@ def limits(draw: st.DrawFn) -> tuple[DecodeLimit, int, int]:
     kind = draw(st.sampled_from(["fixed", "share", "release", "configured"]))
     limit = {
         "fixed": DecodeLimit(kept + draw(st.integers(0, 20))),
-        "share": DecodeLimit(None, kept, seen),
+        "share": DecodeLimit.of_anchor(kept, seen, draw(counts)),
         "release": DecodeLimit(None, kept, seen, is_release=True),
         "configured": DecodeLimit.of_share(draw(st.floats(0.01, 1))),
     }[kind]

@@ -22,6 +22,7 @@ from prefixkv.engine import captured_rows
 from prefixkv.engine.captured_rows import CapturedRows
 from prefixkv.generation.forward import read_tokens
 from prefixkv.inputs.prompts import Prompt, Turn
+from prefixkv.kernels.entry_table import FINE
 from prefixkv.models.decoder_weights import DecoderWeights, UnknownDecoderError
 from prefixkv.models.geometry import KVGeometry
 from prefixkv.transformers_compat import cache_argument
@@ -56,11 +57,11 @@ MODELS = {"llama": tiny.llama, "llava": tiny.llava, "qwen2": qwen2, "mistral": m
 
 
 @contextlib.contextmanager
-def packing(model: Any, budget: str) -> Iterator[PrefixKVCache]:
-    """An empty cache that packs in 4 bits where 8 hold too little."""
+def packing(model: Any, budget: str, codec: str = "auto") -> Iterator[PrefixKVCache]:
+    """An empty cache that packs in 4 bits where 8 hold too little, or as the codec says."""
     geometry = KVGeometry.of(model.config, "float32")
     with attention.installed(model):
-        yield PrefixKVCache(geometry, budget, "guided", look_ahead=random_look_ahead(model, geometry))
+        yield PrefixKVCache(geometry, budget, "guided", None, random_look_ahead(model, geometry), codec)
 
 
 @pytest.fixture(autouse=True)
@@ -107,6 +108,20 @@ def test_own_step_on_packed_entries(budget: str, bits: int) -> None:
     with packing(model, budget) as cache, torch.no_grad():
         model(input_ids=tiny.text(40), **cache_argument(cache))
         assert cache.layers[0].bits == bits
+        assert captured_rows.obstacle(cache.row, model.device) is None
+
+
+@pytest.mark.parametrize("budget", ["25%", "30tok"])
+def test_own_step_on_entries_in_two_precisions(budget: str) -> None:
+    model = mistral()
+    plain, plain_positions = run(model, packing(model, budget, "mixed"), own=False)
+    own, own_positions = run(model, packing(model, budget, "mixed"), own=True)
+    torch.testing.assert_close(own, plain, rtol=1e-4, atol=1e-4)
+    assert all(map(torch.equal, own_positions, plain_positions))
+    with packing(model, budget, "mixed") as cache, torch.no_grad():
+        model(input_ids=tiny.text(40), **cache_argument(cache))
+        assert min(layer.fine.kept_tokens for layer in cache.layers) > 0
+        assert captured_rows.formats_of([cache.row]) == (FINE + 4, 2)
         assert captured_rows.obstacle(cache.row, model.device) is None
 
 

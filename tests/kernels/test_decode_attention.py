@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from prefixkv.kernels.dispatch import implementation
-from prefixkv.kernels.entry_table import WHOLE_BITS, EntryTable, LayerEntries
+from prefixkv.kernels.entry_table import FINE, WHOLE_BITS, EntryTable, LayerEntries
 from prefixkv.kernels.packing import STEP_BYTES, pack, unpack
 from tests.kernels.precision import assert_precise, noise
 
@@ -57,6 +57,16 @@ def entries(
     importance = torch.ones(1, choices, capacity, device=device)
     order = torch.zeros(capacity, dtype=torch.int32, device=device)
     return LayerEntries(keys, values, positions, importance, order, bits, slot, kept, seen_tokens=1001 + kept)
+
+
+def with_fine_run(row: LayerEntries, count: int, bits: int, head_dim: int) -> LayerEntries:
+    """The same row with further entries, which are only read."""
+    shape = (1, row.keys.shape[1], count, head_dim)
+    keys, values = (
+        pack(noise(*shape, dtype=torch.float32, device=row.keys.device, seed=seed + count, scale=2), bits)
+        for seed in (5, 6)
+    )
+    return dataclasses.replace(row, fine_keys=keys, fine_values=values, fine_tokens=count, fine_bits=bits)
 
 
 def copy(rows: Sequence[LayerEntries | None], dtype: torch.dtype | None = None) -> Rows:
@@ -150,6 +160,9 @@ def attended(row: LayerEntries, query: torch.Tensor, scale: float, softcap: floa
     """Attention of a rotated query to a row's entries as they are, in the dtype of the query."""
     stored = [part[0, :, : row.kept_tokens] for part in (row.keys, row.values)]
     keys, values = (unpack(part, row.bits, query.dtype) if row.bits != WHOLE_BITS else part for part in stored)
+    if row.fine_keys is not None and row.fine_values is not None:
+        fine = (unpack(part[0], row.fine_bits, query.dtype) for part in (row.fine_keys, row.fine_values))
+        keys, values = (torch.cat(parts, dim=1) for parts in zip(fine, (keys, values), strict=True))
     group = query.shape[0] // keys.shape[0]
     keys, values = (part.to(query.dtype).repeat_interleave(group, dim=0) for part in (keys, values))
     if softcap is None:
@@ -193,7 +206,7 @@ def check(
     fresh = token(dtype, device, len(rows), group * kv_heads, kv_heads, head_dim)
     if not rotates:
         fresh[3:] = None, None
-    formats = tuple({row.bits for row in rows if row is not None})
+    formats = tuple({row.bits for row in rows if row} | {FINE + row.fine_bits for row in rows if row and row.fine_bits})
     scale, options = head_dim**-0.5, {"formats": formats, "softcap": softcap}
     ordinary, exact = copy(rows), copy(rows, torch.float64)
     expected = run("torch", ordinary, fresh, scale, **options)
@@ -307,6 +320,21 @@ def test_rows_of_one_batch_differ_in_precision_length_and_capacity(
             entries(dtype, device, 130, 129, bits, **SHAPE, spare=50),
         ]
     check(rows, dtype, device, 3)
+
+
+@pytest.mark.parametrize(("group", "head_dim"), [(3, 64), (1, 128)])
+def test_rows_with_a_fine_run_beside_rows_without_one(
+    dtype: torch.dtype, group: int, head_dim: int, device: torch.device
+) -> None:
+    shape = {"kv_heads": 2, "head_dim": head_dim}
+    places = [(1, 0), (90, 89), (65, 3), (150, 7)]
+    rows: Rows = [entries(dtype, device, *place, 2, **shape) for place in places]
+    mixed = [
+        with_fine_run(row, count, bits, head_dim)
+        for row, count, bits in zip(rows, (1, 40, 130), (4, 4, 8), strict=False)
+        if row is not None
+    ]
+    check([*mixed, None, rows[3], entries(dtype, device, 33, 0, **shape)], dtype, device, group)
 
 
 @pytest.mark.parametrize("softcap", [None, 2.0])

@@ -29,6 +29,7 @@ class Compacted:
         limit: what it may hold.
         spare: entries that the buffer could still take in.
         head: where the ring begins.
+        beside: as how many further entries a fine run counts.
     """
 
     seen: int
@@ -38,6 +39,7 @@ class Compacted:
     spare: int
 
     head: int
+    beside: int = 0
 
     def entries(self, device: torch.device) -> LayerEntries:
         capacity = self.kept + self.spare
@@ -59,6 +61,7 @@ class Compacted:
             limit=self.limit,
             head=self.head % len(order),
             count=len(self.window),
+            beside=self.beside,
         )
 
 
@@ -70,7 +73,8 @@ def compacted(draw: st.DrawFn) -> Compacted:
     window = tuple(draw(st.permutations(range(kept)))[: draw(st.integers(1, kept))])
     limit = {"hard": kept + draw(st.integers(0, 8)), "share": SHARE, "release": RELEASE}[kind]
     # A full buffer evicts as one that is at its limit does.
-    return Compacted(seen, kept, window, limit, draw(st.integers(0, 30)), draw(st.integers(0, 50)))
+    beside = draw(st.integers(0, seen)) if kind == "share" else 0
+    return Compacted(seen, kept, window, limit, draw(st.integers(0, 30)), draw(st.integers(0, 50)), beside)
 
 
 class Queue:
@@ -83,7 +87,8 @@ class Queue:
     def step(self) -> int:
         share = Fraction(self.start.kept, self.start.seen)
         if self.start.limit == SHARE:
-            allowed = self.start.kept + int((self.seen + 1 - self.start.seen) * share)
+            grown = Fraction(self.start.kept + self.start.beside, self.start.seen)
+            allowed = self.start.kept + int((self.seen + 1 - self.start.seen) * grown)
         elif self.start.limit == RELEASE:
             allowed = self.kept + (self.kept - self.seen * share < 1)
         else:

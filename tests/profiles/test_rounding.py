@@ -20,7 +20,7 @@ from prefixkv.models.layer_sizes import EntryShape
 from prefixkv.models.loading import LoadedModel
 from prefixkv.policy.budget import Budget
 from prefixkv.policy.look_ahead import LookAhead
-from prefixkv.policy.precision import BEARABLE_LOSS, SLIGHT_LOSS, Losses, packed_bits
+from prefixkv.policy.precision import BEARABLE_LOSS, SLIGHT_LOSS, Losses, loses_less_mixed, packed_bits
 from prefixkv.policy.rotary import Rotation
 from prefixkv.profiles import eviction, rounding
 from prefixkv.profiles.calibration import drawn_samples
@@ -72,6 +72,8 @@ def test_profile_says_what_the_model_bears(demo: LoadedModel) -> None:
     assert 0 < profile.rounding_losses[4] < profile.rounding_losses[2] < BEARABLE_LOSS
     assert list(profile.eviction_losses) == list(eviction.SHARES)
     assert min(profile.eviction_losses.values()) > 0
+    assert list(profile.mixed_losses) == list(eviction.MIXED_SHARES)
+    assert min(profile.mixed_losses.values()) > 0
 
 
 def test_loss_of_eviction_is_that_of_the_compressed_prompt() -> None:
@@ -196,3 +198,17 @@ def test_a_model_with_a_few_great_keys_is_not_stored_in_four_bits() -> None:
             projection.bias[15::16] = 300.0
     great = divergences(model, inputs, answer, rounding.rounded_caches(model.config, shape))[0]
     assert great[4] > 20 * usual[4]
+
+
+def test_two_precisions_are_taken_where_the_model_loses_less_by_them() -> None:
+    def is_mixed(budget: str, losses: Losses) -> bool:
+        room = Budget.parse(budget).room_bytes(GEOMETRY, 3000)
+        bits = packed_bits(GEOMETRY, room, 32 * 3000, None, losses)
+        return loses_less_mixed(GEOMETRY, room, 32 * 3000, bits, losses)
+
+    measured = {"rounding": {4: 0.0001, 2: 0.008}, "eviction": {0.5: 0.0015, 0.2: 0.8}}
+    losses = Losses(**measured, mixed={0.2: 0.002, 0.1: 0.003, 0.05: 0.5})
+    # Above the largest share it is taken to lose no less, below the smallest nothing is known.
+    assert [share for share in (26, 20, 15, 10, 6, 4) if is_mixed(f"{share}%", losses)] == [10]
+    assert losses.of_mixing(0.075) == pytest.approx(0.2515)
+    assert not is_mixed("10%", Losses(**measured))

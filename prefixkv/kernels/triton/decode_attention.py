@@ -2,7 +2,8 @@
 
 The stored entries of a head are split between programs, so that one row fills the GPU too; a second small kernel joins
 the parts. Everything is found through the table, so that the launches are the same whatever rows there are, however
-long they are and wherever they lie. Each precision has a launch, which passes over the rows of other precisions.
+long they are and wherever they lie. Each precision has a launch, which passes over the rows of other precisions; so has
+that of fine runs, whose splits come behind the others.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import torch
 import triton
 import triton.language as tl
 
-from prefixkv.kernels.entry_table import WHOLE_BITS, EntryTable
+from prefixkv.kernels.entry_table import FINE, WHOLE_BITS, EntryTable
 from prefixkv.kernels.packing import NORMAL_STEPS
 from prefixkv.kernels.triton.column_attention import LOG2_E
 from prefixkv.kernels.triton.joined_splits import join_kernel
@@ -52,17 +53,18 @@ def decode_attention(
     kv_heads = key.shape[1]
     group, cells, heads = query_heads // kv_heads, table.cells[layer], rows * query_heads
     packed = [bits for bits in formats if bits != WHOLE_BITS]
-    tiles = {bits: _tiles(bits, head_dim, group, query.dtype) for bits in formats}
-    filling = {bits: _splits(rows * kv_heads, bits, tiles[bits][2]) for bits in formats}
-    splits = max(filling.values())
+    tiles = {kind: _tiles(kind % FINE, head_dim, group, query.dtype) for kind in formats}
+    filling = {kind: _splits(rows * kv_heads, kind % FINE, tiles[kind][2]) for kind in formats}
+    splits = max(filling[kind] for kind in formats if kind < FINE)
+    fine_splits = max((filling[kind] for kind in formats if kind >= FINE), default=0)
     if WHOLE_BITS in formats:
         splits = max(splits, _splits(rows * kv_heads, WHOLE_BITS, tiles[WHOLE_BITS][2], ROOM))
     alone = splits == 1 and not packed
     out = torch.empty(rows, query_heads, head_dim, dtype=query.dtype, device=query.device)
     partial = lse = out
     if not alone:
-        partial = torch.empty(splits, heads, head_dim, dtype=torch.float32, device=query.device)
-        lse = torch.empty(splits, heads, dtype=torch.float32, device=query.device)
+        partial = torch.empty(splits + fine_splits, heads, head_dim, dtype=torch.float32, device=query.device)
+        lse = torch.empty(splits + fine_splits, heads, dtype=torch.float32, device=query.device)
     rotates = cosine is not None and sine is not None
     cosine, sine = (cosine, sine) if cosine is not None and sine is not None else (query, query)
     arguments = (
@@ -70,11 +72,12 @@ def decode_attention(
         query.stride(0), key.stride(0), value.stride(0), cosine.stride(0), cells.stride(0), kv_heads,
         scale * LOG2_E, (softcap or 1.0) * LOG2_E,
     )  # fmt: skip
-    for bits in formats:
-        entries, members, warps, limits = tiles[bits]
+    for kind in formats:
+        is_fine, bits = kind >= FINE, kind % FINE
+        entries, members, warps, limits = tiles[kind]
         shape: dict[str, Any] = {
             "GROUP": group, "G": members, "N": entries, "DTYPE": ELEMENTS[query.dtype], "ROTATES": rotates,
-            "CAPPED": softcap is not None, "LEAST": max(1, SOME_SPLITS // filling[bits]), "num_warps": warps, **limits,
+            "CAPPED": softcap is not None, "LEAST": max(1, SOME_SPLITS // filling[kind]), "num_warps": warps, **limits,
         }  # fmt: skip
         if bits == WHOLE_BITS:
             dims = max(16, triton.next_power_of_2(head_dim))
@@ -82,15 +85,16 @@ def decode_attention(
                 *arguments, HEAD_DIM=head_dim, D=dims, ALONE=alone, STAGES=2, **shape
             )
         else:
-            attend_packed_kernel[(splits, rows * kv_heads)](
+            attend_packed_kernel[(fine_splits if is_fine else splits, rows * kv_heads)](
                 *arguments, D=head_dim, W=max(16, head_dim * bits // 16), BITS=bits, STEP=NORMAL_STEPS.get(bits, 0.0),
-                ASSEMBLY=_has_assembly(), **shape,
+                FIRST=splits if is_fine else 0, FINE=is_fine, ASSEMBLY=_has_assembly(), **shape,
             )  # fmt: skip
     if not alone:
         join_kernel[(heads,)](
             partial, lse, cells, out, cells.stride(0), query_heads,
-            HEAD_DIM=head_dim, D=max(16, triton.next_power_of_2(head_dim)), SPLITS=splits, PACKED=bool(packed),
-            num_warps=4 if splits > 32 else 2,
+            HEAD_DIM=head_dim, D=max(16, triton.next_power_of_2(head_dim)), PACKED=bool(packed),
+            SPLITS=triton.next_power_of_2(splits + fine_splits), FIRST=splits, FINE=fine_splits,
+            num_warps=4 if splits + fine_splits > 32 else 2,
         )  # fmt: skip
     return out
 

@@ -11,6 +11,7 @@ from prefixkv.kernels.triton.table_columns import (
     ACTIVE,
     ANCHOR_KEPT,
     ANCHOR_SEEN,
+    BESIDE,
     CAPACITY,
     COUNT,
     HEAD,
@@ -35,8 +36,9 @@ def _next_slots_kernel(cells_ptr, cells, COLUMNS: tl.constexpr, N: tl.constexpr)
     kept, seen = tl.load(cell + KEPT_TOKENS, active, 0), tl.load(cell + SEEN_TOKENS, active, 0)
     anchor_kept, anchor_seen = tl.load(cell + ANCHOR_KEPT, active, 0), tl.load(cell + ANCHOR_SEEN, active, 1)
     limit, capacity = tl.load(cell + LIMIT, active, 0), tl.load(cell + CAPACITY, active, 0)
-    share = anchor_kept + (seen + 1 - anchor_seen) * anchor_kept // anchor_seen
-    released = kept + (kept * anchor_seen - seen * anchor_kept < anchor_seen).to(tl.int64)
+    beside = tl.load(cell + BESIDE, active, 0)
+    share = anchor_kept + (seen + 1 - anchor_seen) * (anchor_kept + beside) // anchor_seen
+    released = kept + ((kept + beside) * anchor_seen - seen * anchor_kept < anchor_seen).to(tl.int64)
     allowed = tl.where(limit == SHARE, share, tl.where(limit == RELEASE, released, limit))
     grows = kept < tl.minimum(allowed, capacity)
 

@@ -19,7 +19,19 @@ from prefixkv.kernels.triton.hadamard import hadamard_rows
 from prefixkv.kernels.triton.new_token import load_angles, load_head, logits, note_entry
 from prefixkv.kernels.triton.nibbles import plane, unit
 from prefixkv.kernels.triton.packed_rows import packed_rows, store_packed_rows
-from prefixkv.kernels.triton.table_columns import ACTIVE, BITS_COLUMN, CAPACITY, KEPT_TOKENS, KEYS, SLOT, VALUES
+from prefixkv.kernels.triton.table_columns import (
+    ACTIVE,
+    BITS_COLUMN,
+    CAPACITY,
+    FINE_BITS,
+    FINE_KEYS,
+    FINE_TOKENS,
+    FINE_VALUES,
+    KEPT_TOKENS,
+    KEYS,
+    SLOT,
+    VALUES,
+)
 
 
 @triton.jit
@@ -132,20 +144,21 @@ def attend_packed_kernel(
     q_row, k_row, v_row, angle_row, cell_row, kv_heads, scale2, cap2,
     D: tl.constexpr, GROUP: tl.constexpr, G: tl.constexpr, N: tl.constexpr, W: tl.constexpr, DTYPE: tl.constexpr,
     BITS: tl.constexpr, STEP: tl.constexpr, ROTATES: tl.constexpr, CAPPED: tl.constexpr, LEAST: tl.constexpr,
-    ASSEMBLY: tl.constexpr,
+    FIRST: tl.constexpr, FINE: tl.constexpr, ASSEMBLY: tl.constexpr,
 ):  # fmt: skip
     """Blocks of `N` entries are dealt to the splits in turn, to as many as have `LEAST` blocks each.
 
-    So programs that run together read what lies together.
+    So programs that run together read what lies together. `FINE`: the entries are those of fine runs, which are only
+    read; their splits begin at `FIRST`.
     """
     split, head_row = tl.program_id(0), tl.program_id(1)
     row, kv_head = (head_row // kv_heads).to(tl.int64), head_row % kv_heads
     cell = cells_ptr + row * cell_row
-    if (tl.load(cell + ACTIVE) == 0) | (tl.load(cell + BITS_COLUMN) != BITS):
+    if (tl.load(cell + ACTIVE) == 0) | (tl.load(cell + (FINE_BITS if FINE else BITS_COLUMN)) != BITS):
         return
-    members, kept = tl.arange(0, G), tl.load(cell + KEPT_TOKENS).to(tl.int32)
+    members, kept = tl.arange(0, G), tl.load(cell + (FINE_TOKENS if FINE else KEPT_TOKENS)).to(tl.int32)
     in_group = members < GROUP
-    place = split * tl.num_programs(1) * GROUP + head_row * GROUP + members
+    place = (FIRST + split) * tl.num_programs(1) * GROUP + head_row * GROUP + members
     splits = tl.minimum(tl.num_programs(0), (kept + N * LEAST - 1) // (N * LEAST))
     if split >= splits:
         tl.store(lse_ptr + place, tl.full([G], float("-inf"), tl.float32), in_group)
@@ -155,10 +168,10 @@ def attend_packed_kernel(
     PLANES: tl.constexpr = 8 if BITS == 2 else 4
     dims, words = tl.arange(0, D), tl.arange(0, W)
     mask = in_group[None, :] & (words < WORDS)[:, None]
-    capacity, slot = tl.load(cell + CAPACITY), tl.load(cell + SLOT)
+    capacity = tl.load(cell + (FINE_TOKENS if FINE else CAPACITY))
     base = kv_head * capacity * (WORDS + 1)
-    keys = tl.load(cell + KEYS).to(tl.pointer_type(tl.int16)) + base
-    values = tl.load(cell + VALUES).to(tl.pointer_type(tl.int16)) + base
+    keys = tl.load(cell + (FINE_KEYS if FINE else KEYS)).to(tl.pointer_type(tl.int16)) + base
+    values = tl.load(cell + (FINE_VALUES if FINE else VALUES)).to(tl.pointer_type(tl.int16)) + base
     cosine, sine = load_angles(cos_ptr, sin_ptr, row * angle_row, dims, dims >= 0, ROTATES)
     whole_heads = in_group[:, None] & (dims >= 0)[None, :]
     q = load_head(
@@ -168,14 +181,16 @@ def attend_packed_kernel(
     # The program's part of the result is where the queries change from rows to planes.
     target = partial_ptr + place.to(tl.int64) * D
     tl.store(target[:, None] + dims[None, :], hadamard_rows(q.to(tl.float32), G, D), whole_heads)
-    is_own = slot // N % splits == split
-    if is_own:
-        place_of_entry = slot * (WORDS + 1)
-        _store_new_entry(
-            k_ptr + row * k_row + kv_head * D, v_ptr + row * v_row + kv_head * D,
-            keys + place_of_entry, values + place_of_entry, cosine, sine, D, BITS, STEP, ROTATES,
-        )  # fmt: skip
-    note_entry(cell, kv_head, is_own)
+    if not FINE:
+        slot = tl.load(cell + SLOT)
+        is_own = slot // N % splits == split
+        if is_own:
+            place_of_entry = slot * (WORDS + 1)
+            _store_new_entry(
+                k_ptr + row * k_row + kv_head * D, v_ptr + row * v_row + kv_head * D,
+                keys + place_of_entry, values + place_of_entry, cosine, sine, D, BITS, STEP, ROTATES,
+            )  # fmt: skip
+        note_entry(cell, kv_head, is_own)
     # What was written is read again, by other threads.
     tl.debug_barrier()
     queries = tl.tuple([])
