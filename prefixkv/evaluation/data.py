@@ -14,16 +14,19 @@ from PIL import Image
 
 from prefixkv.documents import read_json, read_text
 from prefixkv.errors import OptionError, PrefixKVError
+from prefixkv.inputs.images import open_image
 from prefixkv.inputs.picture_source import open_source
-from prefixkv.profiles.calibration import TEXT_SUFFIXES
+from prefixkv.profiles.calibration import TEXT_SUFFIXES, picture_paths
 
 DATA_HELP = (
-    "scenes[:N[:SEED]], followups[:N[:SEED]], documents[:N[:SEED]], needle[:TOKENS[:SEED]], text:FILE, or a JSON file "
-    "shaped as LLaVA-Description or MM-Vet"
+    "scenes[:N[:SEED]], followups[:N[:SEED]], documents[:N[:SEED]], needle[:TOKENS[:SEED]], text:FILE, "
+    "pictures:FOLDER, or a JSON file shaped as LLaVA-Description or MM-Vet"
 )
 DEFAULT_COUNT, DEFAULT_SEED = 200, 1
 NEEDLE_TOKENS, LEAST_NEEDLE_TOKENS, NEEDLE_TEXTS = 2000, 100, 40
 """Of long texts with facts in them: their tokens, the fewest, and how many texts: each of 20 depths twice."""
+ASKED_OF_PICTURES = ("Describe the image.", "What does the text in the image say?", "How many things are there?")
+"""What is asked of pictures that come without questions, in turn; the full cache's answers are the reference."""
 FIRST_TOKENS = ("cache", "prompt")
 """Where an answer's first token comes from: a decoding step on the compressed cache, which reads the last token of the
 prompt; or the prompt's own pass, before anything is evicted, as in the paper."""
@@ -54,8 +57,8 @@ class DataSource:
 
     Attributes:
         kind: drawn scenes, drawn scenes with an unrelated second question, drawn documents, facts in long texts, plain
-            text, or a data file.
-        path: the file, or the folder of text files.
+            text, pictures without questions, or a data file.
+        path: the file, or the folder of text files or pictures.
         count: how many samples are taken; all where None.
         seed: of drawn scenes and documents.
         images: folder of a data file's pictures; beside the file where None.
@@ -63,7 +66,7 @@ class DataSource:
         text_tokens: of each long text with facts in it.
     """
 
-    kind: Literal["scenes", "followups", "documents", "needle", "text", "file"]
+    kind: Literal["scenes", "followups", "documents", "needle", "text", "pictures", "file"]
     path: Path | None = None
     count: int | None = None
     seed: int = DEFAULT_SEED
@@ -90,7 +93,7 @@ class DataSource:
         if limit is not None and limit < 1:
             raise OptionError(f"limit {limit} is too small: give 1 or more")
         kind, _, rest = text.partition(":")
-        if images is not None and kind in ("scenes", "followups", "documents", "needle", "text"):
+        if images is not None and kind in ("scenes", "followups", "documents", "needle", "text", "pictures"):
             raise OptionError(f"--images is the folder of a JSON file's pictures: data {text!r} has no such")
         if kind in ("scenes", "followups"):
             count, seed = _numbers(text, rest, DEFAULT_COUNT, 1)
@@ -109,6 +112,10 @@ class DataSource:
             if follow_up:
                 raise OptionError("plain text has no questions: --follow-up needs followups or a JSON file")
             return cls("text", _existing(rest, text), limit)
+        if kind == "pictures":
+            if follow_up:
+                raise OptionError("pictures come without questions: --follow-up needs followups or a JSON file")
+            return cls("pictures", _existing(rest, text), limit)
         path = _existing(text, text)
         if path.suffix.lower() in TEXT_SUFFIXES:
             raise OptionError(f"data {text!r} looks like plain text: give it as text:{text}")
@@ -140,6 +147,8 @@ class DataSource:
             assert self.count is not None
             return needle_questions(self.count, self.text_tokens, self.seed, count_tokens)
         assert self.path is not None
+        if self.kind == "pictures":
+            return picture_questions(self.path, self.count)
         return read_questions(self.path, self.count, self.images, self.follow_up)
 
     def texts(self) -> list[str]:
@@ -164,8 +173,37 @@ class DataSource:
         if self.path is None:
             length = f"{self.text_tokens}:" if self.kind == "needle" else ""
             return f"{self.kind}:{length}{self.seed}"
-        content = "\0".join(self.texts()).encode() if self.kind == "text" else self.path.read_bytes()
+        if self.kind == "pictures":
+            content = b"".join(path.name.encode() + path.read_bytes() for path in _pictures(self.path))
+        else:
+            content = "\0".join(self.texts()).encode() if self.kind == "text" else self.path.read_bytes()
         return f"{self.kind}:{hashlib.sha256(content).hexdigest()[:16]}"
+
+
+def picture_questions(path: Path, count: int | None) -> list[Question]:
+    """One of `ASKED_OF_PICTURES` about each picture; of a single picture all of them.
+
+    Args:
+        path: a picture, or a folder of pictures.
+        count: how many to take, from the first on; all where None.
+
+    Raises:
+        PrefixKVError: the folder holds no pictures.
+    """
+    paths = _pictures(path)
+    samples = max(len(paths), len(ASKED_OF_PICTURES))
+    asked = [
+        Question(
+            ASKED_OF_PICTURES[index % len(ASKED_OF_PICTURES)],
+            picture=partial(open_image, str(paths[index % len(paths)])),
+        )
+        for index in range(samples)
+    ]
+    return asked[:count]
+
+
+def _pictures(path: Path) -> list[Path]:
+    return picture_paths(path) if path.is_dir() else [path]
 
 
 def read_questions(path: Path, count: int | None, images: Path | None, follow_up: bool) -> list[Question]:

@@ -77,12 +77,22 @@ def folder_samples(folder: Path, count: int, prompts: Sequence[str] = (DEFAULT_P
     Raises:
         PrefixKVError: the folder is missing or holds no pictures, or a picture cannot be read.
     """
+    paths = picture_paths(folder)[:count]
+    return [Sample(prompts[index % len(prompts)], open_image(str(path))) for index, path in enumerate(paths)]
+
+
+def picture_paths(folder: Path) -> list[Path]:
+    """The pictures of a folder in the order of their names; one at least.
+
+    Raises:
+        PrefixKVError: the folder is missing or holds no pictures.
+    """
     if not folder.is_dir():
         raise PrefixKVError(f"there is no folder {folder}")
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES)[:count]
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES)
     if not paths:
         raise PrefixKVError(f"folder {folder} holds no pictures ({', '.join(_SUFFIXES)})")
-    return [Sample(prompts[index % len(prompts)], open_image(str(path))) for index, path in enumerate(paths)]
+    return paths
 
 
 def text_samples(path: Path, count: int) -> list[Sample]:

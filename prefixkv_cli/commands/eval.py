@@ -11,9 +11,11 @@ import typer
 
 from prefixkv.errors import OptionError, PrefixKVError
 from prefixkv.generation.sampling import Sampling
+from prefixkv.methods.table import DEFAULT_METHOD
 from prefixkv.models.loading import check_device_name, check_dtype_name, check_model_name
 from prefixkv.policy.codec import CODECS, DEFAULT_CODEC
 from prefixkv_cli import options, output
+from prefixkv_cli import self_check as self_checks
 from prefixkv_cli.model_choice import model_for_data
 from prefixkv_cli.progress_bar import progress_bar
 from prefixkv_cli.reports.page import check_report
@@ -27,13 +29,14 @@ METRICS = ("ppl", "rouge", "accuracy", "kl")
 
 
 def evaluate(
+    invocation: typer.Context,
     data: Annotated[
         str,
         typer.Option(
             "--data",
             help="scenes, scenes:N or scenes:N:SEED (drawn, with answers), followups and documents (likewise), "
-            "needle or needle:TOKENS (facts in long texts), text:FILE (or a folder), or a JSON file shaped as "
-            "LLaVA-Description or MM-Vet.",
+            "needle or needle:TOKENS (facts in long texts), text:FILE (or a folder), pictures:FOLDER (or one; the full "
+            "cache's answers are the reference), or a JSON file shaped as LLaVA-Description or MM-Vet.",
         ),
     ],
     model: options.ModelOption = "auto",
@@ -56,6 +59,15 @@ def evaluate(
         ),
     ] = DEFAULT_CODEC,
     no_profile: options.NoProfileOption = False,
+    self_check: Annotated[
+        bool,
+        typer.Option(
+            "--self-check",
+            help=f"Ask {self_checks.SAMPLES} questions of the data, in about a minute, and say whether guided at 20% "
+            "answers as the full cache does, and which layers are compressed; --budgets, --methods and --codecs choose "
+            "what is checked.",
+        ),
+    ] = False,
     metrics: Annotated[
         str | None,
         typer.Option(
@@ -137,6 +149,14 @@ def evaluate(
         raise OptionError("give one of --json, --markdown and --csv: each takes all of stdout")
     if first_token not in FIRST_TOKENS:
         raise OptionError(f"first-token {first_token!r} is not known: choose one of {', '.join(FIRST_TOKENS)}")
+    if self_check:
+        given = options.on_command_line(invocation)
+        budgets = budgets if "budgets" in given else self_checks.BUDGET
+        methods = methods if "methods" in given else DEFAULT_METHOD
+        metrics, limit = metrics or "rouge,kl", limit or self_checks.SAMPLES
+        max_new_tokens = max_new_tokens if "max_new_tokens" in given else self_checks.NEW_TOKENS
+        if not {"rouge", "kl"} <= set(_metrics(metrics)):
+            raise OptionError(f"metrics {metrics!r} do not suffice for --self-check: leave --metrics out")
     Sampling(max_new_tokens)
     cells = cells_of(methods, budgets, codecs)
     wanted = _metrics(metrics)
@@ -148,7 +168,7 @@ def evaluate(
     if source.kind == "text" and "accuracy" in wanted:
         raise OptionError("metric 'accuracy' needs right answers, and plain text has none: leave it out")
     pictures: Iterator[Image] = iter(())
-    if source.kind == "file":
+    if source.kind in ("file", "pictures"):
         pictures = (question.picture() for question in source.questions() if question.picture is not None)
     model = model_for_data(model, device, pictures, source.kind in ("scenes", "followups", "documents"), data)
 
@@ -185,6 +205,12 @@ def evaluate(
 
         write_evaluation(figures, report)
         output.notice(f"wrote {report}")
+    if self_check:
+        from prefixkv.models.facts import model_facts
+
+        geometry = model_facts(model, [], output.notice, trust_remote_code).geometry
+        for line in self_checks.conclusions(figures, geometry):
+            output.notice(line)
     if json:
         _say_what_is_odd(figures)
         output.write_json(figures)
