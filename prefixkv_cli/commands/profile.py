@@ -267,7 +267,7 @@ def _samples(
     if data is not None:
         limit = count if count is not None or data.startswith(("scenes:", "documents:")) else DEFAULT_SAMPLES
         source = DataSource.parse(data, limit, images)
-        if source.kind in ("followups", "needle"):
+        if source.kind in ("followups", "needle", "pictures"):
             raise OptionError(f"data {source.kind!r} is for eval: measure on scenes[:N[:SEED]] or documents[:N[:SEED]]")
         if source.kind == "scenes":
             assert source.count is not None

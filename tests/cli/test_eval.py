@@ -13,6 +13,9 @@ from typing import Any
 import pytest
 
 from prefixkv.demo.questions import question_set
+from prefixkv.demo.scenes import draw_scene
+from prefixkv.models.geometry import KVGeometry
+from prefixkv_cli.self_check import conclusions
 from tests.cli.program import ENVIRONMENT, PROGRAM, Run, launched
 from tools.demo.evaluate import answer_questions
 
@@ -32,6 +35,48 @@ def _records(folder: Path) -> list[dict[str, Any]]:
         for file in sorted(folder.glob("records-*.jsonl"))
         for line in file.read_text(encoding="utf-8").splitlines()
     ]
+
+
+def _checked(rouge: float, divergence: float) -> str:
+    cell = {"method": "guided", "budget": "10%", "bits": 4.0, "kept_tokens_fraction": 0.38}
+    metrics = {"rouge_l": {"value": rouge}, "kl_nats": {"value": divergence}}
+    geometry = KVGeometry(2, 1, 16, "float32", window_layers=(0, 2), window_tokens=8)
+    full = {"method": "full", "budget": "100%"}
+    line, layers = conclusions({"cells": [full, cell | {"metrics": metrics}]}, geometry)
+    assert layers == "2 of 4 layers are compressed, left alone are 2 with a window (0, 2)"
+    return line
+
+
+def test_a_self_check_says_whether_answers_are_the_full_caches() -> None:
+    assert _checked(1.0, 0.001).startswith("guided at 10% answers as the full cache does: ROUGE-L 1.00 of 1")
+    assert "answers much as the full cache does" in _checked(1.0, 0.2)
+    assert "answers much as the full cache does" in _checked(0.95, 0.01)
+    assert "give a larger budget" in _checked(0.5, 0.01)
+    assert _checked(0.5, 0.01).endswith("in 4 bits, 38% of the tokens kept")
+
+
+@pytest.mark.exhaustive
+def test_a_self_check_of_ones_own_pictures(run: Run, tmp_path: Path) -> None:
+    draw_scene(8).image.save(tmp_path / "a.png")
+    command = (
+        "eval",
+        "--model",
+        "demo",
+        "--processes",
+        "1",
+        "--data",
+        f"pictures:{tmp_path / 'a.png'}",
+        "--self-check",
+    )
+    done = run(*command, "--limit", "2", "--json")
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout)
+    assert [(cell["method"], cell["budget"]) for cell in figures["cells"]] == [("guided", "20%")]
+    assert "guided at 20% answers " in done.stderr
+    assert "8 of 8 layers are compressed, left alone are none" in done.stderr
+    refused = run(*command, "--metrics", "ppl")
+    assert refused.returncode == 2
+    assert "leave --metrics out" in refused.stderr
 
 
 @pytest.mark.exhaustive

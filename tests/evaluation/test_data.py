@@ -11,7 +11,7 @@ from PIL import Image
 
 from prefixkv.demo.questions import KINDS
 from prefixkv.errors import OptionError, PrefixKVError
-from prefixkv.evaluation.data import DataSource
+from prefixkv.evaluation.data import ASKED_OF_PICTURES, DataSource
 
 LLAVA = {
     "image": "b.png",
@@ -62,6 +62,29 @@ def test_second_question_of_a_conversation(folder: Path) -> None:
 def test_other_shapes_are_refused(folder: Path, content: Any) -> None:
     with pytest.raises(PrefixKVError, match=r"data\.json"):
         DataSource.parse(_file(folder, content)).questions()
+
+
+def test_pictures_without_questions_are_asked_what_there_is(folder: Path) -> None:
+    single = DataSource.parse(f"pictures:{folder / 'b.png'}").questions()
+    assert [question.text for question in single] == list(ASKED_OF_PICTURES)
+    assert all(question.answer is None and question.picture is not None for question in single)
+    before = DataSource.parse(f"pictures:{folder}").digest()
+    for index in range(4):
+        Image.new("RGB", (8, 6), (index, 2, 3)).save(folder / f"c{index}.png")
+    many = DataSource.parse(f"pictures:{folder}")
+    assert many.digest() != before
+    asked = many.questions()
+    assert [question.text for question in asked] == [*ASKED_OF_PICTURES, *ASKED_OF_PICTURES[:2]]
+    assert asked[3].picture is not None
+    assert asked[3].picture().getpixel((0, 0)) == (2, 2, 3)
+    assert len(DataSource.parse(f"pictures:{folder}", 2).questions()) == 2
+    (folder / "none").mkdir()
+    with pytest.raises(PrefixKVError, match="holds no pictures"):
+        DataSource.parse(f"pictures:{folder / 'none'}").questions()
+    with pytest.raises(PrefixKVError, match="is not there"):
+        DataSource.parse("pictures:nowhere")
+    with pytest.raises(OptionError, match="without questions"):
+        DataSource.parse(f"pictures:{folder}", follow_up=True)
 
 
 @pytest.mark.parametrize("text", ["scenes:0", "documents:0", "scenes:x", "scenes:5:y", "followups:1:2:3", "scenes:-1"])
