@@ -76,7 +76,10 @@ def test_every_method_in_every_codec_is_saved_opened_undone_and_asked_again(
     said(conversation, "Describe the image.")
     usage = conversation.usage()
     if not CODECS[codec].is_auto:
-        assert usage.codec == codec
+        # Where 4 bits would hold hardly any of the entries, all are in 2.
+        has_fine = conversation.cache.row.fine > 0
+        assert usage.codec == ("int2" if CODECS[codec].is_mixed and not has_fine else codec)
+        assert has_fine or not CODECS[codec].is_mixed or budget != "20%"
         assert conversation.cache.row.bits == CODECS[codec].bits
         assert all(layer.bits == CODECS[codec].bits for layer in conversation.cache.layers)
     if not METHODS[method].keeps_all:
