@@ -18,8 +18,8 @@ def test_usage_as_dict_has_the_shape_of_the_json() -> None:
         "bits": 4.0,
         "codec": "int4",
         "layers": [
-            {"layer": 0, "seen_tokens": 10, "kept_tokens": 4, "bytes": 40},
-            {"layer": 1, "seen_tokens": 10, "kept_tokens": 2, "bytes": 20},
+            {"layer": 0, "seen_tokens": 10, "kept_tokens": 4, "bytes": 40, "fine_tokens": 0},
+            {"layer": 1, "seen_tokens": 10, "kept_tokens": 2, "bytes": 20, "fine_tokens": 0},
         ],
         "left_bytes": 0,
     }
