@@ -95,23 +95,18 @@ def picture_token_ids(config: Any) -> list[int]:
     return list(dict.fromkeys(found))
 
 
-def template_names(template: str) -> set[str] | None:
-    """The names that a chat template reads from what it is given, `messages` among them.
+def parse_template(template: str) -> Any:
+    """A chat template as Jinja's tree of nodes. It is not compiled: that computes what is constant, at whatever cost.
 
     Args:
         template: in Jinja, with the tags that transformers adds to it.
 
-    Returns:
-        None where the template cannot be parsed.
+    Raises:
+        jinja2.TemplateError: it cannot be parsed.
     """
-    import jinja2.meta
     from transformers.utils.chat_template_utils import _compile_jinja_template
 
-    try:
-        parsed = _compile_jinja_template(template).environment.parse(template)
-        return jinja2.meta.find_undeclared_variables(parsed)
-    except jinja2.TemplateError:
-        return None
+    return _compile_jinja_template("").environment.parse(template)
 
 
 def reads_images(config: Any) -> bool:

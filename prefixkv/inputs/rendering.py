@@ -13,6 +13,7 @@ from prefixkv.inputs.picture_marks import picture_marks
 from prefixkv.inputs.time_limit import TimeUpError, within
 from prefixkv.inputs.turn import Layout, Turn
 from prefixkv.models.pretrained import chat_template
+from prefixkv.transformers_compat import parse_template
 
 _FORMS = ((True, True), (True, False), (False, False))
 """Whether questions, and whether instructions and answers, are lists of parts. Most processors' templates read lists;
@@ -85,6 +86,7 @@ class Rendering:
             ]
             spoken = [text for texts in told for text in texts if text is not None]
             return self._marks(images) + "\n".join([self.system, *spoken] if self.system else spoken)
+        _refuse_powers(template)
         errors: list[Exception] = []
         for user_parts, other_parts in _FORMS if hasattr(self.processor, "tokenizer") else _FORMS[-1:]:
             messages = self._messages(user_parts, other_parts)
@@ -133,6 +135,23 @@ class Rendering:
 
     def _marks(self, images: int) -> str:
         return (getattr(self.processor, "image_token", None) or "") * images
+
+
+def _refuse_powers(template: str) -> None:
+    """Refuse a template that computes a power: 9**9**9 is one instruction of Python, which nothing can end.
+
+    Raises:
+        PrefixKVError: it has one.
+    """
+    import jinja2.nodes
+
+    try:
+        power = parse_template(template).find(jinja2.nodes.Pow)
+    # What cannot be parsed is told of where it is rendered.
+    except jinja2.TemplateError:
+        return
+    if power is not None:
+        raise PrefixKVError(f"the model's chat template computes a power (**) in line {power.lineno}: {_OF_ANOTHER}")
 
 
 def reason(error: BaseException) -> str:

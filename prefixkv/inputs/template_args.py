@@ -9,7 +9,7 @@ from typing import Any
 
 from prefixkv.errors import OptionError
 from prefixkv.models.pretrained import chat_template
-from prefixkv.transformers_compat import template_names
+from prefixkv.transformers_compat import parse_template
 
 _NAME = re.compile(r"[A-Za-z_]\w{0,99}")
 _TAKEN = re.compile(
@@ -68,10 +68,20 @@ def say_unused(given: Mapping[str, Any], processor: Any, notify: Callable[[str],
         notify: called with one line for each.
     """
     template = chat_template(processor) if given else None
-    known = set() if template is None else template_names(template)
+    known = set() if template is None else _names(template)
     for name in given:
         if known is not None and name not in known:
             notify(f"the model's chat template does not use {name!r}: --template-arg {name} changes nothing")
+
+
+def _names(template: str) -> set[str] | None:
+    """The names that a chat template reads from what it is given, `messages` among them; None where it is broken."""
+    import jinja2.meta
+
+    try:
+        return jinja2.meta.find_undeclared_variables(parse_template(template))
+    except jinja2.TemplateError:
+        return None
 
 
 def _value(text: str) -> Any:

@@ -12,6 +12,7 @@ from PIL import Image
 import prefixkv
 from prefixkv.errors import PrefixKVError
 from prefixkv.inputs.prompts import Prompt, Turn
+from prefixkv.inputs.template_args import say_unused
 from prefixkv.inputs.token_ids import stop_tokens
 from prefixkv.models.loading import LoadedModel, load_model
 from prefixkv.models.pretrained import chat_template
@@ -69,6 +70,17 @@ def test_a_template_without_an_end_is_left(processor: Any, monkeypatch: pytest.M
         if thread.name == "time limit":
             thread.join(10)
             assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("power", ["{{ 9**9**9 }}", "{% if false %}\n{{ messages|length ** 2 }}{% endif %}"])
+def test_a_template_with_a_power_is_not_run(processor: Any, power: str) -> None:
+    """A thread cannot be told to leave one instruction, and what is constant would be computed by the compiler."""
+    processor.chat_template = f"{power}{processor.chat_template}"
+    with pytest.raises(PrefixKVError, match=r"template computes a power \(\*\*\) in line [12]: it is another model's"):
+        ids(processor)
+    notices: list[str] = []
+    say_unused({"messages": 1, "other": 1}, processor, notices.append)
+    assert notices == ["the model's chat template does not use 'other': --template-arg other changes nothing"]
 
 
 @pytest.mark.parametrize("question", [3, b"How many?", None, ["How many?"]])
