@@ -24,6 +24,8 @@ ENOUGH = {FINE_BITS: 0.75, COARSE_BITS: 0.6}
 """By bits: they are used where the budget then holds at least this share of the entries, whatever fewer bits lose."""
 SCARCE = 0.3
 """The same where fewer bits lose more than slightly: a model misses what is evicted beyond this more than precision."""
+CLEARLY = 0.75
+"""Two precisions are taken where they lose less than this part of what one loses: a profile's samples are few."""
 TYPICAL_EVICTION = {0.5: 0.05, 0.35: 0.1, 0.2: 0.2, 0.1: 0.4}
 """What evicting is taken to lose where nobody measured it, in nats a token by the share that is kept: about what
 SmolLM2 loses in texts."""
@@ -92,10 +94,10 @@ def fine_tokens(room_bytes: int, entries: int, layers: int, fine_price: int) -> 
 
 
 def loses_less_mixed(geometry: KVGeometry, room_bytes: int, entries: int, bits: int, losses: Losses) -> bool:
-    """Whether a model loses less by two precisions than by one; as for `packed_bits`, whose answer `bits` is."""
+    """Whether a model loses clearly less by two precisions than by one; as for `packed_bits`, whose answer `bits` is."""
     held = room_bytes / (entries * EntrySize.of(geometry, bits).stored)
     lost = losses.rounding.get(bits, 0.0) + losses.of_evicting(min(1.0, held)) if losses.eviction else inf
-    return losses.of_mixing(room_bytes / (entries * geometry.counted_bytes)) < lost
+    return losses.of_mixing(room_bytes / (entries * geometry.counted_bytes)) < CLEARLY * lost
 
 
 def packed_bits(geometry: KVGeometry, room_bytes: int, entries: int, before: int | None, losses: Losses) -> int:
