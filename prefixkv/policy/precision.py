@@ -94,7 +94,7 @@ def fine_tokens(room_bytes: int, entries: int, layers: int, fine_price: int) -> 
 
 
 def loses_less_mixed(geometry: KVGeometry, room_bytes: int, entries: int, bits: int, losses: Losses) -> bool:
-    """Whether a model loses clearly less by two precisions than by one; as for `packed_bits`, whose answer `bits` is."""
+    """Whether a model loses clearly less by two precisions than in `bits`, the answer of `packed_bits`; as for that."""
     held = room_bytes / (entries * EntrySize.of(geometry, bits).stored)
     lost = losses.rounding.get(bits, 0.0) + losses.of_evicting(min(1.0, held)) if losses.eviction else inf
     return losses.of_mixing(room_bytes / (entries * geometry.counted_bytes)) < CLEARLY * lost
