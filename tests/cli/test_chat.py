@@ -60,7 +60,7 @@ def test_json_has_exactly_the_documented_fields(record: dict) -> None:
         "layers",
         "left_bytes",
     ]
-    assert list(record["kv"]["layers"][0]) == ["layer", "seen_tokens", "kept_tokens", "bytes"]
+    assert list(record["kv"]["layers"][0]) == ["layer", "seen_tokens", "kept_tokens", "bytes", "fine_tokens"]
     assert list(record["seconds"]) == ["load", "prefill", "decode"]
 
 
