@@ -2,7 +2,7 @@
 
 A   the newest torch with its Triton: `make test`, and every kernel compiled ahead of time
 B   a torch without Triton: ruff, mypy, `make sbom`, `make demo`, `make site`, pages of results in a browser, a minute
-    of `make fuzz`, and what `make test-all` has beyond `make test`, of each test at most twelve cases
+    of `make fuzz`, and what `make test-all` has beyond `make test` but for the commands, of each test six cases at most
 C   the lowest Triton that is taken: its interpreter runs the kernels' tests of `make test`; their further cases, which
     take the better part of an hour there, are those of `make test-gpu`
 D   the lower bounds of pyproject.toml on the lowest Python: `make test` of what most depends on libraries (cache, saved
@@ -120,7 +120,8 @@ def environments() -> dict[str, Environment]:
     engine = f"tests/test_compression.py tests/test_documents.py tests/test_library_page.py {parts}"
     commands = " ".join(f"tests/cli/test_{name}.py" for name in ("batch", "chat", "eval", "help"))
     pages = ("tests/docs", "tests/test_readme.py", "tests/test_library_page.py")
-    others = (kernels, *pages)
+    # The commands' exhaustive tests start many programs: a quarter of an hour by themselves, left to `make test-all`.
+    others = (kernels, *pages, "tests/cli")
     found = interpreters()
     pythons = " ".join(found.values())
     return {
@@ -144,7 +145,7 @@ def environments() -> dict[str, Environment]:
                 "pages, README and notebook": ("test", f"ARGS=--rest {' '.join(pages)}"),
                 "more of make test-all": (
                     "test",
-                    f"ARGS=--rest --cases 12 {' '.join(f'--ignore {part}' for part in others)}",
+                    f"ARGS=--rest --cases 6 {' '.join(f'--ignore {part}' for part in others)}",
                 ),
                 "plain kernels": ("test", f"ARGS={kernels}"),
             },
