@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import torch
 
+TOGETHER = 64
+"""Queries whose weights exist at once."""
+
 
 def attention_peak(queries: torch.Tensor, keys: torch.Tensor, scale: float, own: int = 0) -> torch.Tensor:
     """Maximum over the queries, and over each group of query heads, of the attention weights.
@@ -15,8 +18,7 @@ def attention_peak(queries: torch.Tensor, keys: torch.Tensor, scale: float, own:
     `max_i max_{h in g} a[h, i, j]`.
 
     Args:
-        queries: (batch or 1, query_heads, count, head_dim), any float dtype, after RoPE; few, since their weights exist
-            at once.
+        queries: (batch or 1, query_heads, count, head_dim), any float dtype, after RoPE; one at least.
         keys: (batch, kv_heads, key_len, head_dim), same dtype, after RoPE.
         scale: factor on the dot products, usually `head_dim ** -0.5`.
         own: how many of the queries, the first ones, belong to the last `own` keys and see none behind their own; the
@@ -27,8 +29,13 @@ def attention_peak(queries: torch.Tensor, keys: torch.Tensor, scale: float, own:
     """
     kv_heads, key_len = keys.shape[1:3]
     grouped = queries.unflatten(1, (kv_heads, -1)).float() * scale
-    weights = grouped @ keys.float().unsqueeze(2).transpose(-1, -2)
-    if own:
-        hidden = torch.ones(own, own, dtype=torch.bool, device=keys.device)
-        weights[..., :own, key_len - own :].masked_fill_(hidden.triu_(1), float("-inf"))
-    return torch.softmax(weights, dim=-1).amax(dim=(2, 3))
+    transposed = keys.float().unsqueeze(2).transpose(-1, -2)
+    hidden = torch.ones(own, own, dtype=torch.bool, device=keys.device).triu_(1)
+    peaks = []
+    for first in range(0, grouped.shape[3], TOGETHER):
+        weights = grouped[..., first : first + TOGETHER, :] @ transposed
+        seen = hidden[first : first + TOGETHER]
+        if len(seen):
+            weights[..., : len(seen), key_len - own :].masked_fill_(seen, float("-inf"))
+        peaks.append(torch.softmax(weights, dim=-1).amax(dim=(2, 3)))
+    return torch.stack(peaks).amax(dim=0)

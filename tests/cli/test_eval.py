@@ -71,7 +71,7 @@ def test_a_self_check_of_ones_own_pictures(run: Run, tmp_path: Path) -> None:
     done = run(*command, "--limit", "2", "--json")
     assert done.returncode == 0, done.stderr
     figures = json.loads(done.stdout)
-    assert [(cell["method"], cell["budget"]) for cell in figures["cells"]] == [("guided", "20%")]
+    assert [(cell["method"], cell["budget"]) for cell in figures["cells"]] == [("full", "100%"), ("guided", "20%")]
     assert "guided at 20% answers " in done.stderr
     assert "8 of 8 layers are compressed, left alone are none" in done.stderr
     refused = run(*command, "--metrics", "ppl")
