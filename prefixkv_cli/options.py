@@ -15,6 +15,7 @@ from prefixkv.models.geometry import DTYPE_BYTES
 from prefixkv.models.names import ALIASES
 from prefixkv.models.placement import Placement
 from prefixkv.policy.codec import CODECS
+from prefixkv.policy.memory_sizes import parse_sizes
 from prefixkv_cli.dialogue.picture_input import SOURCES_HELP
 from prefixkv_cli.output import be_quiet
 
@@ -223,6 +224,21 @@ def placement(
     chosen = Placement(device_map, 8 if in_8bit else 4 if in_4bit else None, trust_remote_code)
     chosen.check(device)
     return chosen
+
+
+def memory_sizes(memory: str | None, device_map: str | None) -> tuple[int, ...] | None:
+    """The sizes of `--memory` in bytes: one for all caches together, or one for each GPU; None where it is not given.
+
+    Raises:
+        OptionError: a part is no size, or there are several and the model is to be on one device.
+    """
+    sizes = None if memory is None else parse_sizes(memory)
+    if sizes is not None and len(sizes) > 1 and device_map is None:
+        raise OptionError(
+            f"memory {memory!r} has {len(sizes)} limits, one for each device, and without --device-map the model is on "
+            "one: give one size"
+        )
+    return sizes
 
 
 def on_command_line(invocation: typer.Context) -> set[str]:

@@ -87,7 +87,8 @@ class Batch:
         method: name of a method; not used with a configuration.
         new_tokens: longest answer, where a line does not say its own.
         most_rows: answered together; fewer where memory does not suffice.
-        memory: for the caches of the rows that are answered together; a part of what is free where None.
+        memory: bytes for the caches of the rows that are answered together, or for those on each device; a part of what
+            is free where None.
         notify: called with one line where the method does without a profile.
         trace: a file for a trace of reads and steps; None for none.
         stop: texts that end an answer, where a line does not say its own.
@@ -105,7 +106,7 @@ class Batch:
     method: str
     new_tokens: int = 512
     most_rows: int = 16
-    memory: int | None = None
+    memory: int | Sequence[int] | None = None
     notify: Notify = _silent
     trace: Path | None = None
     stop: tuple[str, ...] = ()

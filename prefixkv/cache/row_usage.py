@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
-from prefixkv.cache.states import held_bytes
+from prefixkv.cache.states import held_bytes, state_tensors
 from prefixkv.cache.usage import CacheUsage, LayerUsage
 from prefixkv.cache.windows import window_bytes
 from prefixkv.models.geometry import COUNTED_BYTES
@@ -35,10 +36,23 @@ def usage_of(row: CacheRow) -> CacheUsage:
 
 def allocated_bytes(row: CacheRow) -> int:
     """Bytes of all tensors that a row holds: entries, what is noted of them, queues, windows and marks."""
+    return sum(allocated_by_device(row).values())
+
+
+def allocated_by_device(row: CacheRow) -> dict[str, int]:
+    """The same for each device, by its name."""
     held = [tensor for layer in row.layers for tensor in layer.tensors]
     held += [tensor for tensor in (row.is_text, row.next_positions) if tensor is not None]
-    storages = [tensor.untyped_storage() for tensor in held]
-    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values()) + left_bytes(row)
+    sizes = {(str(tensor.device), tensor.untyped_storage().data_ptr()): tensor.untyped_storage() for tensor in held}
+    found = Counter[str]()
+    for (device, _), storage in sizes.items():
+        found[device] += storage.nbytes()
+    for window in row.windows.values():
+        if window.keys is not None:
+            found[str(window.keys.device)] += window_bytes(window)
+    for state in state_tensors(row.states).values():
+        found[str(state.device)] += state.nbytes
+    return dict(found)
 
 
 def left_bytes(row: CacheRow) -> int:

@@ -63,20 +63,20 @@ class LayerSnapshot:
         """Entries stored."""
         return 0 if self.keys is None else self.keys.shape[2]
 
-    def restore(self, layer: CompressedLayer, device: torch.device) -> None:
-        """Make a layer what it was; its buffers are exactly as large as its entries."""
+    def restore(self, layer: CompressedLayer, device: torch.device | None) -> None:
+        """Make a layer what it was; its buffers are exactly as large as its entries, `device` as for all layers."""
         layer.reset()
         for name in ("keys", "values", "positions", "importance"):
             copied = getattr(self, name)
             # A second copy: decoding overwrites buffers in place, and a snapshot may be restored more than once.
-            setattr(layer, name, None if copied is None else copied.to(device, copy=True))
+            setattr(layer, name, None if copied is None else _copied(copied, device))
         if self.keys is not None:
-            layer.set_queue(torch.tensor(self.window, dtype=torch.int32, device=device))
+            layer.set_queue(torch.tensor(self.window, dtype=torch.int32, device=device or self.keys.device))
         layer.seen_tokens, layer.kept_tokens = self.seen_tokens, self.kept_tokens
         layer.anchor_seen, layer.anchor_kept = self.anchor_seen, self.anchor_kept
         layer.is_initialized = self.keys is not None
         if self.fine:
-            keys, values, *notes = (tensor.to(device, copy=True) for tensor in self.fine)
+            keys, values, *notes = (_copied(tensor, device) for tensor in self.fine)
             layer.fine.fill((keys, values, tuple(notes)))
 
 
@@ -136,26 +136,27 @@ class CacheSnapshot:
         states = {key: own(tensor) for key, tensor in state_tensors(row.states).items()}
         return cls(layers, tuple(row.limits), windows, positions, row.bits, is_text, states)
 
-    def restore(self, row: CacheRow, device: torch.device) -> None:
+    def restore(self, row: CacheRow, device: torch.device | None) -> None:
         """Make a row what it was.
 
         Args:
             row: of the same model, budget and method; what it holds is freed first.
-            device: where the model is; where it is spread over several, a layer follows its keys when they come.
+            device: where the model is; where it is spread over several, a layer follows its keys when they come. None:
+                where each tensor is, which were not copied then.
         """
         row.reset()
         for compressed, snapshot in zip(row.layers, self.layers, strict=True):
             snapshot.restore(compressed, device)
         for place, window in self.windows.items():
-            keys, values = (part.to(device, copy=True) for part in (window.keys, window.values))
+            keys, values = (_copied(part, device) for part in (window.keys, window.values))
             layer = row.windows[place]
             layer.lazy_initialization(keys, values)
             layer.keys, layer.values, layer.cumulative_length = keys, values, window.seen_tokens
-        fill_states(row.states, {key: tensor.to(device, copy=True) for key, tensor in self.states.items()})
+        fill_states(row.states, {key: _copied(tensor, device) for key, tensor in self.states.items()})
         row.limits, row.bits = list(self.limits), self.bits
         row.fine = max((layer.fine.kept_tokens for layer in row.layers), default=0)
-        row.is_text = None if self.is_text is None else self.is_text.to(device, copy=True)
-        row.next_positions = None if self.next_positions is None else self.next_positions.to(device, copy=True)
+        row.is_text = None if self.is_text is None else _copied(self.is_text, device)
+        row.next_positions = None if self.next_positions is None else _copied(self.next_positions, device)
 
 
 def copy_of(cache: PrefixKVCache, device: torch.device) -> PrefixKVCache:
@@ -168,6 +169,10 @@ def copy_of(cache: PrefixKVCache, device: torch.device) -> PrefixKVCache:
     second = cache.emptied()
     CacheSnapshot.take(cache.row).restore(second.row, device)
     return second
+
+
+def _copied(tensor: torch.Tensor, device: torch.device | None) -> torch.Tensor:
+    return tensor.to(device or tensor.device, copy=True)
 
 
 def _host(tensor: torch.Tensor) -> torch.Tensor:

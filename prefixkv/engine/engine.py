@@ -6,6 +6,7 @@ import itertools
 import weakref
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,7 +19,7 @@ from prefixkv.cache.row import CacheRow
 from prefixkv.decoder.stages import layer_devices
 from prefixkv.engine.admission import Footprint, Ledger
 from prefixkv.engine.kept import CacheName, KeptCaches
-from prefixkv.engine.memory import memory_bytes
+from prefixkv.engine.memory import Memory, memory_limits
 from prefixkv.engine.prefix import Prefixes, SharedPart
 from prefixkv.engine.request import Request
 from prefixkv.engine.scheduler import Scheduler
@@ -56,14 +57,14 @@ class Engine:
     those that it gives alone, whatever runs beside it.
 
     Attributes:
-        memory_bytes: for the caches of all requests that are read or run.
+        memory_bytes: for the caches of all requests that are read or run, on all devices together.
     """
 
     def __init__(
         self,
         model: PreTrainedModel | LoadedModel,
         method: str | Method = DEFAULT_METHOD,
-        memory: str | int | None = None,
+        memory: Memory = None,
         most_rows: int = 64,
         allowance: int | None = ALLOWANCE,
         trace: Path | str | None = None,
@@ -76,7 +77,9 @@ class Engine:
             model: of transformers, or from `prefixkv.load_model`.
             method: name of a method; a request with a configuration brings its own.
             memory: for the caches of all requests, such as `"4GiB"` or a number of bytes; 60 % of what is free on a
-                GPU, 1 GiB elsewhere, where None.
+                GPU, 1 GiB elsewhere, where None. Of a model over several GPUs one size is for all of them together;
+                `"20GB,10GB"`, a sequence or a mapping from the devices' names gives each one that holds compressed
+                layers a limit of its own, in the order of the layers.
             most_rows: requests that run at the same time.
             allowance: prompt tokens that may be read between two steps of the rows that run, which take them between
                 the layers of the pass that reads. More begins requests sooner, fewer keeps the time between two
@@ -86,7 +89,8 @@ class Engine:
             codec: in which precision entries are stored; a request with a configuration brings its own.
 
         Raises:
-            OptionError: unknown method or codec, or a number that is not allowed.
+            OptionError: unknown method or codec, a number that is not allowed, or limits of other devices than those
+                that hold compressed layers.
             PrefixKVError: the model cannot be compressed, or the trace cannot be written.
         """
         if most_rows < 1 or (allowance is not None and allowance < 1):
@@ -96,11 +100,13 @@ class Engine:
         self._identity = model.identity if isinstance(model, LoadedModel) else ModelIdentity.of_model(model)
         self._stop_tokens = frozenset(end_tokens(self._model, self._tokenizer))
         self._method, self._codec, self._notify = method, codec, notify
-        self.memory_bytes = memory_bytes(memory, self._model.device, layer_devices(self._model))
+        places = self._places()
+        ledger = Ledger(memory_limits(memory, self._model.device, places), map(str, places))
+        self.memory_bytes, self._divided = ledger.memory_bytes, ledger.layers
         self._new_row("100%")
         self._numbers, self._is_closed = itertools.count(1), False
         self._trace = Trace(None if trace is None else Path(trace))
-        scheduler: Scheduler[Request] = Scheduler(Ledger(self.memory_bytes), most_rows, allowance)
+        scheduler: Scheduler[Request] = Scheduler(ledger, most_rows, allowance)
         self._worker = Worker(self._model, scheduler, most_rows, self._trace, notify)
         # Also when the interpreter ends, before the libraries below are taken down.
         self._finalizer = weakref.finalize(self, _stop, self._worker, self._trace)
@@ -262,7 +268,15 @@ class Engine:
         return make_cache(self._model, self._identity, budget, *chosen).row
 
     def _footprint(self, row: CacheRow, prompt_tokens: int, new_tokens: int) -> Footprint:
-        return Footprint.of(row.capacity, prompt_tokens, new_tokens - 1 + AHEAD, small_bytes(self._model.device))
+        tokens, small = (prompt_tokens, new_tokens - 1 + AHEAD), small_bytes(self._model.device)
+        # A configuration's shares are whatever it says.
+        even_share = row.method.even_share if row.keep_fractions is None else Fraction(0)
+        return Footprint.of(row.capacity, *tokens, small, self._divided, even_share)
+
+    def _places(self) -> list[torch.device]:
+        """Where each compressed layer is; nothing where the model's layers are not to be found."""
+        devices = layer_devices(self._model)
+        return [devices[place] for place in self._identity.geometry.compressed_layers] if devices else []
 
 
 def _stop(worker: Worker, trace: Trace) -> None:

@@ -9,14 +9,14 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from prefixkv.cache.row import CacheRow
-from prefixkv.cache.row_usage import allocated_bytes
+from prefixkv.cache.row_usage import allocated_by_device
 from prefixkv.cache.snapshot import CacheSnapshot
 from prefixkv.engine.admission import Ledger
 from prefixkv.inputs.images import picture_sha256
@@ -79,12 +79,12 @@ class KeptCache:
     Attributes:
         name: its ids are all that was read, of the prompt and of the answer.
         snapshot: the entries; only ever read from.
-        bytes: that its tensors take.
+        by_device: bytes that its tensors take, by the name of the device where they are.
     """
 
     name: CacheName
     snapshot: CacheSnapshot
-    bytes: int
+    by_device: Mapping[str, int]
 
     def key(self) -> str:
         """The same for caches that have read the same under the same rule."""
@@ -97,14 +97,19 @@ class KeptCaches:
     """The caches that are there. All is called under the worker's lock, or by its thread.
 
     Attributes:
-        bytes: that they take, as reserved.
         continued: prompts that went on from one.
     """
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._held: OrderedDict[str, KeptCache] = OrderedDict()
-        self.bytes = self.continued = 0
+        self._bytes: dict[str, int] = {}
+        self.continued = 0
+
+    @property
+    def bytes(self) -> int:
+        """That they take, as reserved."""
+        return sum(self._bytes.values())
 
     def __len__(self) -> int:
         """How many there are."""
@@ -124,13 +129,13 @@ class KeptCaches:
         """Take a cache in, whose bytes nobody has reserved, and let others go for it; without room it goes itself."""
         key = kept.key()
         self._free([key])
-        most = self._ledger.memory_bytes // KEPT_SHARE
-        while self._held and (self.bytes + kept.bytes > most or not self._ledger.has_room(kept.bytes)):
+        amounts = self._ledger.amounts(kept.by_device)
+        count, most = sum(amounts), self._ledger.memory_bytes // KEPT_SHARE
+        while self._held and (self.bytes + count > most or not self._ledger.has_room(amounts)):
             self._free([next(iter(self._held))])
-        if kept.bytes <= most and self._ledger.has_room(kept.bytes):
-            self._ledger.hold(key, kept.bytes)
-            self._held[key] = kept
-            self.bytes += kept.bytes
+        if count <= most and self._ledger.has_room(amounts):
+            self._ledger.hold(key, amounts)
+            self._held[key], self._bytes[key] = kept, count
 
     def settle(self, waiting: Sequence[Request]) -> None:
         """Free what keeps the first that waits from beginning, the least recently used first.
@@ -147,8 +152,8 @@ class KeptCaches:
 
     def _free(self, keys: Iterable[str]) -> None:
         for key in keys:
-            if (kept := self._held.pop(key, None)) is not None:
-                self.bytes -= kept.bytes
+            if self._held.pop(key, None) is not None:
+                del self._bytes[key]
                 self._ledger.end(key)
 
 
@@ -163,4 +168,6 @@ def kept_cache(name: CacheName, row: CacheRow, tokens: Sequence[int]) -> KeptCac
     said = torch.tensor(list(itertools.islice(tokens, row.seen_tokens - len(name.ids))), dtype=torch.int64)
     ids = torch.cat([name.ids.cpu(), said])
     whole = CacheName(name.rule, name.turns, name.pictures, ids)
-    return KeptCache(whole, CacheSnapshot.take(row, copied=False), allocated_bytes(row) + ids.nbytes)
+    by_device = allocated_by_device(row)
+    by_device[str(ids.device)] = by_device.get(str(ids.device), 0) + ids.nbytes
+    return KeptCache(whole, CacheSnapshot.take(row, copied=False), by_device)

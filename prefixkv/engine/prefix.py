@@ -32,13 +32,22 @@ class SharedPart:
         key: the same for equal parts that are read for the same scorers' sake; of no others.
         tokens: its length.
         most_queries: last queries that the request's scorer looks at; None for all.
-        bytes: that it takes when it is read.
+        layers: that are compressed.
+        layer_bytes: that it takes in each of them when it is read.
+        left_bytes: that it takes in the layers which are left alone.
     """
 
     key: str
     tokens: int
     most_queries: int | None
-    bytes: int
+    layers: int
+    layer_bytes: int
+    left_bytes: int
+
+    @property
+    def bytes(self) -> int:
+        """That it takes when it is read."""
+        return self.layers * self.layer_bytes + self.left_bytes
 
     @classmethod
     def of(
@@ -72,7 +81,9 @@ class SharedPart:
             f"{own.hexdigest()} {count} {owner}",
             tokens,
             count,
-            geometry.layers * (tokens * geometry.entry_bytes + queries) + geometry.left_bytes,
+            geometry.layers,
+            tokens * geometry.entry_bytes + queries,
+            geometry.left_bytes,
         )
 
 
@@ -123,8 +134,7 @@ class Prefixes:
         self._free([key for key in self._held if key not in wanted])
         if not requests or self._ledger.fits(requests[0].footprint):
             return
-        needed = self._ledger.reserved_bytes + requests[0].footprint.most - self._ledger.memory_bytes
-        if needed <= self.bytes:
+        if self._ledger.fits(requests[0].footprint, without=self._held):
             own = requests[0].shared.key if requests[0].shared is not None else None
             self._free([key for key in self._held if key != own])
             if not self._ledger.fits(requests[0].footprint):
@@ -142,10 +152,11 @@ class Prefixes:
             return False
         if part.key not in self._held:
             others = any(other.shared is not None and other.shared.key == part.key for other in waiting)
-            if not others or not self._ledger.has_room(part.bytes):
+            amounts = self._ledger.spread(part.layers, part.layer_bytes, part.left_bytes)
+            if not others or not self._ledger.has_room(amounts):
                 return False
-            self._ledger.hold(part.key, part.bytes)
-            self._held[part.key], self._bytes[part.key] = None, part.bytes
+            self._ledger.hold(part.key, amounts)
+            self._held[part.key], self._bytes[part.key] = None, sum(amounts)
             self.most_bytes = max(self.most_bytes, self.bytes)
         self.shared += 1
         return True

@@ -71,6 +71,7 @@ def _continued(model: PreTrainedModel, request: Request, earlier: KeptCache) -> 
     rest = request.prompt.after(earlier.name.ids.tolist(), len(earlier.name.pictures))
     if rest is None:
         return None
-    earlier.snapshot.restore(request.row, model.device)
+    # Each layer onto the device on which it computes, of several.
+    earlier.snapshot.restore(request.row, None)
     request.stream.cached_tokens = len(earlier.name.ids)
     return on_device(model, rest)

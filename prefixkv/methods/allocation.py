@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Sequence
+from fractions import Fraction
 
 from prefixkv.errors import PrefixKVError
 
@@ -95,6 +96,9 @@ def prefix(
 
 EVEN_PARTS = 3
 """Of four parts of a layer's share under `mixed`, those that are the same for all layers."""
+EVEN_SHARES = {"uniform": Fraction(1), "mixed": Fraction(EVEN_PARTS, EVEN_PARTS + 1)}
+"""The part of the total that is dealt to all layers evenly whatever the text is, by what the way of sharing is called;
+nothing where it is not named."""
 
 
 def mixed(even: Sequence[int], by_threshold: Sequence[int]) -> list[int]:

@@ -8,10 +8,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from prefixkv.errors import OptionError
+from prefixkv.methods.allocation import EVEN_SHARES
 from prefixkv.methods.layers_read import LayersRead
 
 if TYPE_CHECKING:
@@ -126,6 +128,11 @@ class Method:
     def allocation(self) -> str | None:
         """What its way of sharing is called; None where everything is kept."""
         return None if self.allocate is None else self.allocate.__name__
+
+    @property
+    def even_share(self) -> Fraction:
+        """The part of what all layers keep that is dealt to them evenly; nothing is known of a foreign allocator."""
+        return Fraction(0) if self.is_foreign else EVEN_SHARES.get(self.allocation or "", Fraction(0))
 
     @property
     def floor_tokens(self) -> int:

@@ -95,7 +95,7 @@ def batch(
         typer.Option(
             "--memory",
             metavar="SIZE",
-            help="What the caches of lines answered together may take, such as 4GiB.",
+            help="What the caches of lines answered together may take, such as 4GiB; or on each GPU: 20GB,10GB.",
             show_default="1GiB, or 60% of the GPU's free memory",
         ),
     ] = None,
@@ -148,9 +148,7 @@ def batch(
     if limit is not None and limit < 1:
         raise OptionError(f"limit {limit} is too small: give 1 or more")
     drawn = Sampling(max_new_tokens, temperature, top_p, seed, stop=tuple(stop or ()))
-    size = Budget.parse(memory) if memory is not None else None
-    if size is not None and size.kind != "bytes":
-        raise OptionError(f"memory {memory!r} is no size: give one such as 4GiB")
+    sizes = options.memory_sizes(memory, device_map)
     template_args = parse_template_args(template_arg or ())
     check_device_name(device)
     check_dtype_name(dtype)
@@ -196,7 +194,7 @@ def batch(
                 method,
                 max_new_tokens,
                 rows,
-                int(size.amount) if size else None,
+                sizes,
                 output.notice if launch.is_main else _silent,
                 _own_trace(trace, launch.number),
                 drawn.stop,

@@ -51,7 +51,7 @@ def serve(
         typer.Option(
             "--memory",
             metavar="SIZE",
-            help="What the caches of all conversations may take, such as 20GB.",
+            help="What the caches of all conversations may take, such as 20GB; or on each GPU: 20GB,10GB.",
             show_default="1GiB, or 60% of the GPU's free memory",
         ),
     ] = None,
@@ -80,9 +80,7 @@ def serve(
     rule = _rule(budget, method, codec, config)
     if rows < 1 or queue < 0 or max_new_tokens < 1:
         raise OptionError(f"rows {rows} and max-new-tokens {max_new_tokens} must be 1 or more, queue {queue} 0 or more")
-    size = Budget.parse(memory) if memory is not None else None
-    if size is not None and size.kind != "bytes":
-        raise OptionError(f"memory {memory!r} is no size: give one such as 20GB")
+    sizes = options.memory_sizes(memory, device_map)
     check_device_name(device)
     check_dtype_name(dtype)
     check_model_name(model)
@@ -103,8 +101,7 @@ def serve(
     from prefixkv.server.desk import Desk, Manner
 
     manner = Manner(rule, method, codec, max_new_tokens, max_pixels, allow_addresses)
-    bytes_of_memory = None if size is None else int(size.amount)
-    with Engine(loaded, method, bytes_of_memory, rows, notify=output.notice, codec=codec) as engine:
+    with Engine(loaded, method, sizes, rows, notify=output.notice, codec=codec) as engine:
         serve(Desk(loaded, engine, manner, model), place, rows + queue, _say_begun)
 
 

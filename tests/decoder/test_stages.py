@@ -20,7 +20,7 @@ from prefixkv.decoder import step
 from prefixkv.decoder.stages import Stage, stages_of
 from prefixkv.engine import captured_rows
 from prefixkv.engine.decoding import decode_rows
-from prefixkv.engine.memory import memory_bytes
+from prefixkv.engine.memory import memory_limits
 from prefixkv.errors import PrefixKVError
 from prefixkv.generation.sampling import Sampling
 from prefixkv.methods.table import METHODS
@@ -146,7 +146,7 @@ def test_a_model_divided_by_heads_is_refused() -> None:
 def test_the_gpu_that_is_full_first_says_how_much_all_may_take(monkeypatch: pytest.MonkeyPatch) -> None:
     free = {FIRST: 8_000, SECOND: 3_000}
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free[device], 10_000))
-    assert memory_bytes(None, FIRST) == memory_bytes(None, FIRST, [FIRST] * 4) == 4_800
+    assert memory_limits(None, FIRST) == memory_limits(None, FIRST, [FIRST] * 4) == 4_800
     # The second has a quarter of the layers, so that four times what it has free can be stored in all.
-    assert memory_bytes(None, FIRST, [FIRST] * 3 + [SECOND]) == int(8_000 / 0.75 * 0.6)
-    assert memory_bytes(None, FIRST, [FIRST] * 2 + [SECOND] * 2) == 3_600
+    assert memory_limits(None, FIRST, [FIRST] * 3 + [SECOND]) == int(8_000 / 0.75 * 0.6)
+    assert memory_limits(None, FIRST, [FIRST] * 2 + [SECOND] * 2) == 3_600

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from fractions import Fraction
 
 import pytest
 import torch
@@ -11,10 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import prefixkv
+from prefixkv.cache import attention
 from prefixkv.cache.capacity import Capacity
+from prefixkv.cache.prefix_cache import PrefixKVCache
+from prefixkv.cache.row import CacheRow
 from prefixkv.engine.admission import Footprint, Ledger
+from prefixkv.engine.memory import Memory, memory_limits
 from prefixkv.engine.scheduler import Scheduler
-from prefixkv.errors import BudgetTooSmallError
+from prefixkv.errors import BudgetTooSmallError, OptionError
+from prefixkv.generation.sampling import Sampling
 from prefixkv.methods.table import METHODS, get_method
 from prefixkv.models.geometry import KVGeometry
 from prefixkv.policy.budget import Budget
@@ -57,6 +63,59 @@ def test_a_row_stays_within_its_footprint(method: str, budget: str, length: int)
                 tensors = (layer.keys, layer.values, layer.positions, layer.importance, layer.order)
                 held += sum(tensor.untyped_storage().nbytes() for tensor in tensors if tensor is not None)
             assert held <= footprint.running
+
+
+@pytest.mark.exhaustive(keep=4)
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("budget", "shares"), [("100%", None), ("20%", None), ("400KiB", None), ("20%", (9, 1, 1, 1))])
+def test_the_layers_of_a_device_stay_within_their_part(
+    method: str, budget: str, shares: tuple[int, ...] | None
+) -> None:
+    """One layer here and three there: while the prompt is read, after it, and while the answer grows.
+
+    The layers take very different shares where the method lets them: the first ones' attention is all on few entries.
+    """
+    model, length, new_tokens, divided = tiny.llama(layers=4), 200, 30, (1, 3)
+    for layer, factor in zip(model.model.layers, (0.0, 40.0, 40.0, 40.0), strict=True):
+        layer.self_attn.q_proj.weight.data *= factor
+    if METHODS[method].keeps_all:
+        budget, shares = "100%", None
+    fractions = None if shares is None else [share / 12 for share in shares]
+    row = CacheRow(GEOMETRY, budget, method, fractions)
+    even_share = row.method.even_share if fractions is None else Fraction(0)
+    footprint = Footprint.of(row.capacity, length, new_tokens, divided=divided, even_share=even_share)
+    assert len(footprint.parts) == 2
+    assert footprint.most <= sum(part.most for part in footprint.parts)
+    read: list[list[int]] = []
+
+    def held(*names: str) -> list[int]:
+        """Bytes of the first layer, and of the others."""
+        found = []
+        for layers in (row.layers[:1], row.layers[1:]):
+            tensors = [getattr(layer, name) for layer in layers for name in names]
+            tensors += [part for layer in layers for part in layer.arriving or ()]
+            storages = [tensor.untyped_storage() for tensor in tensors if tensor is not None]
+            found.append(sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values()))
+        return found
+
+    names = ("keys", "values", "positions", "importance")
+    cache = PrefixKVCache.of_rows([row])
+    with attention.installed(model), torch.no_grad():
+        hooks = [
+            layer.register_forward_hook(lambda *_: read.append(held(*names)))  # type: ignore[func-returns-value]
+            for layer in model.model.layers
+        ]
+        model(input_ids=tiny.text(length), **cache.argument, use_cache=True, logits_to_keep=1)
+        for hook in hooks:
+            hook.remove()
+        row.reserve(new_tokens)
+        running = [held(*names, "order")]
+        for step in range(new_tokens):
+            model(input_ids=tiny.text(1, seed=step), **cache.argument, use_cache=True)
+            running.append(held(*names, "order"))
+    for place, part in enumerate(footprint.parts):
+        assert max(each[place] for each in read) <= part.reading
+        assert max(each[place] for each in running) <= part.running
 
 
 @pytest.mark.exhaustive(keep=4)
@@ -169,6 +228,105 @@ def test_every_request_is_read_in_its_turn_and_none_starves(
     assert read == [number for number in arrived if number in read]
     assert {*read} | cancelled == {*arrived}
     assert scheduler.ledger.reserved_bytes == 0
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    limits=st.lists(st.integers(100, 1000), min_size=2, max_size=3),
+    sizes=st.lists(st.lists(st.tuples(st.integers(1, 100), st.integers(1, 100)), min_size=3, max_size=3), max_size=12),
+    data=st.data(),
+)
+def test_no_device_has_more_reserved_than_its_limit(
+    limits: list[int], sizes: list[list[tuple[int, int]]], data: st.DataObject
+) -> None:
+    """Requests begin, run and end, and share things, in any order; what is told of the devices are their sums."""
+    names = [f"cuda:{number}" for number in range(len(limits))]
+    ledger = Ledger(dict(zip(names, limits, strict=True)), [names[layer % len(names)] for layer in range(7)])
+    assert (sum(ledger.layers), ledger.memory_bytes) == (7, sum(limits))
+    held: dict[int | str, tuple[int, ...]] = {}
+    for number, size in enumerate(sizes):
+        parts = tuple(Footprint(reading, running) for reading, running in size[: len(limits)])
+        footprint = Footprint(9, 9, parts)
+        sums = [sum(column) for column in zip(*held.values(), strict=True)] or [0] * len(limits)
+        fits = all(had + part.most <= limit for had, part, limit in zip(sums, parts, limits, strict=True))
+        assert (ledger.fits(footprint), ledger.fits(footprint, without=held)) == (fits, True)
+        if fits:
+            ledger.begin(number, footprint)
+            held[number] = tuple(part.most for part in parts)
+            if data.draw(st.booleans()):
+                ledger.run(number, footprint)
+                held[number] = tuple(part.running for part in parts)
+        elif held:
+            ledger.end(gone := data.draw(st.sampled_from(sorted(held, key=str))))
+            del held[gone]
+        shared = ledger.spread(7, data.draw(st.integers(0, 30)), 5)
+        if ledger.has_room(shared):
+            ledger.hold(f"shared {number}", shared)
+            held[f"shared {number}"] = shared
+        by_name = [sum(column) for column in zip(*held.values(), strict=True)] or [0] * len(limits)
+        assert [ledger.reserved(name) for name in names] == by_name
+        assert all(count <= limit for count, limit in zip(by_name, limits, strict=True))
+        assert ledger.reserved_bytes == sum(by_name)
+
+
+def test_a_request_that_can_never_fit_one_device_is_refused_with_its_name() -> None:
+    capacity = _capacity("100%", "h2o")
+    footprint = Footprint.of(capacity, 1000, 100, divided=(3, 1))
+    ledger = Ledger({"cuda:0": 2**30, "cuda:1": 100_000}, ["cuda:0"] * 3 + ["cuda:1"])
+    with pytest.raises(BudgetTooSmallError, match=r"cache on cuda:1, and memory there is 97\.66 KiB: give a smaller"):
+        ledger.check(footprint, 1000)
+    assert not ledger.fits(footprint)
+
+
+FIRST, SECOND = torch.device("cuda:0"), torch.device("cuda:1")
+
+
+@pytest.mark.parametrize("asked", ["1KiB,2KiB", [1024, "2KiB"], {"cuda:1": "2KiB", "cuda:0": 1024}])
+def test_limits_are_those_of_the_devices_in_the_order_of_their_layers(asked: Memory) -> None:
+    limits = memory_limits(asked, FIRST, [FIRST, FIRST, SECOND])
+    assert limits == {"cuda:0": 1024, "cuda:1": 2048}
+    assert isinstance(limits, dict)
+    assert list(limits) == ["cuda:0", "cuda:1"]
+    assert memory_limits("2KiB", FIRST, [FIRST, SECOND]) == 2048
+
+
+@pytest.mark.parametrize(
+    ("asked", "reason"),
+    [
+        (
+            "1GB,2GB,3GB",
+            "memory has 3 limits, and the model's compressed layers are on cuda:0, cuda:1: give one for each",
+        ),
+        ({"cuda:0": "1GB", "cuda:7": "1GB"}, "memory has limits for cuda:0, cuda:7, and the model's .* cuda:0, cuda:1"),
+        ({"cuda:0": "1GB"}, "memory has limits for cuda:0, and"),
+        (["1GB,2GB", "1GB"], "memory '1GB,2GB' has several sizes"),
+        ("1GB,20%", "memory '1GB,20%' is no size: give one such as 4GiB, or one for each device"),
+        ("1GB,", "memory '1GB,' is no size"),
+    ],
+)
+def test_limits_of_other_devices_are_refused(asked: Memory, reason: str) -> None:
+    with pytest.raises(OptionError, match=reason):
+        memory_limits(asked, FIRST, [FIRST, SECOND])
+
+
+def test_an_engine_with_limits_answers_as_one_with_a_single_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two requests of which a limit has room for one at a time; a longer one is refused."""
+    model, ids = tiny.llama(layers=4), tiny.text(60)
+    with prefixkv.Engine(model, memory="4MiB") as engine:
+        expected = engine.submit({"input_ids": ids}, "50%", Sampling(5)).result()
+    # Names of two devices that are one.
+    monkeypatch.setattr("prefixkv.engine.engine.layer_devices", lambda model: [FIRST] * 3 + [SECOND])
+    with prefixkv.Engine(model, memory="4MiB") as engine:
+        most = engine.footprint(60, "50%", 5)
+    assert not most.parts
+    with prefixkv.Engine(model, memory=[2**22, 2**22]) as engine:
+        first, second = (part.most for part in engine.footprint(60, "50%", 5).parts)
+    with prefixkv.Engine(model, memory=[first + second, second]) as engine:
+        assert engine.memory_bytes == first + 2 * second
+        streams = [engine.submit({"input_ids": ids}, "50%", Sampling(5)) for _ in range(2)]
+        assert [stream.result() for stream in streams] == [expected] * 2
+        with pytest.raises(BudgetTooSmallError, match="on cuda:1, and memory there is"):
+            engine.submit({"input_ids": tiny.text(70)}, "50%", Sampling(5))
 
 
 def _running(rows: int, most_rows: int) -> Scheduler[Asked]:
