@@ -47,13 +47,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
     So the other tests are the same on every machine, in the processes that they start, too.
     """
+    # Triton's own functions, `tl.sum` and the like, are made for the device or for the interpreter when it is
+    # imported, which transformers does too: so this is said before any file of tests is read.
     if "gpu" not in config.option.markexpr:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    if util.find_spec("triton"):
+        os.environ["TRITON_INTERPRET"] = "1"
+    elif util.find_spec("triton"):
         import torch
 
-        # Triton's own functions, `tl.sum` and the like, are made for the device or for the interpreter when it is
-        # imported, which transformers does too: so this is said before any file of tests is read.
         if not torch.cuda.is_available():
             os.environ["TRITON_INTERPRET"] = "1"
     config.stash[left_out] = Counter()

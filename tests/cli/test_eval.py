@@ -166,6 +166,7 @@ def _whole_lines(folder: Path) -> list[bytes]:
 def test_more_methods_and_samples_are_added_and_other_settings_refused(run: Run, tmp_path: Path) -> None:
     out = str(tmp_path / "out")
     first = ("eval", "--model", "demo", "--processes", "1", "--budgets", "20%", "--out", out, "--json")
+    first = (*first, "--max-new-tokens", "4")
     assert run(*first, "--data", "scenes:2", "--methods", "h2o").returncode == 0
     lines = len(_records(tmp_path / "out"))
     done = run(*first, "--data", "scenes:3", "--methods", "h2o,local")

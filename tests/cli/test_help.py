@@ -39,6 +39,12 @@ per_command = pytest.mark.parametrize(("path", "command", "context"), COMMANDS, 
 
 
 @pytest.fixture(scope="module")
+def page() -> str:
+    """The reference page as the help says it now."""
+    return reference()
+
+
+@pytest.fixture(scope="module")
 def helped() -> dict[str, Loaded]:
     """What every command's help prints, and what it loads."""
     paths = [path for path, *_ in COMMANDS]
@@ -84,7 +90,7 @@ OTHER_MEANING = {f"prefixkv {name}": ("PREFIXKV_SCENE_SEED",) for name in ("prof
 
 
 @per_command
-def test_every_option_has_an_environment_variable_of_its_own(path: str, command: Any, context: Any) -> None:
+def test_every_option_has_an_environment_variable_of_its_own(path: str, command: Any, context: Any, page: str) -> None:
     """The same option has the same variable in every command; leave to run foreign code is given each time anew."""
     options = [
         parameter
@@ -101,13 +107,12 @@ def test_every_option_has_an_environment_variable_of_its_own(path: str, command:
         names = {f"PREFIXKV_{name[2:].replace('-', '_').upper()}" for name in parameter.opts}
         assert parameter.envvar in {None, *names, *OTHER_MEANING.get(path, ())}
     assert len(set(variables)) == len(variables)
-    page = reference()
     assert all(f"`{variable}`" in page for variable in variables)
 
 
-def test_every_example_is_a_command_line_that_is_understood() -> None:
+def test_every_example_is_a_command_line_that_is_understood(page: str) -> None:
     """Its command and options exist; nothing is run."""
-    examples = re.findall(r"^\$ (prefixkv .*)$", reference(), re.MULTILINE)
+    examples = re.findall(r"^\$ (prefixkv .*)$", page, re.MULTILINE)
     usages = [example for example in examples if "[OPTIONS]" in example or "[ARGS]" in example]
     assert len(examples) > len(usages) > 5
     root = typer.main.get_command(app)
@@ -123,9 +128,8 @@ def test_every_example_is_a_command_line_that_is_understood() -> None:
         assert given <= known, example
 
 
-def test_reference_page_is_what_the_help_says_now() -> None:
-    page = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
-    assert page == reference(), "docs/cli.md is stale: run `make docs`"
+def test_reference_page_is_what_the_help_says_now(page: str) -> None:
+    assert (ROOT / "docs" / "cli.md").read_text(encoding="utf-8") == page, "docs/cli.md is stale: run `make docs`"
 
 
 def _completed(folder: Path, words: list[str]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -22,15 +23,25 @@ def data(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.fixture
+def terse_model(model_folder: Path, tmp_path: Path) -> Path:
+    """The tests' model with half of its words as ends of an answer: a profile predicts whole answers many times."""
+    folder = tmp_path / "terse"
+    shutil.copytree(model_folder, folder)
+    settings = json.loads((folder / "generation_config.json").read_text())
+    (folder / "generation_config.json").write_text(json.dumps(settings | {"eos_token_id": list(range(100))}))
+    return folder
+
+
 @pytest.mark.parametrize("command", ["profile", "eval"])
 def test_images_are_the_folder_of_a_data_files_pictures(
-    command: str, run: Run, model_folder: Path, data: Path, tmp_path: Path
+    command: str, run: Run, terse_model: Path, data: Path, tmp_path: Path
 ) -> None:
     more = {
         "profile": ["--samples", "2", "--out", str(tmp_path / "profile.json")],
         "eval": ["--methods", "h2o", "--budgets", "100%", "--max-new-tokens", "2", "--out", str(tmp_path / "run")],
     }[command]
-    words = (command, "--model", str(model_folder), "--data", str(data), "--device", "cpu", *more)
+    words = (command, "--model", str(terse_model), "--data", str(data), "--device", "cpu", *more)
     without = run(*words)
     assert (without.returncode, "a.png" in without.stderr) == (1, True)
     done = run(*words, "--images", str(data.parent / "elsewhere"))

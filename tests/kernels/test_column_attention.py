@@ -111,11 +111,11 @@ def test_peak_of_the_last_queries_and_of_some_behind_them(
 
 
 def test_known_log_sum_exp_is_used_only_for_its_queries_and_for_the_last_of_them(triton_device: torch.device) -> None:
-    queries = noise(1, 4, 70, 64, dtype=torch.float32, device=triton_device, seed=8)
-    keys = noise(1, 2, 70, 64, dtype=torch.float32, device=triton_device, seed=9)
-    scores = (queries.reshape(1, 2, 2, 70, 64) @ keys[:, :, None].transpose(-1, -2)) * 0.125
+    queries = noise(1, 2, 70, 64, dtype=torch.float32, device=triton_device, seed=8)
+    keys = noise(1, 1, 70, 64, dtype=torch.float32, device=triton_device, seed=9)
+    scores = (queries.reshape(1, 1, 2, 70, 64) @ keys[:, :, None].transpose(-1, -2)) * 0.125
     hidden = torch.ones(70, 70, dtype=torch.bool, device=triton_device).triu(1)
-    known = scores.masked_fill(hidden, float("-inf")).logsumexp(dim=-1).reshape(1, 4, 70)
+    known = scores.masked_fill(hidden, float("-inf")).logsumexp(dim=-1).reshape(1, 2, 70)
     attention_mass = implementation("attention_mass", keys, "triton")
     expected = attention_mass(queries, keys, 0.125)
     row_lse.remember(queries, known)

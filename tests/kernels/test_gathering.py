@@ -81,6 +81,7 @@ def test_buffers_that_are_larger_than_what_they_hold(triton_device: torch.device
     assert notes[1].equal(smaller.notes[1].flip(2))
 
 
+@pytest.mark.exhaustive(keep=3)
 @pytest.mark.parametrize("bits", [8, 4, 2])
 @pytest.mark.parametrize("head_dim", [32, 64, 128, 80])
 @pytest.mark.parametrize("heads", [1, 4])

@@ -30,7 +30,8 @@ http = pytest.importorskip("httpx2" if importlib.util.find_spec("httpx2") else "
 
 QUESTIONS = ("Describe the image.", "How many objects are there?", "How many red objects are there?")
 KEYS = ("first-key-of-the-file", "second-key-of-the-file")
-SCENE = draw_scene(31).image
+SCENE = draw_scene(15).image
+"""Of three objects: its description is short."""
 
 
 @pytest.fixture(scope="module")
