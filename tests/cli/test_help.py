@@ -132,40 +132,37 @@ def test_reference_page_is_what_the_help_says_now(page: str) -> None:
     assert (ROOT / "docs" / "cli.md").read_text(encoding="utf-8") == page, "docs/cli.md is stale: run `make docs`"
 
 
-def _completed(folder: Path, words: list[str]) -> list[str]:
-    """What a real bash offers for the last word."""
+def _completed(folder: Path, *lines: list[str]) -> list[list[str]]:
+    """What a real bash offers for the last word of each line."""
     program = folder / "prefixkv"
     program.write_text(f'#!/bin/sh\nexec {shlex.join(PROGRAM)} "$@"\n')
     program.chmod(0o755)
-    script = f"""
-        source <(prefixkv completion bash)
-        COMP_WORDS=({" ".join(words)}) COMP_CWORD={len(words) - 1}
-        _prefixkv_completion prefixkv
-        printf '%s\\n' "${{COMPREPLY[@]}}"
-    """
+    complete = '_prefixkv_completion prefixkv; echo "${COMPREPLY[@]}"'
+    asked = [f"COMP_WORDS=({' '.join(words)}) COMP_CWORD={len(words) - 1}; {complete}" for words in lines]
+    script = "\n".join(["source <(prefixkv completion bash)", *asked])
     environment = {**ENVIRONMENT, "PATH": f"{folder}:{ENVIRONMENT['PATH']}"}
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, env=environment, check=False)
     assert done.stderr == ""
-    return done.stdout.split()
+    return [offered.split() for offered in done.stdout.splitlines()]
 
 
-def test_bash_completes_commands_options_and_methods(tmp_path: Path) -> None:
-    assert {"completion", "configs", "contexts"} <= set(_completed(tmp_path, ["prefixkv", "co"]))
-    assert _completed(tmp_path, ["prefixkv", "chat", "--json-l"]) == ["--json-lines"]
-    assert _completed(tmp_path, ["prefixkv", "chat", "--method", "h"]) == ["h2o"]
-
-
-@pytest.mark.parametrize(
-    ("option", "begun", "offered"),
-    [
-        ("--model", "llava-o", ["llava-onevision"]),
-        ("--device", "cu", ["cuda"]),
-        ("--dtype", "b", ["bfloat16"]),
-        ("--budget", "5", ["50%", "5%", "512MiB"]),
-    ],
-)
-def test_bash_completes_values(tmp_path: Path, option: str, begun: str, offered: list[str]) -> None:
-    assert _completed(tmp_path, ["prefixkv", "chat", option, begun]) == offered
+def test_bash_completes_commands_options_and_values(tmp_path: Path) -> None:
+    values = {
+        "--method h": ["h2o"],
+        "--model llava-o": ["llava-onevision"],
+        "--device cu": ["cuda"],
+        "--dtype b": ["bfloat16"],
+        "--budget 5": ["50%", "5%", "512MiB"],
+    }
+    commands, option, *offered = _completed(
+        tmp_path,
+        ["prefixkv", "co"],
+        ["prefixkv", "chat", "--json-l"],
+        *(["prefixkv", "chat", *words.split()] for words in values),
+    )
+    assert {"completion", "configs", "contexts"} <= set(commands)
+    assert option == ["--json-lines"]
+    assert offered == list(values.values())
 
 
 def test_a_shell_that_completes_does_not_wait_for_what_answers_need() -> None:

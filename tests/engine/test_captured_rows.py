@@ -72,13 +72,13 @@ def on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @torch.no_grad()
 def run(model: Any, opened: Any, own: bool) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """Logits of 60 steps behind a prompt, the tokens being given, and the kept positions of every layer."""
+    """Logits of 40 steps behind a prompt, the tokens being given, and the kept positions of every layer."""
     with opened as cache:
         model(input_ids=tiny.text(40), **cache_argument(cache))
         rows, found = CapturedRows(model, 1), []
         if own:
             rows.join(0, cache.row)
-        for step in range(60):
+        for step in range(40):
             tokens = tiny.text(1, seed=step)[:, 0]
             found.append(rows.advance(tokens) if own else read_tokens(model, cache, tokens))
         return torch.stack(found), [cache.kept_positions(layer) for layer in range(len(cache.layers))]
@@ -152,7 +152,7 @@ def a_code_has_flipped(one: CacheRow, same: CacheRow) -> bool:
     return same.bits is not None and any(not torch.equal(a[:, :, :kept], b[:, :, :kept]) for a, b, kept in parts)
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_rows_that_come_and_go_store_what_they_store_alone(data: st.DataObject) -> None:
     """Arrivals, departures, a second user of the model's step between, and plain steps between captured ones."""

@@ -22,7 +22,7 @@ from prefixkv.errors import BudgetTooSmallError, OptionError, PrefixKVError
 from prefixkv.generation.sampling import Sampling
 from tests import tiny
 
-METHODS = ["h2o", "prefixkv", "snapkv", "guided", "prefixkv-release", "full"]
+METHODS = ["prefixkv", "guided", "full", "h2o", "snapkv", "prefixkv-release"]
 BUDGETS = ["100%", "50%", "20%", "5%", "24KiB"]
 
 
@@ -52,6 +52,7 @@ requests = st.tuples(
 )
 
 
+@pytest.mark.exhaustive(keep=3)
 @pytest.mark.filterwarnings("ignore:guided works without look-ahead")
 @pytest.mark.parametrize("method", METHODS)
 @settings(max_examples=3, deadline=None, suppress_health_check=list(HealthCheck))
@@ -84,6 +85,7 @@ def test_any_arrivals_give_what_each_gives_alone(
     assert engine.reserved_bytes == engine.running == 0
 
 
+@pytest.mark.exhaustive
 def test_32_threads_on_one_model(model: Any) -> None:
     """The engine, caches of `compress` and one another beside them; the model is afterwards as it was."""
     before = {name: value for name, value in vars(model).items() if not name.startswith("__")}

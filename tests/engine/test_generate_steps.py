@@ -16,7 +16,9 @@ from tests import tiny
 from tests.cache.test_rows import padded, rows_of
 from tests.engine.test_captured_rows import SIZES, mistral
 
-OPTIONS = {"max_new_tokens": 25, "do_sample": False, "pad_token_id": 7}
+STEPS = 15
+"""Of one turn: its first token comes from reading."""
+OPTIONS = {"max_new_tokens": STEPS + 1, "do_sample": False, "pad_token_id": 7}
 
 
 @pytest.fixture
@@ -76,7 +78,7 @@ def test_tokens_and_entries_are_those_of_the_models_own_passes(
     expected = answers(model, inputs, budget, method, False, monkeypatch)
     assert not steps
     assert answers(model, inputs, budget, method, True, monkeypatch) == expected
-    assert steps == [rows] * 2 * 24
+    assert steps == [rows] * 2 * STEPS
 
 
 def test_pictures_sampling_and_streamers_change_nothing(steps: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,7 +99,7 @@ def test_pictures_sampling_and_streamers_change_nothing(steps: list[int], monkey
         found.append(answers(model, tiny.prompt(), "30%", "h2o", own, monkeypatch, streamer=collector, **options))
         found[-1] = (*found[-1], collector.seen)
     assert found[0] == found[1]
-    assert len(steps) == 2 * 24
+    assert len(steps) == 2 * STEPS
 
 
 def test_what_asks_for_more_than_logits_goes_the_models_own_way(steps: list[int]) -> None:

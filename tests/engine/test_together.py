@@ -118,8 +118,8 @@ def _state(model: Any) -> dict[str, Any]:
 @pytest.mark.filterwarnings("ignore:this forward pass does not use the compressed cache")
 def test_32_threads_with_all_ways_to_ask_leave_the_model_as_it_was(model: Any) -> None:
     """`Engine`, two caches of `compress` in turns, and stock `generate`; two prompts in every thread."""
-    asked = [(_inputs(1 + n % 3, 8 + 3 * n, n), _inputs(1 + n % 3, 9 + 2 * n, n + 100)) for n in range(THREADS)]
-    options: dict[str, Any] = {"max_new_tokens": 8, "do_sample": False, "pad_token_id": 0}
+    asked = [(_inputs(1 + n % 3, 8 + 2 * n, n), _inputs(1 + n % 3, 9 + n, n + 100)) for n in range(THREADS)]
+    options: dict[str, Any] = {"max_new_tokens": 5, "do_sample": False, "pad_token_id": 0}
 
     def stock(inputs: Any, **cache: Any) -> list[int]:
         # Without a mask, generate takes what looks like padding for padding.
@@ -134,7 +134,7 @@ def test_32_threads_with_all_ways_to_ask_leave_the_model_as_it_was(model: Any) -
             return [stock(pair[0], **first.argument), *both]
 
     def by_engine(pair: Any) -> list[list[int]]:
-        streams = [engine.submit(inputs, "30%", Sampling(8)) for inputs in pair]
+        streams = [engine.submit(inputs, "30%", Sampling(5)) for inputs in pair]
         return [stream.result(300) for stream in streams]
 
     ways: list[Callable[[Any], list[list[int]]]] = [by_engine, by_two_caches, lambda pair: [stock(one) for one in pair]]
