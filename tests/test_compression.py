@@ -27,7 +27,7 @@ class Turns:
         inputs = tiny.prompt(70)
         self.answers = []
         for turn in range(3):
-            out = model.generate(**inputs, **cache_argument(cache), max_new_tokens=25, **options)
+            out = model.generate(**inputs, **cache_argument(cache), max_new_tokens=15, **options)
             self.answers.append(out[0, inputs["input_ids"].shape[1] :].tolist())
             inputs = {"input_ids": torch.cat([out, tiny.text(12, seed=turn)], dim=1)}
 

@@ -44,6 +44,7 @@ def _step(model: Any, cache: PrefixKVCache, token: int) -> torch.Tensor:
     return logits
 
 
+@pytest.mark.exhaustive(keep=14)
 @pytest.mark.parametrize("budget", ["45%", "25%", "4%", "60tok", "20KiB"])
 @pytest.mark.parametrize("method", EVICTING)
 def test_a_budget_is_held_while_a_prompt_is_read_and_an_answer_is_given(method: str, budget: str) -> None:

@@ -51,10 +51,10 @@ def _said(loaded: LoadedModel, inputs: dict[str, torch.Tensor], cell: Cell, most
 @pytest.mark.exhaustive(keep=1)
 @per_cell
 def test_own_answer_is_the_decoders(demo: LoadedModel, inputs: dict[str, torch.Tensor], cell: Cell) -> None:
-    own = OwnAnswer(stop_tokens(demo), 60)
+    own = OwnAnswer(stop_tokens(demo), 30)
     with torch.inference_mode(), attention.installed(demo.model):
         follow(_state(demo, inputs, cell), [own])
-        assert own.tokens == _said(demo, inputs, cell, 60)
+        assert own.tokens == _said(demo, inputs, cell, 30)
 
 
 @pytest.mark.exhaustive(keep=1)
@@ -62,9 +62,9 @@ def test_own_answer_is_the_decoders(demo: LoadedModel, inputs: dict[str, torch.T
 def test_losses_are_those_of_a_run_of_its_own(demo: LoadedModel, inputs: dict[str, torch.Tensor], cell: Cell) -> None:
     """Three texts that part at the start, in the middle and never, against one plain loop each."""
     with torch.inference_mode(), attention.installed(demo.model):
-        full = _said(demo, inputs, Cell("full", "100%"), 50)
-        texts = [full, [*full[:20], 7, 9, *full[22:]], [5, 4, 3]]
-        given, own = [GivenText(text) for text in texts], OwnAnswer(stop_tokens(demo), 50)
+        full = _said(demo, inputs, Cell("full", "100%"), 24)
+        texts = [full, [*full[:10], 7, 9, *full[12:]], [5, 4, 3]]
+        given, own = [GivenText(text) for text in texts], OwnAnswer(stop_tokens(demo), 24)
         # What `perplexity` has read when it predicts the first token.
         prompt, last = without_last(inputs)
         state = _state(demo, prompt, cell)

@@ -21,16 +21,16 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return copy
 
 
-def test_digest_changes_with_every_source_file(package: Path) -> None:
+def test_digest_changes_with_source_files_of_every_folder(package: Path) -> None:
     """Those that are imported by name (kernels, scorers) and those of methods as much as the cache itself."""
     files = sorted(package.rglob("*.py"))
     names = {file.relative_to(package).as_posix() for file in files}
     assert {"cache/layer.py", "methods/evidence.py", "kernels/triton/curve.py", "methods/table.py"} <= names
-    digests = [engine_digest()]
-    for file in files:
+    digests, one_of_each = [engine_digest()], {file.parent: file for file in files}
+    for file in one_of_each.values():
         file.write_text(file.read_text(encoding="utf-8") + "\nCHANGED = True\n", encoding="utf-8")
         digests.append(engine_digest())
-    assert len(set(digests)) == len(files) + 1
+    assert len(set(digests)) == len(one_of_each) + 1 > 10
 
 
 def test_digest_changes_with_a_file_s_name_and_not_with_what_is_no_source(package: Path) -> None:

@@ -122,7 +122,7 @@ def whole_budget_equals_stock(tiny: Tiny) -> None:
 
 
 def small_budget_runs_two_turns(tiny: Tiny) -> None:
-    """At 30 %, two turns of 40 steps end where they must, and the layers hold their share."""
+    """At 30 %, two turns end where they must, and the layers hold their share."""
     answers, talk = conversation(tiny, "30%")
     assert [len(answer.split()) for answer in answers] == [tiny.new_tokens, tiny.new_tokens]
     usage = talk.usage()

@@ -43,7 +43,7 @@ class Tiny:
     pictures: tuple[Image.Image, ...] = ()
     window_layers: tuple[int, ...] = ()
     prompt_sees_itself: bool = False
-    new_tokens: int = 40
+    new_tokens: int = 24
 
 
 def picture(width: int, height: int, seed: int) -> Image.Image:

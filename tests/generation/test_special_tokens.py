@@ -50,7 +50,7 @@ def test_marks_are_kept_and_ends_and_pictures_are_not(demo: LoadedModel) -> None
 def test_a_conversation_goes_on_behind_an_answer_with_marks(demo: LoadedModel) -> None:
     answers = []
     for keep_marks in (False, True):
-        conversation = Conversation(demo, "100%", sampling=Sampling(max_new_tokens=40), keep_marks=keep_marks)
+        conversation = Conversation(demo, "100%", sampling=Sampling(max_new_tokens=20), keep_marks=keep_marks)
         conversation.attach(draw_scene(31).image)
         answers.append("".join(conversation.ask("Describe the image.")))
         "".join(conversation.ask("How many objects are there?"))
@@ -62,12 +62,12 @@ def test_a_mark_that_is_kept_ends_an_answer_at_once(demo: LoadedModel, tmp_path:
     draw_scene(31).image.save(tmp_path / "a.png")
     asked = {"image": "a.png", "prompt": "Describe the image.", "stop": "blue"}
     (tmp_path / "q.jsonl").write_text("\n".join(json.dumps(asked | {"keep_marks": kept}) for kept in (True, False)))
-    batch = Batch(read_lines(tmp_path / "q.jsonl"), tmp_path, Budget.parse("100%"), "prefixkv", 40)
+    batch = Batch(read_lines(tmp_path / "q.jsonl"), tmp_path, Budget.parse("100%"), "prefixkv", 20)
     results = ResultFile(tmp_path / "a.jsonl", batch.settings(demo))
     batch.run(demo, results, {})
     records = results.gather(batch.lines)
     for number, keep_marks in ((1, True), (2, False)):
-        conversation = Conversation(demo, "100%", sampling=Sampling(40, stop=("blue",)), keep_marks=keep_marks)
+        conversation = Conversation(demo, "100%", sampling=Sampling(20, stop=("blue",)), keep_marks=keep_marks)
         "".join(conversation.ask("Describe the image.", draw_scene(31).image))
         answer = conversation.last_answer
         assert answer is not None

@@ -66,12 +66,12 @@ def test_no_more_is_held_back_than_may_begin_a_stop() -> None:
 def test_chat_engine_and_batch_end_alike(tmp_path: Path) -> None:
     demo, image = prefixkv.load_model("demo", device="cpu"), draw_scene(31).image
     image.save(tmp_path / "a.png")
-    usual = "".join(Conversation(demo, "100%", sampling=Sampling(20)).ask("Describe the image.", image)).strip()
+    usual = "".join(Conversation(demo, "100%", sampling=Sampling(10)).ask("Describe the image.", image)).strip()
     stop = usual[6:9]
     expected = before_stop(usual, [stop]).strip()
     assert expected
     assert expected != usual
-    conversation = Conversation(demo, "100%", sampling=Sampling(20, stop=(stop, "never said")))
+    conversation = Conversation(demo, "100%", sampling=Sampling(10, stop=(stop, "never said")))
     assert "".join(conversation.ask("Describe the image.", image)).strip() == expected
     assert conversation.last_answer is not None
     assert (conversation.last_answer.text, conversation.last_answer.finish_reason) == (expected, "stop")
@@ -80,7 +80,7 @@ def test_chat_engine_and_batch_end_alike(tmp_path: Path) -> None:
     (tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, lines)))
     for default, answers in (((stop,), [expected] * 3 + [usual]), ((), [expected] * 2 + [usual] * 2)):
         parsed = read_lines(tmp_path / "q.jsonl")
-        batch = Batch(parsed, tmp_path, Budget.parse("100%"), "prefixkv", 20, stop=default)
+        batch = Batch(parsed, tmp_path, Budget.parse("100%"), "prefixkv", 10, stop=default)
         results = ResultFile(tmp_path / f"{len(default)}.jsonl", batch.settings(demo))
         batch.run(demo, results, {})
         records = results.gather(parsed)
