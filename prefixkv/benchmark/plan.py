@@ -15,6 +15,7 @@ from prefixkv.benchmark.load import STATIC, STOCK, Load
 from prefixkv.benchmark.random_model import random_look_ahead
 from prefixkv.benchmark.run import measure, uses_look_ahead
 from prefixkv.decoder.captured import CapturedStep
+from prefixkv.decoder.reading_graphs import reading_memory
 from prefixkv.errors import OptionError
 from prefixkv.inputs.positions import answer_room
 from prefixkv.methods.table import get_method
@@ -123,7 +124,7 @@ def run_benchmark(
         "dtype": geometry.dtype,
         **hardware.describe(device),
         "copy_bytes_per_second": bandwidth,
-        "captured": {"graphs": graphs, "bytes": graph_bytes},
+        "captured": {"graphs": graphs, "bytes": graph_bytes, "reading_bytes": reading_memory(model)},
         "cells": [cell.as_dict() for cell in cells],
     }
 

@@ -13,6 +13,7 @@ from prefixkv.cache.fused_layers import fused_layers
 from prefixkv.cache.latents import expanded_latents
 from prefixkv.cache.passes import watched_passes
 from prefixkv.cache.positions import tracked
+from prefixkv.decoder.captured_blocks import captured_blocks
 from prefixkv.errors import PrefixKVError
 from prefixkv.models.completed_passes import completed_passes
 from prefixkv.policy.text_marks import marked
@@ -49,6 +50,7 @@ def _changed(model: PreTrainedModel) -> Iterator[None]:
         marked(model),
         watched_passes(model),
         fused_layers(model, attend),
+        captured_blocks(model),
         expanded_latents(model),
         completed_passes(model),
     ):

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
 
+from prefixkv.decoder import reading_graphs
+from prefixkv.decoder.reading_graphs import ReadingGraphs
 from prefixkv.kernels.dispatch import (
     normed_linear,
     plain_path_is_wanted,
@@ -54,23 +57,91 @@ class FusedLayer:
         cache, angles = cache_in(kwargs), kwargs.get("position_embeddings")
         if args or angles is None or not self._covers(hidden_states, cache, *angles):
             return self._plain(hidden_states, *args, **kwargs)
-        layer, (cosine, sine) = self._weights, angles
         batch, tokens, size = hidden_states.shape
-        rows = hidden_states.reshape(-1, size)
-        query, key, value = normed_linear(rows, layer.input_gain, layer.epsilon, layer.projections)
-        query, key = rotary(query, key, cosine, sine)
-        query, key, value = (
-            part.view(batch, tokens, -1, cosine.shape[-1]).transpose(1, 2) for part in (query, key, value)
-        )
-        key, value = cache.update(key, value, self._attention.layer_idx)
         others = {name: given for name, given in kwargs.items() if name not in OWN}
-        mask = kwargs.get("attention_mask")
-        mixed, _ = self._attend(self._attention, query, key, value, mask, scaling=layer.scale, **others)
-        del query, key, value
-        rows = residual_linear(mixed.reshape(batch * tokens, -1), layer.output, rows)
+        attend = partial(self._mixed, cache, kwargs.get("attention_mask"), others)
+        graphs = reading_graphs.current()
+        most = graphs.size(tokens) if graphs is not None and batch == 1 else None
+        if graphs is not None and most is not None and graphs.device == hidden_states.device:
+            return self._replayed(graphs, most, hidden_states[0], angles, attend)[None]
+        rows = hidden_states.reshape(-1, size)
+        # Nothing here holds on to what attention gives while the rest is computed.
+        return self._behind(attend(angles, *self._projected(rows)), rows).view(batch, tokens, size)
+
+    def _projected(self, rows: torch.Tensor) -> list[torch.Tensor]:
+        """Queries, keys and values of hidden states (rows, hidden), before RoPE, (rows, heads * head_dim)."""
+        return normed_linear(rows, self._weights.input_gain, self._weights.epsilon, self._weights.projections)
+
+    def _mixed(
+        self,
+        cache: Any,
+        mask: torch.Tensor | None,
+        others: dict[str, Any],
+        angles: tuple[torch.Tensor, torch.Tensor],
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+    ) -> torch.Tensor:
+        """Attention of what `_projected` gives, the cache taking in the keys and values; (rows, heads * head_dim)."""
+        cosine, sine = angles
+        tokens, head_dim = cosine.shape[1:]
+        query, key = rotary(query, key, cosine, sine)
+        query, key, value = (part.view(-1, tokens, part.shape[1] // head_dim, head_dim) for part in (query, key, value))
+        query, key, value = (part.transpose(1, 2) for part in (query, key, value))
+        key, value = cache.update(key, value, self._attention.layer_idx)
+        mixed, _ = self._attend(self._attention, query, key, value, mask, scaling=self._weights.scale, **others)
+        return mixed.reshape(-1, mixed.shape[2] * mixed.shape[3])
+
+    def _behind(self, mixed: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """What follows attention, (rows, hidden), of its output and of the hidden states before it."""
+        layer = self._weights
+        rows = residual_linear(mixed, layer.output, rows)
         del mixed
         inner = swiglu_linear(rows, layer.inner_gain, layer.epsilon, layer.gate, layer.up)
-        return residual_linear(inner, layer.down, rows).view(batch, tokens, size)
+        return residual_linear(inner, layer.down, rows)
+
+    def _replayed(
+        self,
+        graphs: ReadingGraphs,
+        most: int,
+        hidden: torch.Tensor,
+        angles: tuple[torch.Tensor, torch.Tensor],
+        attend: Callable[..., torch.Tensor],
+    ) -> torch.Tensor:
+        """The layer on the graphs' buffers, whose rows behind the prompt's hold what nobody reads.
+
+        Args:
+            graphs: of the pass.
+            most: rows of the buffers.
+            hidden: (tokens, hidden); where they are the output of the layer before, they lie in the buffer.
+            angles: of RoPE.
+            attend: `_mixed` of this pass.
+
+        Returns:
+            (tokens, hidden), in the buffer.
+        """
+        tokens, place, layer = len(hidden), self._attention.layer_idx, self._weights
+        addresses = tuple(weight.data_ptr() for weight in layer.tensors())
+        widths = [weight.shape[0] for weight, _ in layer.projections]
+        rows = graphs.rows("hidden", most, hidden.shape[1], hidden)
+        parts = [graphs.rows(name, most, width, hidden) for name, width in zip("qkv", widths, strict=True)]
+        mixed = graphs.rows("mixed", most, layer.output[0].shape[1], hidden)
+        if hidden.data_ptr() != rows.data_ptr():
+            rows[:tokens].copy_(hidden)
+
+        def project() -> None:
+            for part, computed in zip(parts, self._projected(rows), strict=True):
+                part.copy_(computed)
+
+        def finish() -> None:
+            rows.copy_(self._behind(mixed, rows))
+
+        graphs.run(("projections", place, most), addresses, project)
+        query, key, value = (part[:tokens] for part in parts)
+        # The cache keeps what it takes in until the prompt is read, and the buffers are written to by the next layer.
+        mixed[:tokens].copy_(attend(angles, query, key.clone(), value.clone()))
+        graphs.run(("behind attention", place, most), addresses, finish)
+        return rows[:tokens]
 
     def _covers(self, hidden: torch.Tensor, cache: Any, cosine: torch.Tensor, sine: torch.Tensor) -> bool:
         """Whether this is a chunk that is compressed, and no training, precision or graph of someone else's."""

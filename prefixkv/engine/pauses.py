@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from prefixkv.engine.stream import FinishReason
+from prefixkv.models.blocks import block_lists
 from prefixkv.transformers_compat import decoder_of
 
 
@@ -44,9 +45,9 @@ def pauses(model: Any, pause: Callable[[float], None]) -> Iterator[None]:
         pause: told what the block costs, in prompt tokens that the whole decoder reads; may itself run the model, and
             stops the pass where it raises.
     """
-    blocks = [block for group in _outermost(model) for block in group]
+    blocks = [block for group in block_lists(model) for block in group]
     least = LEAST_TOKENS if model.device.type == "cuda" else 0
-    whole = sum(_size(block) for group in _outermost(decoder_of(model)) for block in group)
+    whole = sum(_size(block) for group in block_lists(decoder_of(model)) for block in group)
     with contextlib.ExitStack() as hooks:
         for block in blocks:
             hook = _Hook(threading.get_ident(), pause, _size(block) / max(1, whole), least)
@@ -80,15 +81,6 @@ class _End(_Hook):
         if threading.get_ident() == self._thread:
             ids = kwargs.get("input_ids")
             self._pause(max(self._least, self._share * (0 if ids is None else ids.numel())))
-
-
-def _outermost(module: Any) -> Iterator[torch.nn.ModuleList]:
-    """The module lists of a module that are in no other one."""
-    for child in module.children():
-        if isinstance(child, torch.nn.ModuleList):
-            yield child
-        else:
-            yield from _outermost(child)
 
 
 def _size(block: Any) -> int:

@@ -11,6 +11,7 @@ import torch
 from transformers import PreTrainedModel
 
 from prefixkv.cache.prefix_cache import PrefixKVCache
+from prefixkv.decoder.reading_graphs import replayed_parts
 from prefixkv.errors import PrefixKVError
 from prefixkv.transformers_compat import cache_argument, first_position
 
@@ -51,9 +52,9 @@ def read_prompt(model: PreTrainedModel, inputs: Mapping[str, Any], cache: Any) -
         PrefixKVError: the model does not take the pictures.
     """
     options = {**cache_argument(cache), "use_cache": True, "logits_to_keep": 1}
-    with torch.no_grad(), picture_errors(inputs):
+    with torch.no_grad(), picture_errors(inputs), replayed_parts(model):
         output = model(**inputs, **options)
-    return output.logits[:, -1].float()
+        return output.logits[:, -1].float()
 
 
 def refuse_no_numbers(model: PreTrainedModel, logits: torch.Tensor) -> None:
