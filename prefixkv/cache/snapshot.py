@@ -25,7 +25,7 @@ class LayerSnapshot:
         values: same shape.
         positions: (1, heads, kept_tokens), int64.
         importance: (1, heads, kept_tokens), float32.
-        window: slots that decoding overwrites next, oldest first.
+        window: (slots,), int32: those that decoding overwrites next, oldest first.
         seen_tokens: tokens read.
         anchor_seen: tokens read when the layer was last compacted.
         anchor_kept: entries stored then.
@@ -36,7 +36,7 @@ class LayerSnapshot:
     values: torch.Tensor | None
     positions: torch.Tensor | None
     importance: torch.Tensor | None
-    window: tuple[int, ...]
+    window: torch.Tensor
     seen_tokens: int
     anchor_seen: int
     anchor_kept: int
@@ -51,7 +51,7 @@ class LayerSnapshot:
             _entries(layer.values, kept, own),
             _entries(layer.positions, kept, own),
             _entries(layer.importance, kept, own),
-            tuple(layer.queue.tolist()),
+            own(layer.queue),
             layer.seen_tokens,
             layer.anchor_seen,
             layer.anchor_kept,
@@ -71,7 +71,7 @@ class LayerSnapshot:
             # A second copy: decoding overwrites buffers in place, and a snapshot may be restored more than once.
             setattr(layer, name, None if copied is None else _copied(copied, device))
         if self.keys is not None:
-            layer.set_queue(torch.tensor(self.window, dtype=torch.int32, device=device or self.keys.device))
+            layer.set_queue(self.window.to(device or self.keys.device, torch.int32, copy=True))
         layer.seen_tokens, layer.kept_tokens = self.seen_tokens, self.kept_tokens
         layer.anchor_seen, layer.anchor_kept = self.anchor_seen, self.anchor_kept
         layer.is_initialized = self.keys is not None

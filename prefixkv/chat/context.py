@@ -145,7 +145,7 @@ def _tensors(state: ConversationState, pictures: list[Image.Image]) -> dict[str,
         "reading.kinds": torch.tensor(list(state.reading.kinds), dtype=torch.uint8),
     }
     for index, layer in enumerate(state.cache.layers):
-        tensors[f"layers.{index}.window"] = torch.tensor(layer.window, dtype=torch.int64)
+        tensors[f"layers.{index}.window"] = layer.window.to(torch.int64)
         for name in _ENTRIES:
             tensors[f"layers.{index}.{name}"] = getattr(layer, name)
         for name, tensor in zip(_ENTRIES, layer.fine, strict=False):
@@ -166,9 +166,8 @@ def _state(head: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Conversati
     layers = []
     for index, numbers in enumerate(head["layers"]):
         keys, values, positions, importance, window = (tensors[f"layers.{index}.{name}"] for name in _PARTS)
-        slots = tuple(window.tolist())
         fine = tuple(tensors[name] for part in _ENTRIES if (name := f"layers.{index}.fine.{part}") in tensors)
-        layers.append(LayerSnapshot(keys, values, positions, importance, slots, **numbers, fine=fine))
+        layers.append(LayerSnapshot(keys, values, positions, importance, window, **numbers, fine=fine))
     windows = {
         int(place): WindowSnapshot(tensors[f"windows.{place}.keys"], tensors[f"windows.{place}.values"], seen_tokens)
         for place, seen_tokens in head["windows"].items()

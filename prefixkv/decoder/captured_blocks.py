@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -41,11 +42,13 @@ class CapturedBlock:
             or self._module.training
             or graphs.device != hidden_states.device
             or not all(each is None or isinstance(each, bool | int | float | str) for each in given)
-            or not graphs.takes(hidden_states.shape)
         ):
             return self._plain(hidden_states, *args, **kwargs)
         key = (self._module, hidden_states.shape, hidden_states.dtype, *map(str, given))
-        source, output = graphs.input(hidden_states), graphs.output(key, hidden_states)
+        output = graphs.output(key, hidden_states, partial(self._plain, hidden_states, *args, **kwargs))
+        if output is None:
+            return self._plain(hidden_states, *args, **kwargs)
+        source = graphs.input(hidden_states)
         source.copy_(hidden_states)
 
         def work() -> None:

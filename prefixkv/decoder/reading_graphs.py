@@ -66,7 +66,7 @@ class ReadingGraphs:
         self.device = device
         self._parts: dict[Hashable, _Part] = {}
         self._buffers: dict[Hashable, torch.Tensor] = {}
-        self._shapes: set[Hashable] = set()
+        self._outputs: dict[Hashable, tuple[torch.Size, torch.Tensor | None]] = {}
         self._pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
         self._captures = device.type == "cuda"
         self._lock = threading.Lock()
@@ -99,22 +99,29 @@ class ReadingGraphs:
         whole = self._buffer((name, width, like.dtype), (MOST_TOKENS, width), like)
         return whole[:size]
 
-    def takes(self, shape: torch.Size) -> bool:
-        """Whether parts whose input has this shape, (pictures, patches, hidden), are captured."""
-        if shape in self._shapes:
-            return True
-        if len(self._shapes) == MOST_SHAPES or shape[:-1].numel() > MOST_TOKENS:
-            return False
-        self._shapes.add(shape)
-        return True
-
     def input(self, like: torch.Tensor) -> torch.Tensor:
         """A buffer of a tensor's shape and dtype, which all parts share that have such an input."""
         return self._buffer(("input", like.shape, like.dtype), tuple(like.shape), like)
 
-    def output(self, owner: Hashable, like: torch.Tensor) -> torch.Tensor:
-        """A part's own buffer of a tensor's shape and dtype: its output lasts until it runs again."""
-        return self._buffer((owner, like.shape, like.dtype), tuple(like.shape), like)
+    def output(self, key: Hashable, like: torch.Tensor, compute: Callable[[], Any]) -> torch.Tensor | None:
+        """The buffer for a part's output, which lasts until the part runs again.
+
+        Args:
+            key: the part and its size.
+            like: its input, (pictures, patches, hidden).
+            compute: gives its output; called where the part is new.
+
+        Returns:
+            None where the part is none for a graph: its output is of another shape than its input, or that is one of
+            too many.
+        """
+        if key not in self._outputs:
+            shapes = {shape for shape, output in self._outputs.values() if output is not None}
+            is_common = like.shape in shapes or len(shapes) < MOST_SHAPES
+            given = compute() if is_common and like.shape[:-1].numel() <= MOST_TOKENS else None
+            fits = isinstance(given, torch.Tensor) and (given.shape, given.dtype) == (like.shape, like.dtype)
+            self._outputs[key] = like.shape, self._buffer(key, tuple(like.shape), like) if fits else None
+        return self._outputs[key][1]
 
     def _buffer(self, key: Hashable, shape: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:
         if (buffer := self._buffers.get(key)) is None:

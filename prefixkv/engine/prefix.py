@@ -199,8 +199,11 @@ def _sees_later(inputs: Mapping[str, torch.Tensor]) -> bool:
 
 
 def on_device(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor]) -> dict[str, Any]:
-    """Inputs where the model is, floats in its precision."""
-    return {
-        name: value.to(model.device, model.dtype if value.is_floating_point() else None)
-        for name, value in inputs.items()
-    }
+    """Inputs where the model is, floats in its precision. A GPU copies them by itself, behind what it has to do."""
+    moved = {}
+    for name, value in inputs.items():
+        dtype = model.dtype if value.is_floating_point() else value.dtype
+        if model.device.type == "cuda" and not value.is_cuda:
+            value = value.to(dtype).pin_memory()
+        moved[name] = value.to(model.device, dtype, non_blocking=True)
+    return moved

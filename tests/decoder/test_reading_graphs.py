@@ -126,12 +126,17 @@ def test_the_blocks_of_a_vision_tower_give_what_they_give_alone() -> None:
     assert not any("forward" in vars(module) for module in model.modules())
 
 
-def test_pictures_of_many_shapes_are_not_captured() -> None:
+def test_parts_with_many_shapes_or_another_output_are_none_for_a_graph() -> None:
     graphs = ReadingGraphs(torch.device("cpu"))
-    shapes = [torch.Size((1, 16 + count, 8)) for count in range(MOST_SHAPES + 1)]
-    assert [graphs.takes(shape) for shape in shapes] == [True] * MOST_SHAPES + [False]
-    assert graphs.takes(shapes[0])
-    assert not ReadingGraphs(torch.device("cpu")).takes(torch.Size((1, MOST_TOKENS + 1, 8)))
+    inputs = [torch.zeros(1, 16 + count, 8) for count in range(MOST_SHAPES + 1)]
+    outputs = [graphs.output(number, each, each.clone) for number, each in enumerate(inputs)]
+    assert [output is not None for output in outputs] == [True] * MOST_SHAPES + [False]
+    assert graphs.output(0, inputs[0], pytest.fail) is outputs[0]
+    other = ReadingGraphs(torch.device("cpu"))
+    assert other.output("long", torch.zeros(1, MOST_TOKENS + 1, 8), pytest.fail) is None
+    assert other.output("merged", inputs[0], lambda: inputs[0][:, ::2]) is None
+    assert other.output("merged", inputs[0], pytest.fail) is None
+    assert other.output("two", inputs[0], lambda: (inputs[0], None)) is None
 
 
 def test_a_block_that_somebody_listens_to_stays_as_it_is() -> None:
