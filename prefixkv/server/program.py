@@ -24,9 +24,9 @@ from prefixkv.server.keys import Keys
 
 END_SECONDS = 3
 """Answers may go on for so long when the server is to end."""
-SWITCH_SECONDS = 0.0005
+SWITCH_SECONDS = 0.0001
 """For so long one thread of Python may keep another waiting: the engine's, which keeps a GPU busy, gives way to that of
-HTTP with every operation, and ten times as long, which is usual, is as long as a step takes."""
+HTTP with every operation, and fifty times as long, which is usual, is as long as a step takes."""
 
 
 @dataclass(frozen=True)
