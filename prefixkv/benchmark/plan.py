@@ -14,8 +14,8 @@ from prefixkv.benchmark.cell import Cell
 from prefixkv.benchmark.load import STATIC, STOCK, Load
 from prefixkv.benchmark.random_model import random_look_ahead
 from prefixkv.benchmark.run import measure, uses_look_ahead
+from prefixkv.cache.reading_graphs import reading_memory
 from prefixkv.decoder.captured import CapturedStep
-from prefixkv.decoder.reading_graphs import reading_memory
 from prefixkv.errors import OptionError
 from prefixkv.inputs.positions import answer_room
 from prefixkv.methods.table import get_method

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from transformers import PreTrainedModel
 
 from prefixkv.cache import installations
+from prefixkv.cache.captured_blocks import captured_blocks
 from prefixkv.cache.compressed_attention import attend, make_mask
 from prefixkv.cache.fused_layers import fused_layers
 from prefixkv.cache.latents import expanded_latents
 from prefixkv.cache.passes import watched_passes
 from prefixkv.cache.positions import tracked
-from prefixkv.decoder.captured_blocks import captured_blocks
 from prefixkv.errors import PrefixKVError
 from prefixkv.models.completed_passes import completed_passes
 from prefixkv.policy.text_marks import marked

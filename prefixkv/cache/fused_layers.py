@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from prefixkv.decoder import reading_graphs
-from prefixkv.decoder.reading_graphs import ReadingGraphs
+from prefixkv.cache import reading_graphs
+from prefixkv.cache.reading_graphs import ReadingGraphs
 from prefixkv.kernels.dispatch import (
     normed_linear,
     plain_path_is_wanted,

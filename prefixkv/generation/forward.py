@@ -11,7 +11,7 @@ import torch
 from transformers import PreTrainedModel
 
 from prefixkv.cache.prefix_cache import PrefixKVCache
-from prefixkv.decoder.reading_graphs import replayed_parts
+from prefixkv.cache.reading_graphs import replayed_parts
 from prefixkv.errors import PrefixKVError
 from prefixkv.transformers_compat import cache_argument, first_position
 

@@ -6,10 +6,9 @@ import pytest
 import torch
 
 import prefixkv
-from prefixkv.cache import attention
+from prefixkv.cache import attention, reading_graphs
 from prefixkv.cache.prefix_cache import PrefixKVCache
 from prefixkv.cache.row import CacheRow
-from prefixkv.decoder import reading_graphs
 from prefixkv.generation.forward import read_prompt
 from prefixkv.generation.sampling import Sampling
 from prefixkv.models.geometry import KVGeometry

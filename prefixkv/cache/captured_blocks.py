@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from prefixkv.decoder import reading_graphs
+from prefixkv.cache import reading_graphs
 from prefixkv.kernels.dispatch import plain_path_is_wanted, triton_obstacle
 from prefixkv.models.blocks import block_lists
 from prefixkv.transformers_compat import decoder_of, is_capturing_hook

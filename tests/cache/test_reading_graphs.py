@@ -10,13 +10,12 @@ from typing import Any
 import pytest
 import torch
 
-from prefixkv.cache import attention
+from prefixkv.cache import attention, reading_graphs
+from prefixkv.cache.captured_blocks import CapturedBlock, captured_blocks
 from prefixkv.cache.compressed_attention import attend
 from prefixkv.cache.fused_layers import fused_layers
 from prefixkv.cache.prefix_cache import PrefixKVCache
-from prefixkv.decoder import reading_graphs
-from prefixkv.decoder.captured_blocks import CapturedBlock, captured_blocks
-from prefixkv.decoder.reading_graphs import MOST_SHAPES, MOST_TOKENS, TOKEN_STEP, ReadingGraphs, replayed_parts
+from prefixkv.cache.reading_graphs import MOST_SHAPES, MOST_TOKENS, TOKEN_STEP, ReadingGraphs, replayed_parts
 from prefixkv.models.geometry import KVGeometry
 from prefixkv.transformers_compat import cache_argument
 from tests import tiny
