@@ -32,8 +32,6 @@ from prefixkv.server.metrics import Metrics
 
 MOST_BODY_BYTES = 64 * 2**20
 """Of a request."""
-PIECE_SECONDS = 0.0004
-"""For each answer that is under way: so long the loop waits from one look at all of them to the next."""
 THREADS = 4
 """Make requests into prompts."""
 LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
@@ -62,7 +60,7 @@ class Service:
         self._threads = ThreadPoolExecutor(THREADS, "prefixkv-requests")
         self.metrics = Metrics(desk.engine, lambda: self._being_read)
         self._began = int(time.time())
-        self._alarm = _Alarm(self.metrics, lambda: self._open)
+        self._alarm = _Alarm(self.metrics)
 
     def app(self) -> Starlette:
         """The application."""
@@ -163,21 +161,13 @@ class _Alarm:
     """Tells the event loop, from the engine's thread, which streams have changed.
 
     The loop is woken once for all that it has not looked at yet: each time costs the engine a call of the system,
-    during which the loop's thread goes before it. And it looks the less often the more answers there are: sending a
-    piece takes time from the thread that computes the tokens, whether it is one token or three.
+    during which the loop's thread goes before it.
     """
 
-    def __init__(self, metrics: Metrics, answers: Callable[[], int]) -> None:
-        """Begin.
-
-        Args:
-            metrics: count the answers that end.
-            answers: says how many are under way.
-        """
-        self._metrics, self._answers = metrics, answers
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
         self._changed: deque[asyncio.Event] = deque()
         self._is_rung = False
-        self._told_at = 0.0
 
     def waking(self, loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> Callable[[Stream], None]:
         """What a stream is to call when it has changed."""
@@ -190,19 +180,11 @@ class _Alarm:
                 self._is_rung = True
                 # A loop that has ended has nobody who waits.
                 with contextlib.suppress(RuntimeError):
-                    loop.call_soon_threadsafe(self._ring, loop)
+                    loop.call_soon_threadsafe(self._ring)
 
         return changed
 
-    def _ring(self, loop: asyncio.AbstractEventLoop) -> None:
-        rest = self._told_at + PIECE_SECONDS * self._answers() - loop.time()
-        if rest > 0:
-            loop.call_later(rest, self._tell, loop)
-        else:
-            self._tell(loop)
-
-    def _tell(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._told_at = loop.time()
+    def _ring(self) -> None:
         # Before looking: who adds one later rings again.
         self._is_rung = False
         while self._changed:

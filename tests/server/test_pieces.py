@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,7 +14,7 @@ from prefixkv.engine.stream import Stream
 from prefixkv.generation.answer import AnswerWriter
 from prefixkv.generation.logprobs import Logprobs
 from prefixkv.generation.sampling import Sampling
-from prefixkv.server.app import PIECE_SECONDS, _Alarm
+from prefixkv.server.app import _Alarm
 from prefixkv.server.completion import Completion, Piece
 from prefixkv.server.desk import Asked
 
@@ -77,36 +76,19 @@ def test_tokens_of_a_stop_text_are_not_told_with_those_before() -> None:
 
 def test_a_loop_is_woken_once_for_all_that_it_has_not_looked_at() -> None:
     rung: list[Any] = []
-    later: list[Any] = []
-    clock = SimpleNamespace(now=100.0)
-    loop: Any = SimpleNamespace(
-        call_soon_threadsafe=lambda ring, *args: rung.append(partial(ring, *args)),
-        call_later=lambda seconds, tell, *args: later.append((seconds, partial(tell, *args))),
-        time=lambda: clock.now,
-    )
+    loop: Any = SimpleNamespace(call_soon_threadsafe=rung.append)
     ended: list[Stream] = []
     metrics: Any = SimpleNamespace(count_stream=ended.append)
-    alarm, events, stream = _Alarm(metrics, lambda: 10), [asyncio.Event() for _ in range(6)], Stream(1, 1)
+    alarm, events, stream = _Alarm(metrics), [asyncio.Event() for _ in range(5)], Stream(1, 1)
     changed = [alarm.waking(loop, event) for event in events]
     for wake in changed[:4]:
         wake(stream)
     assert len(rung) == 1
     rung[0]()
-    assert [event.is_set() for event in events] == [True] * 4 + [False] * 2
+    assert [event.is_set() for event in events] == [True] * 4 + [False]
     changed[4](stream)
     assert len(rung) == 2
     assert not events[4].is_set()
-    clock.now += 10 * PIECE_SECONDS
     rung[1]()
     assert events[4].is_set()
-    # What comes sooner than ten answers are looked at waits, and nobody rings meanwhile.
-    changed[4](stream)
-    rung[2]()
-    changed[5](stream)
-    assert len(rung) == 3
-    assert not events[5].is_set()
-    ((seconds, tell),) = later
-    assert seconds == pytest.approx(10 * PIECE_SECONDS)
-    tell()
-    assert events[5].is_set()
     assert ended == []
