@@ -63,6 +63,11 @@ class EntriesInRuns(StoredEntries):
         """Entries of both."""
         return self.kept_tokens + self.fine.kept_tokens
 
+    @property
+    def is_one_run(self) -> bool:
+        """Whether all entries are in one precision, read turned where they are packed."""
+        return not self.fine.kept_tokens and (self.bits is None or self.is_read_turned)
+
     def bytes_of(self, kept_tokens: int) -> int:
         """Bytes of the fine run's entries and so many of the buffer's."""
         return self.entry_bytes * kept_tokens + self.fine.entry_bytes * self.fine.kept_tokens

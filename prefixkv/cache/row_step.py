@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -9,7 +10,7 @@ import torch
 from prefixkv.cache.layer import CompressedLayer
 from prefixkv.cache.row import CacheRow
 from prefixkv.kernels.dispatch import pack
-from prefixkv.kernels.packing import turn
+from prefixkv.kernels.packing import turn, unpack_turned
 
 BLOCK_BYTES = 2 * 2**20
 """Keys and values that are read at once, of one row at least: about what a core's cache holds."""
@@ -19,8 +20,8 @@ class RowSteps:
     """Has rows attend together in steps that read one token of each."""
 
     def __init__(self) -> None:
-        """Begin without a working copy, which is then used again by all layers and steps."""
-        self._copy = torch.empty(0)
+        """Begin without working copies, which are then used again by all layers and steps."""
+        self._copy, self._packed = torch.empty(0), torch.empty(0, dtype=torch.uint8)
 
     def can_attend(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> bool:
         """Whether `attend` takes these: a GPU has a captured step, and only float32 queries may be turned."""
@@ -74,13 +75,40 @@ class RowSteps:
         if self._copy.numel() < size:
             self._copy = queries.new_empty(size)
         copy = self._copy[:size].view(shape)
-        for index, (layer, length) in enumerate(zip(layers, lengths, strict=True)):
-            layer.read_into(copy[:, index, :, :length])
-            copy[:, index, :, length:] = 0
+        bits = layers[0].bits
+        if bits is not None and all(layer.bits == bits and layer.is_one_run for layer in layers):
+            self._unpack(layers, lengths, bits, copy)
+        else:
+            for index, (layer, length) in enumerate(zip(layers, lengths, strict=True)):
+                layer.read_into(copy[:, index, :, :length])
+                copy[:, index, :, length:] = 0
         seen = None
         if min(lengths) < max(lengths):
             seen = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None, None, None]
         return torch.nn.functional.scaled_dot_product_attention(queries, copy[0], copy[1], seen, scale=scale)
+
+    def _unpack(self, layers: Sequence[CompressedLayer], lengths: Sequence[int], bits: int, copy: torch.Tensor) -> None:
+        """Read what some rows have stored in the same bits: their bytes are brought together and unpacked by one call.
+
+        Args:
+            layers: one of each row; entries are read turned.
+            lengths: entries of each.
+            bits: in which they are stored.
+            copy: (2, rows, kv_heads, entries, head_dim), float32: keys and values; 0 behind a row's last entry.
+        """
+        assert layers[0].keys is not None
+        shape = (*copy.shape[:-1], layers[0].keys.shape[-1])
+        size = math.prod(shape)
+        if self._packed.numel() < size:
+            self._packed = self._packed.new_empty(size)
+        packed = self._packed[:size].view(shape)
+        for index, (layer, length) in enumerate(zip(layers, lengths, strict=True)):
+            for part, buffer in zip(packed[:, index], (layer.keys, layer.values), strict=True):
+                assert buffer is not None
+                part[:, :length] = buffer[0, :, :length]
+                # A step of 0: whatever the codes are, the vector is 0.
+                part[:, length:] = 0
+        unpack_turned(packed, bits, copy.dtype, copy)
 
 
 def _turned(vectors: torch.Tensor, layers: Sequence[CompressedLayer]) -> torch.Tensor:
