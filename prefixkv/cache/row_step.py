@@ -106,8 +106,9 @@ class RowSteps:
             for part, buffer in zip(packed[:, index], (layer.keys, layer.values), strict=True):
                 assert buffer is not None
                 part[:, :length] = buffer[0, :, :length]
-                # A step of 0: whatever the codes are, the vector is 0.
-                part[:, length:] = 0
+                if length < part.shape[1]:
+                    # A step of 0: whatever the codes are, the vector is 0.
+                    part[:, length:] = 0
         unpack_turned(packed, bits, copy.dtype, copy)
 
 
