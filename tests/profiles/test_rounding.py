@@ -171,6 +171,14 @@ def test_bits_are_those_by_which_least_is_lost(
     assert packed("50%", 4) == 4
 
 
+@pytest.mark.parametrize(("fewest", "bits"), [(0.008, [4, 4, 2, 2]), (0.02, [4, 4, 4, 2])])
+def test_all_in_few_bits_comes_before_a_part_in_more_that_promises_little(fewest: float, bits: list[int]) -> None:
+    """Numbers of the demo model, and of one that bears 2 bits less."""
+    losses = Losses({4: 0.0001, 2: fewest}, {0.5: 0.0015, 0.35: 0.06, 0.2: 0.8, 0.1: 3.2})
+    rooms = (Budget.parse(budget).room_bytes(GEOMETRY, 3000) for budget in ("26.6%", "20%", "14.1%", "10%"))
+    assert [packed_bits(GEOMETRY, room, 32 * 3000, None, losses) for room in rooms] == bits
+
+
 def test_losses_lie_on_lines_between_the_measured_shares() -> None:
     losses = Losses({}, EVICTION)
     assert [losses.of_evicting(share) for share in EVICTION] == pytest.approx(list(EVICTION.values()))
@@ -209,6 +217,6 @@ def test_two_precisions_are_taken_where_the_model_loses_less_by_them() -> None:
     measured = {"rounding": {4: 0.0001, 2: 0.008}, "eviction": {0.5: 0.0015, 0.2: 0.8}}
     losses = Losses(**measured, mixed={0.2: 0.002, 0.1: 0.003, 0.05: 0.5})
     # Above the largest share it is taken to lose no less, below the smallest nothing is known.
-    assert [share for share in (26, 20, 15, 10, 6, 4) if is_mixed(f"{share}%", losses)] == [10]
+    assert [share for share in (26, 20, 15, 10, 6, 4) if is_mixed(f"{share}%", losses)] == [15, 10]
     assert losses.of_mixing(0.075) == pytest.approx(0.2515)
     assert not is_mixed("10%", Losses(**measured))
