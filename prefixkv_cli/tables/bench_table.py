@@ -44,6 +44,8 @@ def bench_table(record: Mapping[str, Any]) -> Group:
     captured = record.get("captured", {"graphs": 0})
     if captured["graphs"]:
         line += f"; captured steps: {captured['graphs']}, {format_bytes(captured['bytes'])}"
+    if captured.get("reading_bytes"):
+        line += f"; captured parts of reading: {format_bytes(captured['reading_bytes'])}"
     return Group(*tables, Text(line, style="dim"))
 
 

@@ -12,6 +12,7 @@ from rich.console import Console
 from prefixkv.benchmark import generate_path, random_model
 from prefixkv.benchmark.load import Load
 from prefixkv.benchmark.plan import Plan, run_benchmark
+from prefixkv.cache import reading_graphs
 from prefixkv.decoder import captured
 from prefixkv_cli.tables.bench_table import bench_table
 from tests.cli.program import Run
@@ -44,7 +45,7 @@ def test_every_cell_is_measured_against_stock_generate(run: Run, tmp_path: Path)
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert record["copy_bytes_per_second"] > 0
     assert record["versions"]["torch"]
-    assert record["captured"] == {"graphs": 0, "bytes": 0}
+    assert record["captured"] == {"graphs": 0, "bytes": 0, "reading_bytes": 0}
     cells = record["cells"]
     assert [(cell["context_tokens"], cell["engine"], cell["budget"]) for cell in cells] == [
         (context, engine, budget)
@@ -66,12 +67,13 @@ def test_bytes_of_captured_steps_are_shown(monkeypatch: pytest.MonkeyPatch) -> N
     steps = {(1, (16,)): SimpleNamespace(bytes=2**20), (16, (16,)): SimpleNamespace(bytes=2**21)}
     model, geometry = random_model.build_shape("small", "cpu", "auto")
     monkeypatch.setitem(captured._captured, model, steps)
+    monkeypatch.setitem(reading_graphs._graphs, model, SimpleNamespace(bytes=2**20))
     record = run_benchmark(Plan((40,), (1,), ("50%",), 4, "h2o", False, repeats=1), model, geometry, "small")
-    assert record["captured"] == {"graphs": 2, "bytes": 3 * 2**20}
+    assert record["captured"] == {"graphs": 2, "bytes": 3 * 2**20, "reading_bytes": 2**20}
     console = Console(width=200)
     with console.capture() as shown:
         console.print(bench_table(record))
-    assert "captured steps: 2, 3 MiB" in shown.get()
+    assert "captured steps: 2, 3 MiB; captured parts of reading: 1 MiB" in shown.get()
 
 
 @pytest.mark.exhaustive
