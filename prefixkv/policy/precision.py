@@ -28,9 +28,9 @@ CLEARLY = 0.75
 """Two precisions are taken where they lose less than this part of what one loses: a profile's samples are few."""
 UNSEEN = 0.125
 """Fewer entries in more bits are taken before all entries in few bits where they are said to lose less than this part:
-what evicting loses is measured on the samples whose queries are looked ahead by, so that it may say too little. At 14.1 %
-half of the entries in 4 bits were said to lose a fifth of what all in 2 bits lose, and lost as much on other drawn
-documents and twice as much on other drawn scenes (docs/quality.md)."""
+what evicting loses is measured on the samples whose queries are looked ahead by, so that it may say too little. At
+14.1 % half of the entries in 4 bits were said to lose a fifth of what all in 2 bits lose, and lost as much on other
+drawn documents and twice as much on other drawn scenes (docs/quality.md)."""
 TYPICAL_EVICTION = {0.5: 0.05, 0.35: 0.1, 0.2: 0.2, 0.1: 0.4}
 """What evicting is taken to lose where nobody measured it, in nats a token by the share that is kept: about what
 SmolLM2 loses in texts."""
