@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import threading
 import time
@@ -75,6 +74,10 @@ def test_the_share_of_a_process_falls_as_lines_are_answered_and_pictures_stay_to
     assert several._block(first) == []
     assert len(several._block(second)) == 8
     several._left.clear()
+    several._left.extend(Line(number, str(number), sources=(f"{number // 10}.png",)) for number in range(35, 100))
+    # Five lines of one picture and all ten of the next.
+    assert [line.number for line in several._block(second)] == list(range(35, 50))
+    several._left.clear()
     second.ours.close()
 
 
@@ -104,5 +107,5 @@ def test_where_all_have_ended_a_line_says_so() -> None:
     several = prepared(2, device="cpu")
     for worker in several._workers:
         worker.has_ended = True
-    with contextlib.suppress(IndexError), pytest.raises(PrefixKVError, match="fewer --processes"):
+    with pytest.raises(PrefixKVError, match="fewer --processes"):
         several._heard()

@@ -90,6 +90,26 @@ def test_the_fine_run_has_the_most_important_entries_rounded_once(method: str) -
             assert torch.equal(kept, pack(exact, bits))
 
 
+@pytest.mark.parametrize("method", ["guided", "h2o"])
+def test_what_is_read_of_both_runs_stands_at_its_positions_also_when_they_are_one_again(method: str) -> None:
+    _, plain = _read(method, "100%", "plain")
+    _, cache = _read(method, "20%")
+    for whole, layer in zip(plain.layers, cache.layers, strict=True):
+        fine, positions = layer.fine.kept_tokens, layer.kept_positions.clone()
+        importance = torch.cat([run.importance[..., : run.kept_tokens] for run in (layer.fine, layer)], dim=-1)
+        layer.unite()
+        assert torch.equal(layer.kept_positions, positions)
+        assert torch.equal(layer.importance, importance)
+        places = positions.expand(1, layer.keys.shape[1], -1)[..., None]
+        for found, exact in ((layer.keys, whole.keys), (layer.values, whole.values)):
+            exact = exact.gather(2, places.expand(-1, -1, -1, exact.shape[3]))
+            rounded = [
+                unpack(pack(part, bits), bits, part.dtype)
+                for part, bits in zip(exact.split([fine, exact.shape[2] - fine], 2), (4, 2), strict=True)
+            ]
+            torch.testing.assert_close(found, torch.cat(rounded, dim=2))
+
+
 @pytest.mark.parametrize("method", ["guided", "prefixkv", "tgv"])
 def test_when_layers_are_cut_does_not_change_what_they_store(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     _, cache = _read(method, "20%", layers=8)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from math import inf
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from prefixkv.models.identity import ModelIdentity
 from prefixkv.models.layer_sizes import EntryShape
 from prefixkv.models.loading import LoadedModel
 from prefixkv.policy.budget import Budget
+from prefixkv.policy.entry_size import EntrySize
 from prefixkv.policy.look_ahead import LookAhead
 from prefixkv.policy.precision import BEARABLE_LOSS, SLIGHT_LOSS, Losses, loses_less_mixed, packed_bits
 from prefixkv.policy.rotary import Rotation
@@ -219,4 +221,15 @@ def test_two_precisions_are_taken_where_the_model_loses_less_by_them() -> None:
     # Above the largest share it is taken to lose no less, below the smallest nothing is known.
     assert [share for share in (26, 20, 15, 10, 6, 4) if is_mixed(f"{share}%", losses)] == [15, 10]
     assert losses.of_mixing(0.075) == pytest.approx(0.2515)
+    assert losses.of_mixing(0.04) == inf
+    one = next(
+        lost
+        for lost in (step / 1e4 for step in range(1, 10_000))
+        if not is_mixed("10%", Losses(**measured, mixed={0.1: lost}))
+    )
+    room = Budget.parse("10%").room_bytes(GEOMETRY, 3000)
+    bits = packed_bits(GEOMETRY, room, 32 * 3000, None, losses)
+    held = room / (32 * 3000 * EntrySize.of(GEOMETRY, bits).stored)
+    # A quarter less at least: samples are few.
+    assert one == pytest.approx(0.75 * (losses.rounding[bits] + losses.of_evicting(held)), abs=2e-4)
     assert not is_mixed("10%", Losses(**measured))
