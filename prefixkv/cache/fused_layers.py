@@ -18,11 +18,10 @@ from prefixkv.cache import reading_graphs
 from prefixkv.cache.reading_graphs import ReadingGraphs
 from prefixkv.kernels.dispatch import (
     normed_linear,
-    plain_path_is_wanted,
+    reads_in_kernels,
     residual_linear,
     rotary,
     swiglu_linear,
-    triton_obstacle,
 )
 from prefixkv.models.decoder_weights import DecoderWeights, LayerWeights, UnknownDecoderError
 from prefixkv.transformers_compat import cache_in, decoder_of
@@ -170,7 +169,7 @@ def fused_layers(model: Any, attend: Attend, anywhere: bool = False) -> Iterator
         anywhere: also on a CPU, in plain torch.
     """
     with contextlib.ExitStack() as stack:
-        is_fast = model.device.type == "cuda" and triton_obstacle() is None and not plain_path_is_wanted()
+        is_fast = reads_in_kernels(model.device)
         if anywhere or is_fast:
             with contextlib.suppress(UnknownDecoderError):
                 weights = DecoderWeights.of(model)

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from prefixkv.kernels.dispatch import plain_path_is_wanted, triton_obstacle
+from prefixkv.kernels.dispatch import reads_in_kernels
 
 MOST_TOKENS = 1536
 """Longer prompts keep the device busy for longer than the host."""
@@ -29,7 +29,7 @@ TOKEN_STEP = 128
 MOST_SHAPES = 4
 """Shapes of a vision tower's input that are captured; where pictures have sizes of their own, the others are not."""
 EARLIER = 2
-"""A part is captured when it has run so often: capturing takes longer than it saves once."""
+"""A part is captured when it runs once more than so often: capturing takes longer than it saves once."""
 
 
 @dataclass
@@ -103,24 +103,29 @@ class ReadingGraphs:
         """A buffer of a tensor's shape and dtype, which all parts share that have such an input."""
         return self._buffer(("input", like.shape, like.dtype), tuple(like.shape), like)
 
-    def output(self, key: Hashable, like: torch.Tensor, compute: Callable[[], Any]) -> torch.Tensor | None:
-        """The buffer for a part's output, which lasts until the part runs again.
+    def knows(self, key: Hashable) -> bool:
+        """Whether a part has shown what its output is."""
+        return key in self._outputs
+
+    def note(self, key: Hashable, like: torch.Tensor, output: Any) -> None:
+        """Make a buffer for a part's output, where it is a part for a graph.
+
+        It is none where its output is of another shape or dtype than its input, or that is one of too many, or too
+        large.
 
         Args:
             key: the part and its size.
             like: its input, (pictures, patches, hidden).
-            compute: gives its output; called where the part is new.
-
-        Returns:
-            None where the part is none for a graph: its output is of another shape than its input, or that is one of
-            too many.
+            output: what it gave for it.
         """
-        if key not in self._outputs:
-            shapes = {shape for shape, output in self._outputs.values() if output is not None}
-            is_common = like.shape in shapes or len(shapes) < MOST_SHAPES
-            given = compute() if is_common and like.shape[:-1].numel() <= MOST_TOKENS else None
-            fits = isinstance(given, torch.Tensor) and (given.shape, given.dtype) == (like.shape, like.dtype)
-            self._outputs[key] = like.shape, self._buffer(key, tuple(like.shape), like) if fits else None
+        shapes = {shape for shape, buffer in self._outputs.values() if buffer is not None}
+        is_common = like.shape in shapes or len(shapes) < MOST_SHAPES
+        is_alike = isinstance(output, torch.Tensor) and (output.shape, output.dtype) == (like.shape, like.dtype)
+        fits = is_common and is_alike and like.shape[:-1].numel() <= MOST_TOKENS
+        self._outputs[key] = like.shape, self._buffer(key, tuple(like.shape), like) if fits else None
+
+    def output(self, key: Hashable) -> torch.Tensor | None:
+        """The buffer for a known part's output, which lasts until the part runs again; None where it has none."""
         return self._outputs[key][1]
 
     def _buffer(self, key: Hashable, shape: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:
@@ -186,7 +191,7 @@ def replayed_parts(model: Any, anywhere: bool = False) -> Iterator[None]:
         model: of transformers, inside `prefixkv.cache.attention.installed`.
         anywhere: also on a CPU, where nothing is captured.
     """
-    can = model.device.type == "cuda" and triton_obstacle() is None and not plain_path_is_wanted()
+    can = reads_in_kernels(model.device)
     if not (can or anywhere) or torch.is_grad_enabled() or torch.is_autocast_enabled(model.device.type):
         yield
         return

@@ -40,6 +40,11 @@ def plain_path_is_wanted() -> bool:
     return os.environ.get("PREFIXKV_CAPTURE", "1") == "0"
 
 
+def reads_in_kernels(device: torch.device) -> bool:
+    """Whether models on a device read prompts in the project's own kernels: on GPUs that run them, unless unwanted."""
+    return device.type == "cuda" and triton_obstacle() is None and not plain_path_is_wanted()
+
+
 def implementation(operation: str, like: torch.Tensor, name: str | None = None) -> Callable[..., Any]:
     """The function that runs an operation.
 

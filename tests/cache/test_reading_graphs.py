@@ -118,7 +118,7 @@ def test_the_blocks_of_a_vision_tower_give_what_they_give_alone() -> None:
     with captured_blocks(model, anywhere=True), replayed_parts(model, anywhere=True):
         graphs = reading_graphs.current()
         assert graphs is not None
-        for picture, states in zip(pictures, expected, strict=True):
+        for picture, states in zip(2 * pictures, 2 * expected, strict=True):
             found = tower(picture, output_hidden_states=True).hidden_states
             assert all(map(torch.equal, found, states))
         assert graphs.bytes
@@ -128,14 +128,19 @@ def test_the_blocks_of_a_vision_tower_give_what_they_give_alone() -> None:
 def test_parts_with_many_shapes_or_another_output_are_none_for_a_graph() -> None:
     graphs = ReadingGraphs(torch.device("cpu"))
     inputs = [torch.zeros(1, 16 + count, 8) for count in range(MOST_SHAPES + 1)]
-    outputs = [graphs.output(number, each, each.clone) for number, each in enumerate(inputs)]
-    assert [output is not None for output in outputs] == [True] * MOST_SHAPES + [False]
-    assert graphs.output(0, inputs[0], pytest.fail) is outputs[0]
-    other = ReadingGraphs(torch.device("cpu"))
-    assert other.output("long", torch.zeros(1, MOST_TOKENS + 1, 8), pytest.fail) is None
-    assert other.output("merged", inputs[0], lambda: inputs[0][:, ::2]) is None
-    assert other.output("merged", inputs[0], pytest.fail) is None
-    assert other.output("two", inputs[0], lambda: (inputs[0], None)) is None
+    for number, each in enumerate(inputs):
+        assert not graphs.knows(number)
+        graphs.note(number, each, each.clone())
+        assert graphs.knows(number)
+    assert [graphs.output(number) is not None for number in range(len(inputs))] == [True] * MOST_SHAPES + [False]
+    other, long = ReadingGraphs(torch.device("cpu")), torch.zeros(1, MOST_TOKENS + 1, 8)
+    for key, like, output in (
+        ("long", long, long),
+        ("merged", inputs[0], inputs[0][:, ::2]),
+        ("two", inputs[0], (inputs[0], None)),
+    ):
+        other.note(key, like, output)
+        assert other.output(key) is None
 
 
 def test_a_block_that_somebody_listens_to_stays_as_it_is() -> None:
