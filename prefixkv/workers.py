@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -122,6 +123,28 @@ def division_of(model: torch.nn.Module) -> tuple[int, int]:
     return processes, max(1, cores // processes)
 
 
+def cards_of(device: torch.device, named: str) -> list[str]:
+    """The CUDA devices for the processes of this machine: process k takes the one of that number, and so round.
+
+    Args:
+        device: of the model in the process that was called.
+        named: the device as the user has named it; one with a number is the only one.
+
+    Returns:
+        Their names; none where the model is on no CUDA device.
+    """
+    import torch
+
+    if device.type != "cuda":
+        return []
+    return [named] if ":" in named else [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+
+
+def seconds_since_start() -> float:
+    """Seconds since this process was started, Python's own start among them."""
+    return time.time() - psutil.Process().create_time()
+
+
 class Helpers:
     """Further processes on this machine, started afresh and ended with the `with`.
 
@@ -129,21 +152,22 @@ class Helpers:
         count: how many.
     """
 
-    def __init__(self, count: int, work: Callable[..., None], *arguments: Any) -> None:
+    def __init__(self, count: int, work: Callable[..., Any], *arguments: Any) -> None:
         """Prepare; nothing is started yet.
 
         Args:
             count: how many.
-            work: a function of a module, called with the arguments and the helper's number, from 1 on.
+            work: a function of a module, called with the arguments, the helper's number, from 1 on, and this process's
+                id; what it returns is small and can be pickled.
             *arguments: what can be pickled.
         """
         # A fork of a process that has run torch may hang in its thread pool.
         context = multiprocessing.get_context("spawn")
         self.count = count
-        self._failures = context.SimpleQueue()
+        self._failures, self._results = context.SimpleQueue(), context.SimpleQueue()
+        given = work, arguments, os.getpid(), self._failures, self._results
         self._processes = [
-            context.Process(target=_serve, args=(work, arguments, number, os.getpid(), self._failures), daemon=True)
-            for number in range(1, count + 1)
+            context.Process(target=_serve, args=(*given, number), daemon=True) for number in range(1, count + 1)
         ]
 
     def __enter__(self) -> Helpers:
@@ -174,8 +198,11 @@ class Helpers:
                     "run it again, which goes on from here, with --processes 1"
                 )
 
-    def wait(self) -> None:
+    def wait(self) -> list[Any]:
         """Until all have finished.
+
+        Returns:
+            What the work of each has returned, by number.
 
         Raises:
             PrefixKVError: a helper has failed, or was killed.
@@ -183,6 +210,8 @@ class Helpers:
         for process in self._processes:
             process.join()
         self.check()
+        found = dict(self._results.get() for _ in self._processes)
+        return [found[number] for number in sorted(found)]
 
 
 def parent_is_gone(parent: int) -> bool:
@@ -190,10 +219,12 @@ def parent_is_gone(parent: int) -> bool:
     return os.getppid() != parent
 
 
-def _serve(work: Callable[..., None], arguments: tuple[Any, ...], number: int, parent: int, failures: Any) -> None:
+def _serve(
+    work: Callable[..., Any], arguments: tuple[Any, ...], parent: int, failures: Any, results: Any, number: int
+) -> None:
     # Ctrl-C reaches all processes of a terminal; the one that was called ends the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        work(*arguments, number, parent)
+        results.put((number, work(*arguments, number, parent)))
     except Exception as error:
         failures.put(error if isinstance(error, PrefixKVError) else PrefixKVError(f"{type(error).__name__}: {error}"))

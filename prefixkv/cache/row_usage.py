@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from prefixkv.cache.states import held_bytes, state_tensors
@@ -19,19 +20,35 @@ if TYPE_CHECKING:
 
 def usage_of(row: CacheRow) -> CacheUsage:
     """What is stored now, against a 16-bit cache of the same tokens."""
+    layers = layer_usages(row)
+    full = sum(layer.seen_tokens for layer in layers) * row.geometry.counted_bytes
+    allocated, left = allocated_bytes(row), left_bytes(row)
+    name = stored_name(row.bits, any(layer.fine_tokens for layer in layers))
+    return CacheUsage.of(layers, full, allocated, mean_bits(row, layers), name, left)
+
+
+def layer_usages(row: CacheRow) -> tuple[LayerUsage, ...]:
+    """What each layer stores, from counts alone: no tensor is looked at."""
     geometry, layers = row.geometry, []
     for index, layer in enumerate(row.layers):
         stored = layer.kept_tokens * EntrySize.of(geometry, layer.bits).counted
         fine = layer.fine.kept_tokens
-        stored += fine * EntrySize.of(geometry, layer.fine.bits).counted
+        if fine:
+            stored += fine * EntrySize.of(geometry, layer.fine.bits).counted
         layers.append(LayerUsage(index, layer.seen_tokens, layer.stored_tokens, stored, fine))
-    full = sum(layer.seen_tokens for layer in layers) * geometry.counted_bytes
+    return tuple(layers)
+
+
+def mean_bits(row: CacheRow, layers: Sequence[LayerUsage]) -> float:
+    """Bits of an element as budgets count it, the mean over all entries.
+
+    Args:
+        row: whose entries.
+        layers: what `layer_usages` says of it.
+    """
     bits: float = row.bits or 8 * COUNTED_BYTES
     fine, kept = (sum(getattr(layer, name) for layer in layers) for name in ("fine_tokens", "kept_tokens"))
-    if fine:
-        bits += (FINE_RUN_BITS - bits) * fine / kept
-    allocated, left = allocated_bytes(row), left_bytes(row)
-    return CacheUsage.of(tuple(layers), full, allocated, bits, stored_name(row.bits, fine > 0), left)
+    return bits + (FINE_RUN_BITS - bits) * fine / kept if fine else bits
 
 
 def allocated_bytes(row: CacheRow) -> int:

@@ -123,7 +123,8 @@ class CacheSnapshot:
 
         Args:
             row: stays as it is.
-            copied: whether its tensors are copied to host memory; else they are the row's own, which is reset next.
+            copied: whether its tensors are copied to host memory; else they are the row's own, which is reset next or
+                does not change before the snapshot is used.
         """
         own = _host if copied else _same
         windows = {
@@ -159,15 +160,15 @@ class CacheSnapshot:
         row.next_positions = None if self.next_positions is None else _copied(self.next_positions, device)
 
 
-def copy_of(cache: PrefixKVCache, device: torch.device) -> PrefixKVCache:
+def copy_of(cache: PrefixKVCache) -> PrefixKVCache:
     """A second cache that holds, on buffers of its own, what a cache holds between two forward passes.
 
     Args:
-        cache: of one row, stays as it is; a profile's queries are shared, since they are only read.
-        device: where the model is, as for `CacheSnapshot.restore`.
+        cache: of one row, stays as it is; a profile's queries are shared, since they are only read. Each tensor's copy
+            is where the tensor is.
     """
     second = cache.emptied()
-    CacheSnapshot.take(cache.row).restore(second.row, device)
+    CacheSnapshot.take(cache.row, copied=False).restore(second.row, None)
     return second
 
 

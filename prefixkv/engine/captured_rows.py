@@ -34,14 +34,17 @@ class CapturedRows:
         rows: by place; None where a place is free.
     """
 
-    def __init__(self, model: Any, most_rows: int) -> None:
+    def __init__(self, model: Any, most_rows: int, is_steady: bool = False) -> None:
         """Nobody is here yet.
 
         Args:
             model: on one device or several.
             most_rows: rows at the same time.
+            is_steady: whether the step is always the one for so many rows, and for all precisions that have occurred
+                here, so that its rounding does not depend on which steps were captured before.
         """
         self._model, self._device, self._layer_devices = model, model.device, layer_devices(model)
+        self._is_steady, self._formats = is_steady, tuple[int, ...]()
         self.rows: list[CacheRow | None] = [None] * most_rows
         self._offsets = torch.zeros(1 << (most_rows - 1).bit_length(), dtype=torch.int64, device=self._device)
         self._step: CapturedStep | None = None
@@ -120,7 +123,7 @@ class CapturedRows:
         Where rows have gone, a smaller one is taken if it was captured before. A row that comes to others which need
         the same step has it as it is: whether the weights are where they were is looked at when the first row comes.
         """
-        load = 1 << present[-1][0].bit_length(), formats_of(row for _, row in present)
+        load = self._wanted_load(present)
         is_new = [self._versions.get(place) != row.version for place, row in present]
         stays = (
             not all(is_new) if load == self._load else not (any(is_new) or CapturedStep.is_ready(self._model, *load))
@@ -134,6 +137,14 @@ class CapturedRows:
                     self._versions.clear()
         self._step, self._load = step, load
         return step
+
+    def _wanted_load(self, present: Sequence[tuple[int, CacheRow]]) -> tuple[int, tuple[int, ...]]:
+        """Rows of a step, and the precisions that it knows."""
+        formats = formats_of(row for _, row in present)
+        if not self._is_steady:
+            return 1 << present[-1][0].bit_length(), formats
+        self._formats = tuple(sorted({*self._formats, *formats}, reverse=True))
+        return self._offsets.shape[0], self._formats
 
     def _write(self, step: CapturedStep, place: int, row: CacheRow) -> None:
         """Tell the table of a row, which has room for some tokens then; buffers that have room stay as they are."""

@@ -1,58 +1,45 @@
-"""Continuations of one compressed prompt: a text that is given, or what the model itself would say.
-
-Several continuations are followed together. As long as they agree they share one cache; where they part, the cache is
-copied. Every token is one step of the real decode path, eviction included.
-"""
+"""Continuations of a compressed prompt: a text that is given, or what the model itself would say."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import torch
-from transformers import PreTrainedModel
 
-from prefixkv.cache.prefix_cache import PrefixKVCache
-from prefixkv.cache.snapshot import copy_of
-from prefixkv.cache.usage import CacheUsage
-from prefixkv.generation.forward import read_tokens
+from prefixkv.cache.row import CacheRow
+from prefixkv.cache.row_usage import layer_usages, mean_bits
 from prefixkv.generation.shaping import Shaping
 from prefixkv.generation.stop_text import StopWatch
-from prefixkv.transformers_compat import cache_argument
-
-ROWS = 32
-"""So many rows are one batch of those that are followed together."""
 
 
-class State:
-    """A cache and what the model predicts from it.
+@dataclass(frozen=True)
+class Kept:
+    """What a row holds when a token is predicted; as `CacheUsage` has it, from counts alone.
 
     Attributes:
-        cache: what was read so far, compressed.
-        logits: (1, vocabulary), float32: prediction of the next token.
+        kept_bytes: of all stored entries.
+        full_bytes: of a 16-bit cache of the same tokens.
+        kept_tokens_fraction: entries stored of those read.
+        bits: of an element as it is counted, the mean over the entries.
+        seen_tokens: that the row has read.
     """
 
-    def __init__(self, model: PreTrainedModel, cache: PrefixKVCache, logits: torch.Tensor) -> None:
-        """Begin.
+    kept_bytes: int
+    full_bytes: int
+    kept_tokens_fraction: float
+    bits: float
+    seen_tokens: int
 
-        Args:
-            model: inside `prefixkv.cache.attention.installed`.
-            cache: has read the prompt.
-            logits: (1, vocabulary), float32, after the prompt.
-        """
-        self._model, self.cache, self.logits = model, cache, logits
-
-    def read(self, tokens: Sequence[int]) -> None:
-        """Feed tokens: one is a decode step, several are a chunk, which is compacted as a further turn's prompt is."""
-        model: Any = self._model
-        ids = torch.tensor([list(tokens)], device=self.logits.device)
-        output = model(input_ids=ids, **cache_argument(self.cache), use_cache=True, logits_to_keep=1)
-        self.logits = output.logits[:, -1].float()
-
-    def copy(self) -> State:
-        """The same state on buffers of its own."""
-        return State(self._model, copy_of(self.cache, self.logits.device), self.logits)
+    @classmethod
+    def by(cls, row: CacheRow) -> Kept:
+        """What a row holds now."""
+        layers = layer_usages(row)
+        seen, kept = (sum(getattr(layer, name) for layer in layers) for name in ("seen_tokens", "kept_tokens"))
+        held = sum(layer.bytes for layer in layers)
+        full = seen * row.geometry.counted_bytes
+        return cls(held, full, kept / seen, mean_bits(row, layers), layers[0].seen_tokens)
 
 
 class Continuation(ABC):
@@ -61,72 +48,79 @@ class Continuation(ABC):
     Attributes:
         tokens: what was read, and last what was predicted.
         losses: negative log-likelihood of every token, in nats.
-        usages: what the cache held at every prediction.
+        divergences: KL(full || this) at every token, in nats; empty without the full cache's predictions.
+        kept: what the cache held at every prediction; empty where that is not wanted.
         predictions: (vocabulary,), float32, log-probabilities at every token; empty where they are not kept.
     """
 
-    def __init__(self, keeps_predictions: bool = False) -> None:
-        self._keeps_predictions = keeps_predictions
-        self.tokens: list[int] = []
-        self.losses: list[float] = []
-        self.usages: list[CacheUsage] = []
-        self.predictions: list[torch.Tensor] = []
-
-    def next(self, logits: torch.Tensor, usage: CacheUsage) -> int | None:
-        """Note a prediction.
+    def __init__(self, keeps_predictions: bool = False, weighs: bool = True) -> None:
+        """Begin.
 
         Args:
-            logits: (1, vocabulary), float32.
-            usage: what the cache holds.
-
-        Returns:
-            The token to be read next; None where nothing more is to be predicted.
+            keeps_predictions: whether all log-probabilities are kept.
+            weighs: whether it is noted what the cache holds.
         """
-        predicted = logits[0].log_softmax(dim=-1)
-        token = self._choose(predicted, logits)
-        self.tokens.append(token)
-        self.losses.append(-float(predicted[token]))
-        self.usages.append(usage)
-        if self._keeps_predictions:
-            self.predictions.append(predicted)
-        return None if self._has_ended() else token
+        self.keeps_predictions, self.weighs = keeps_predictions, weighs
+        self.tokens: list[int] = []
+        self.losses: list[float] = []
+        self.divergences: list[float] = []
+        self.kept: list[Kept] = []
+        self.predictions: list[torch.Tensor] = []
+
+    @property
+    def full_prediction(self) -> torch.Tensor | None:
+        """(vocabulary,), float32: the full cache's log-probabilities of the next token; None where nothing is compared.
+
+        They are asked for before the token is noted.
+        """
+        return None
 
     @abstractmethod
-    def _choose(self, predicted: torch.Tensor, logits: torch.Tensor) -> int:
-        """The next token, from (vocabulary,) log-probabilities and the (1, vocabulary) logits that they are of."""
+    def choose(self, likeliest: int, logits: torch.Tensor) -> int:
+        """The next token.
+
+        Args:
+            likeliest: the one of the greatest logit.
+            logits: (1, vocabulary), float32.
+        """
 
     @abstractmethod
-    def _has_ended(self) -> bool:
-        """Whether the last token was the last."""
+    def has_ended(self) -> bool:
+        """Whether the token that was noted last was the last; asked once for each."""
 
 
 class GivenText(Continuation):
-    """Teacher-forced: the tokens are given.
+    """Teacher-forced: the tokens are given."""
 
-    Attributes:
-        divergences: KL(full || this) at every token, in nats; empty without the full cache's predictions.
-    """
-
-    def __init__(self, text: Sequence[int], full: Sequence[torch.Tensor] = (), keeps_predictions: bool = False) -> None:
+    def __init__(
+        self,
+        text: Sequence[int],
+        full: Sequence[torch.Tensor] = (),
+        keeps_predictions: bool = False,
+        weighs: bool = True,
+    ) -> None:
         """Begin.
 
         Args:
             text: at least one token.
             full: the full cache's log-probabilities of the same text, for the divergence.
-            keeps_predictions: whether all log-probabilities are kept.
+            keeps_predictions: as for `Continuation`.
+            weighs: likewise.
         """
-        super().__init__(keeps_predictions)
+        super().__init__(keeps_predictions, weighs)
         self._text, self._full = text, full
-        self.divergences: list[float] = []
 
-    def _choose(self, predicted: torch.Tensor, logits: torch.Tensor) -> int:
-        if self._full:
-            full = self._full[len(self.tokens)]
-            # Rounding can leave a trifle below 0 where both are the same.
-            self.divergences.append(max(0.0, float((full.exp() * (full - predicted)).sum())))
+    @property
+    def full_prediction(self) -> torch.Tensor | None:
+        """As was given."""
+        return self._full[len(self.tokens)] if self._full else None
+
+    def choose(self, likeliest: int, logits: torch.Tensor) -> int:
+        """The text's next token."""
         return self._text[len(self.tokens)]
 
-    def _has_ended(self) -> bool:
+    def has_ended(self) -> bool:
+        """Whether the text is at its end."""
         return len(self.tokens) == len(self._text)
 
 
@@ -140,85 +134,31 @@ class OwnAnswer(Continuation):
         keeps_predictions: bool = False,
         shaping: Shaping | None = None,
         watch: StopWatch | None = None,
+        weighs: bool = True,
     ) -> None:
         """Begin.
 
         Args:
             stops: tokens that end the answer.
             most_tokens: longest answer.
-            keeps_predictions: whether all log-probabilities are kept.
+            keeps_predictions: as for `Continuation`.
             shaping: what the model's settings do to the logits; None for nothing. Losses are the model's own.
             watch: for texts that end the answer; None for none.
+            weighs: as for `Continuation`.
         """
-        super().__init__(keeps_predictions)
+        super().__init__(keeps_predictions, weighs)
         self._stops, self._most_tokens, self._shaping, self._watch = stops, most_tokens, shaping, watch
 
-    def _choose(self, predicted: torch.Tensor, logits: torch.Tensor) -> int:
+    def choose(self, likeliest: int, logits: torch.Tensor) -> int:
+        """The likeliest token, by the logits that the model's settings leave."""
         if self._shaping is None:
-            return int(predicted.argmax())
+            return likeliest
         token = self._shaping(logits).argmax(dim=-1)
         self._shaping.push(token)
         return int(token)
 
-    def _has_ended(self) -> bool:
+    def has_ended(self) -> bool:
+        """Whether the answer has come to a stop, or is as long as it may be."""
         if self._watch is not None and self._watch.push(self.tokens[-1]):
             return True
         return self.tokens[-1] in self._stops or len(self.tokens) == self._most_tokens
-
-
-def part(state: State, followed: Sequence[Continuation]) -> list[tuple[State, int, list[Continuation]]]:
-    """Have continuations note a prediction, and part those that go on with different tokens.
-
-    Args:
-        state: what they share; used up.
-        followed: begun and not ended.
-
-    Returns:
-        For every next token a state of its own that has yet to read it, the token, and who goes on with it.
-    """
-    usage = state.cache.usage()
-    agreeing: dict[int, list[Continuation]] = {}
-    for continuation in followed:
-        token = continuation.next(state.logits, usage)
-        if token is not None:
-            agreeing.setdefault(token, []).append(continuation)
-    states = [state, *(state.copy() for _ in range(len(agreeing) - 1))]
-    return [(branch, token, group) for branch, (token, group) in zip(states, agreeing.items(), strict=False)]
-
-
-def follow(state: State, continuations: Sequence[Continuation]) -> None:
-    """Follow continuations to their ends, every token a step of a single row.
-
-    Args:
-        state: after the prompt; used up.
-        continuations: begun; what they note is in them afterwards.
-    """
-    pending: list[tuple[State, Sequence[Continuation]]] = [(state, continuations)]
-    while pending:
-        for branch, token, group in part(*pending.pop()):
-            branch.read([token])
-            pending.append((branch, group))
-
-
-def follow_together(model: PreTrainedModel, begun: Sequence[tuple[State, Sequence[Continuation]]]) -> None:
-    """Follow continuations on several caches to their ends, all with one step of the model a token.
-
-    Reading the weights, not the cache, is what a step of a single prompt costs; so all cells together cost little more
-    than one. The rows differ in rounding only: a batch multiplies its matrices in another order than a single row does.
-
-    Args:
-        model: inside `prefixkv.cache.attention.installed`.
-        begun: states of one row each, which are used up, and what is to be followed from each. What one continuation
-            needs of another one's predictions must come behind it.
-    """
-    branches = list(begun)
-    while branches:
-        parted = [branch for state, followed in branches for branch in part(state, followed)]
-        for start in range(0, len(parted), ROWS):
-            together = parted[start : start + ROWS]
-            cache = PrefixKVCache.of_rows([state.cache.row for state, _, _ in together])
-            tokens = torch.tensor([token for _, token, _ in together], device=together[0][0].logits.device)
-            logits = read_tokens(model, cache, tokens)
-            for row, (state, _, _) in enumerate(together):
-                state.logits = logits[row : row + 1]
-        branches = [(state, followed) for state, _, followed in parted]

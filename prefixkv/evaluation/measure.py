@@ -1,9 +1,9 @@
-"""One sample through all cells: the full cache first, then every cell against it."""
+"""Samples through all cells: the full cache first, then every cell against it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,15 +13,16 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from prefixkv.cache import attention
 from prefixkv.evaluation.answers import is_exact, is_relaxed, rouge_l
 from prefixkv.evaluation.cells import REFERENCE, Cell, new_cache
-from prefixkv.evaluation.continuation import Continuation, GivenText, OwnAnswer, State, follow, follow_together
+from prefixkv.evaluation.continuation import Continuation, GivenText, OwnAnswer
 from prefixkv.evaluation.exercise import Exercise
+from prefixkv.evaluation.following import Following, State, follow
 from prefixkv.evaluation.prefill import Prefill
 from prefixkv.generation.detokenization import decoded
 from prefixkv.generation.sampling import Sampling
 from prefixkv.generation.shaping import shaping_of
 from prefixkv.generation.stop_text import before_stop, stop_texts, stop_watch
 from prefixkv.inputs.token_ids import stop_tokens
-from prefixkv.models.loading import LoadedModel
+from prefixkv.models.loading import LoadedModel, Notify
 
 REPEATABLE = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 """Attention kernels whose sums are the same in every run.
@@ -42,31 +43,48 @@ class Measuring:
         loaded: the model.
         metrics: of `ppl`, `rouge`, `accuracy`, `kl`.
         most_tokens: longest own answer.
-        side_by_side: whether a question's cells are decoded as one batch, as those of a text always are: faster, and
-            the same but for rounding.
+        side_by_side: whether samples and cells are decoded as rows of one batch: faster, and the same but for rounding.
+        notify: told why, once for each model, where a batch's steps on a CUDA device are not captured.
     """
 
     loaded: LoadedModel
     metrics: Collection[str]
     most_tokens: int
     side_by_side: bool = False
+    notify: Notify = lambda text: None
 
-    @torch.inference_mode()
     def sample(self, exercise: Exercise, right: str | None, cells: Sequence[Cell]) -> dict[Cell, Record]:
-        """Measure one sample.
+        """Measure one sample; see `group`."""
+        return self.group([exercise], [right], cells)[0]
+
+    @torch.no_grad()
+    def group(
+        self, exercises: Sequence[Exercise], rights: Sequence[str | None], cells: Sequence[Cell]
+    ) -> list[dict[Cell, Record]]:
+        """Measure samples, side by side or one after the other.
+
+        Side by side, each sample's prompt is read by itself and taken in by the caches of all cells; then the full
+        caches' continuations of all samples are followed together, and then those of all cells. The figures depend, in
+        their last digits, on which samples and cells are together, so that the same group gives the same figures in
+        every process and in every run.
 
         Args:
-            exercise: the sample.
-            right: the right answer, where there is one.
+            exercises: the samples.
+            rights: the right answer of each, where there is one.
             cells: those that evict.
 
         Returns:
-            A record for the reference and one for each cell.
+            Of each sample a record for the reference and one for each cell.
         """
         with attention.installed(self.loaded.model), sdpa_kernel(REPEATABLE):
-            outcomes = _Run(self, exercise).outcomes(cells)
-        full = outcomes[REFERENCE]
-        return {cell: self._record(outcome, full, right) for cell, outcome in outcomes.items()}
+            if self.side_by_side:
+                found = _side_by_side(self, exercises, cells)
+            else:
+                found = [_one_by_one(self, exercise, cells) for exercise in exercises]
+        return [
+            {cell: self._record(outcome, outcomes[REFERENCE], right) for cell, outcome in outcomes.items()}
+            for outcomes, right in zip(found, rights, strict=True)
+        ]
 
     @property
     def wants_own(self) -> bool:
@@ -74,19 +92,16 @@ class Measuring:
         return bool({"rouge", "accuracy"} & set(self.metrics))
 
     def _record(self, outcome: _Outcome, full: _Outcome, right: str | None) -> Record:
-        usages = outcome.along.usages
+        held = outcome.along.kept
         record: Record = {
-            "kept_bytes": math.fsum(usage.kept_bytes for usage in usages) / len(usages),
-            "full_bytes": math.fsum(usage.full_bytes for usage in usages) / len(usages),
-            "kept_tokens_fraction": math.fsum(usage.kept_tokens_fraction for usage in usages) / len(usages),
-            "bits": math.fsum(usage.bits for usage in usages) / len(usages),
-            "seen_tokens": math.fsum(usage.layers[0].seen_tokens for usage in usages) / len(usages),
-            "evicts": all(usage.kept_bytes < usage.full_bytes for usage in usages),
+            name: math.fsum(getattr(each, name) for each in held) / len(held)
+            for name in ("kept_bytes", "full_bytes", "kept_tokens_fraction", "bits", "seen_tokens")
         }
+        record["evicts"] = all(each.kept_bytes < each.full_bytes for each in held)
         if "ppl" in self.metrics:
             record |= {"tokens": len(outcome.losses), "loss": math.fsum(outcome.losses)}
         if "kl" in self.metrics:
-            record |= {"kl_tokens": len(usages), "kl": math.fsum(outcome.divergences)}
+            record |= {"kl_tokens": len(held), "kl": math.fsum(outcome.along.divergences)}
         if not self.wants_own or outcome.own is None or full.own is None:
             return record
         answer, own = self._text(outcome.own), self._text(full.own)
@@ -104,85 +119,123 @@ class Measuring:
 
 @dataclass(frozen=True)
 class _Outcome:
-    """What was followed in one cell.
+    """What is followed in one cell.
 
     Attributes:
         along: the full cache's answer (or how the text goes on), the same tokens in every cell: here the cache is
             weighed and the divergence taken.
-        divergences: along it, in nats; none for the full cache itself.
-        losses: of the reference's tokens, in nats.
-        own: the cell's own answer, where there is one.
+        reference: the data's right answer; None where `along` is scored.
+        own: the cell's own answer, which in the full cache is `along`; None where none is wanted.
+        stops: tokens of `along` that end an answer, and are not scored where it stands for the reference.
     """
 
     along: Continuation
-    divergences: list[float]
-    losses: list[float]
-    own: Continuation | None
-
-
-@dataclass(frozen=True)
-class _Followed:
-    """The continuations of one cell.
-
-    Attributes:
-        along: see `_Outcome`.
-        reference: the data's right answer; None where `along` is scored.
-        own: the cell's own answer; None where none is wanted.
-    """
-
-    along: GivenText
     reference: GivenText | None
-    own: OwnAnswer | None
+    own: Continuation | None
+    stops: Collection[int] = ()
 
     @property
     def all(self) -> list[Continuation]:
-        """Those that there are."""
-        return [one for one in (self.along, self.reference, self.own) if one is not None]
+        """Those that there are, each once."""
+        found = [self.along]
+        found += [] if self.own is None or self.own is self.along else [self.own]
+        return found if self.reference is None else [*found, self.reference]
 
-    def outcome(self, scored_tokens: int) -> _Outcome:
-        """What was noted, `scored_tokens` of `along` being the reference where there is no other."""
-        losses = self.along.losses[:scored_tokens] if self.reference is None else self.reference.losses
-        return _Outcome(self.along, self.along.divergences, losses, self.own)
+    @property
+    def losses(self) -> list[float]:
+        """Of the reference's tokens, in nats."""
+        if self.reference is not None:
+            return self.reference.losses
+        return self.along.losses[:-1] if self.along.tokens[-1] in self.stops else self.along.losses
 
 
-class _Run:
-    """One sample on the full cache, and on the cells' caches against it."""
+def _one_by_one(measuring: Measuring, exercise: Exercise, cells: Sequence[Cell]) -> dict[Cell, _Outcome]:
+    """Outcomes of one sample, every token a step of a single row."""
+    sample, found = _Sample(measuring, exercise), dict[Cell, _Outcome]()
+    for cell in (REFERENCE, *cells):
+        state = sample.begun(cell)
+        for token in exercise.bridge:
+            state.read([token])
+        if exercise.further:
+            state.read(exercise.further)
+        for token in exercise.last:
+            state.read([token])
+        found[cell] = sample.asked(found.get(REFERENCE))
+        follow(state, found[cell].all)
+    return found
+
+
+def _side_by_side(
+    measuring: Measuring, exercises: Sequence[Exercise], cells: Sequence[Cell]
+) -> list[dict[Cell, _Outcome]]:
+    """Outcomes of several samples, the full caches' together and then those of all cells."""
+    samples, states = list[_Sample](), list[dict[Cell, State]]()
+    for exercise in exercises:
+        sample = _Sample(measuring, exercise)
+        samples.append(sample)
+        states.append({cell: sample.begun(cell) for cell in (REFERENCE, *cells)})
+        sample.forget_prompt()
+    found: list[dict[Cell, _Outcome]] = [{} for _ in samples]
+    for together in ([REFERENCE], cells):
+        begun, asked = list[tuple[State, Exercise]](), list[_Outcome]()
+        for sample, own, outcomes in zip(samples, states, found, strict=True):
+            for cell in together:
+                begun.append((own.pop(cell), sample.exercise))
+                asked.append(sample.asked(outcomes.get(REFERENCE)))
+                outcomes[cell] = asked[-1]
+        following = Following(measuring.loaded.model, sum(len(each.all) for each in asked), measuring.notify)
+        following.read([(state, exercise.bridge) for state, exercise in begun])
+        for state, exercise in begun:
+            if exercise.further:
+                state.read(exercise.further)
+        following.read([(state, exercise.last) for state, exercise in begun])
+        if begun:
+            following.follow([(state, each.all) for (state, _), each in zip(begun, asked, strict=True)])
+    return found
+
+
+class _Sample:
+    """One sample: its prompt, read once, and what is followed behind it."""
 
     def __init__(self, measuring: Measuring, exercise: Exercise) -> None:
-        self._measuring, self._exercise = measuring, exercise
-        self._loaded, self._model = measuring.loaded, measuring.loaded.model
+        self.exercise = exercise
+        self._measuring, self._loaded, self._model = measuring, measuring.loaded, measuring.loaded.model
         self._stops, self._wants_kl = stop_tokens(measuring.loaded), "kl" in measuring.metrics
-        self._prefill = Prefill(measuring.loaded, exercise.inputs)
+        self._prefill: Prefill | None = Prefill(measuring.loaded, exercise.inputs)
 
-    def outcomes(self, cells: Sequence[Cell]) -> dict[Cell, _Outcome]:
-        """The reference's outcome and those of the cells."""
-        if self._exercise.is_text:
-            text = self._exercise.reference
-            assert text
-            first = GivenText(text, keeps_predictions=self._wants_kl)
-            along = [first, *(GivenText(text, first.predictions) for _ in cells)]
-            every = [REFERENCE, *cells]
-            done = self._follow((self._begin(c), self._judged(one)) for c, one in zip(every, along, strict=True))
-            return {cell: one.outcome(len(text)) for cell, one in zip(every, done, strict=True)}
-        full = self._full_answer()
-        tokens, predictions = full.along.tokens, full.along.predictions
-        done = self._follow((self._begin(cell), self._judged(GivenText(tokens, predictions))) for cell in cells)
-        return {REFERENCE: full} | {cell: one.outcome(len(full.losses)) for cell, one in zip(cells, done, strict=True)}
+    def begun(self, cell: Cell) -> State:
+        """A cell's cache, which has read the prompt."""
+        assert self._prefill is not None
+        cache = new_cache(self._loaded, cell)
+        self._prefill.fill(cache)
+        return State(self._model, cache, self._prefill.logits)
 
-    def _full_answer(self) -> _Outcome:
-        own = self._own_answer(self._wants_kl)
-        reference = self._reference()
-        follow(self._begin(REFERENCE), [own] if reference is None else [own, reference])
-        losses = own.losses[:-1] if own.tokens[-1] in self._stops else own.losses
-        return _Outcome(own, [], losses if reference is None else reference.losses, own)
+    def forget_prompt(self) -> None:
+        """Free the keys, values and queries that caches were filled with: all have begun."""
+        self._prefill = None
 
-    def _judged(self, along: GivenText) -> _Followed:
-        own = self._own_answer() if self._measuring.wants_own else None
-        return _Followed(along, self._reference(), own)
+    def asked(self, full: _Outcome | None) -> _Outcome:
+        """What is to be followed in the full cache, or in a cell's.
 
-    def _own_answer(self, keeps_predictions: bool = False) -> OwnAnswer:
+        Args:
+            full: what was followed in the full cache; None for what is to be followed there.
+        """
+        exercise = self.exercise
+        reference = GivenText(exercise.reference, weighs=False) if exercise.reference and not exercise.is_text else None
+        if full is not None:
+            tokens, predictions = full.along.tokens, full.along.predictions
+            wants_own = self._measuring.wants_own and not exercise.is_text
+            own = self._own_answer(weighs=False) if wants_own else None
+            return _Outcome(GivenText(tokens, predictions), reference, own, full.stops)
+        if exercise.is_text:
+            assert exercise.reference
+            return _Outcome(GivenText(exercise.reference, keeps_predictions=self._wants_kl), None, None)
+        answer = self._own_answer(self._wants_kl)
+        return _Outcome(answer, reference, answer, self._stops)
+
+    def _own_answer(self, keeps_predictions: bool = False, weighs: bool = True) -> OwnAnswer:
         """An answer as the model gives it elsewhere: by its own settings, to its own ends."""
-        exercise, most = self._exercise, self._measuring.most_tokens
+        exercise, most = self.exercise, self._measuring.most_tokens
         read = exercise.inputs["input_ids"]
         more = torch.tensor(
             [[*exercise.bridge, *exercise.further, *exercise.last]], dtype=torch.int64, device=read.device
@@ -190,33 +243,4 @@ class _Run:
         shaping = shaping_of(self._model, torch.cat([read, more], dim=1), most)
         texts = stop_texts(Sampling(), self._model.generation_config)
         watch = stop_watch(self._loaded.tokenizer, texts)
-        return OwnAnswer(self._stops, most, keeps_predictions, shaping, watch)
-
-    def _reference(self) -> GivenText | None:
-        """The data's right answer, where there is one."""
-        return GivenText(self._exercise.reference) if self._exercise.reference and not self._exercise.is_text else None
-
-    def _follow(self, begun: Iterable[tuple[State, _Followed]]) -> list[_Followed]:
-        """Follow what is begun one after the other, or side by side."""
-        if self._measuring.side_by_side or self._exercise.is_text:
-            rows = list(begun)
-            follow_together(self._model, [(state, followed.all) for state, followed in rows])
-            return [followed for _, followed in rows]
-        done = []
-        for state, followed in begun:
-            follow(state, followed.all)
-            done.append(followed)
-        return done
-
-    def _begin(self, cell: Cell) -> State:
-        """A cell's cache, with all in it that comes before the answer."""
-        cache = new_cache(self._loaded, cell)
-        self._prefill.fill(cache)
-        state = State(self._model, cache, self._prefill.logits)
-        for token in self._exercise.bridge:
-            state.read([token])
-        if self._exercise.further:
-            state.read(self._exercise.further)
-        for token in self._exercise.last:
-            state.read([token])
-        return state
+        return OwnAnswer(self._stops, most, keeps_predictions, shaping, watch, weighs)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,15 +16,15 @@ from prefixkv.evaluation.cells import REFERENCE, Cell, measured_cells, new_cache
 from prefixkv.evaluation.data import FIRST_TOKENS, DataSource
 from prefixkv.evaluation.engine import engine_digest
 from prefixkv.evaluation.exercise import Exercises
-from prefixkv.evaluation.measure import Measuring
 from prefixkv.evaluation.records import RecordFolder
 from prefixkv.evaluation.results import results
+from prefixkv.evaluation.shard import Missing, Shard
 from prefixkv.home import home
 from prefixkv.models.loading import LoadedModel, Notify, load_model, profile_name
 from prefixkv.models.placement import Placement
 from prefixkv.models.weight_digest import tensor_digest, weight_digest
 from prefixkv.profiles.guidance import leave_out_profile
-from prefixkv.workers import Helpers, Launch, division_of, parent_is_gone
+from prefixkv.workers import Helpers, Launch, cards_of, division_of, parent_is_gone, seconds_since_start
 
 SAMPLES_PER_HELPER = 8
 """A further process is worth its start for so many samples."""
@@ -49,7 +49,7 @@ class Evaluation:
         device: as for `load_model`.
         dtype: as for `load_model`.
         processes: on this machine; as many as it is good for where None.
-        side_by_side: see `Measuring`.
+        side_by_side: see `Measuring`; on a GPU alone where None. Texts always are.
         placement: as for `load_model`.
         first_token: one of `FIRST_TOKENS`.
         uses_profile: whether the model's profile is used, where there is one.
@@ -66,7 +66,7 @@ class Evaluation:
     device: str = "auto"
     dtype: str = "auto"
     processes: int | None = 1
-    side_by_side: bool = False
+    side_by_side: bool | None = None
     placement: Placement = field(default_factory=Placement)
     first_token: str = FIRST_TOKENS[0]
     uses_profile: bool = True
@@ -121,21 +121,30 @@ class Evaluation:
         folder = RecordFolder(path, settings, look_ahead)
         missing = _missing(folder, self.cells, len(exercises))
         launch.wait()
+        started = seconds_since_start()
         if len(missing) < len(exercises):
             notify(f"{len(exercises) - len(missing)} of {len(exercises)} samples are measured already in {path}")
         wanted = most_processes if self.processes is None else self.processes
         helpers = min(wanted - 1, len(missing) // SAMPLES_PER_HELPER) if launch.count == 1 else 0
         count = launch.count + helpers
-        shard = _Shard(self.cells, metrics, self.most_tokens, self.side_by_side, threads, count)
-        with Helpers(helpers, _help, self, shard, path, settings, look_ahead) as others:
-            share = sum(index % count == launch.number for index in missing)
+        cards = cards_of(loaded.device, self.device) if self.placement.device_map is None else []
+        if helpers and cards and count > len(cards):
+            notify(
+                f"{count} processes share the CUDA devices {', '.join(cards)}: those of one card slow each other down"
+            )
+        shard = Shard(self.cells, metrics, self.most_tokens, self._is_side_by_side(loaded), threads, count)
+        with Helpers(helpers, _help, self, cards, shard, path, settings, look_ahead, missing) as others:
+            share = sum(len(group) for group in shard.groups(missing, len(exercises), launch.number))
 
             def step(done: int) -> None:
                 others.check()
                 progress(done * len(missing) // share, len(missing))
 
-            shard.measure(loaded, exercises, folder, launch.number, step)
-            others.wait()
+            took = shard.measure(loaded, exercises, folder, missing, launch.number, step, notify)
+            times = [(started, took), *others.wait()]
+        if missing:
+            spent = "; ".join(f"{started:.1f} s to start and {took:.1f} s of work" for started, took in times)
+            notify(f"measured {len(missing)} samples: {spent}")
         launch.wait()
         return self._figures(loaded, exercises, folder, settings, notify) if launch.is_main else None
 
@@ -158,6 +167,11 @@ class Evaluation:
         notify(f"records and results are in {folder.path}")
         return figures
 
+    def _is_side_by_side(self, loaded: LoadedModel) -> bool:
+        """Whether samples and cells are rows of one batch."""
+        chosen = loaded.device.type == "cuda" if self.side_by_side is None else self.side_by_side
+        return chosen or self.source.kind == "text"
+
     def _metrics(self, exercises: Exercises) -> tuple[str, ...]:
         answers = any(question.answer is not None for question in exercises.questions)
         if self.metrics:
@@ -178,7 +192,7 @@ class Evaluation:
             "first_token": self.first_token,
             "profile": self.uses_profile,
             "metrics": sorted(metrics),
-            "side_by_side": self.side_by_side or self.source.kind == "text",
+            "side_by_side": self._is_side_by_side(loaded),
             "device": loaded.device.type,
             "threads": threads,
             "torch": torch.__version__,
@@ -187,59 +201,31 @@ class Evaluation:
         }
 
 
-@dataclass(frozen=True)
-class _Shard:
-    """One process's part of the samples: every `count`-th one."""
-
-    cells: tuple[Cell, ...]
-    metrics: tuple[str, ...]
-    most_tokens: int
-    side_by_side: bool
-    threads: int
-    count: int
-
-    def measure(
-        self,
-        loaded: LoadedModel,
-        exercises: Exercises,
-        folder: RecordFolder,
-        number: int,
-        step: Callable[[int], None],
-    ) -> None:
-        """Measure the samples of process `number` that have cells without a record."""
-        measuring = Measuring(loaded, self.metrics, self.most_tokens, self.side_by_side)
-        missing = _missing(folder, self.cells, len(exercises))
-        share = [(index, cells) for index, cells in missing.items() if index % self.count == number]
-        before = torch.get_num_threads()
-        torch.set_num_threads(self.threads)
-        try:
-            for done, (index, cells) in enumerate(share, start=1):
-                right = exercises.questions[index].answer if exercises.questions else None
-                records = measuring.sample(exercises[index], right, [cell for cell in cells if cell != REFERENCE])
-                folder.append(number, index, {cell: records[cell] for cell in cells})
-                step(done)
-        finally:
-            torch.set_num_threads(before)
-
-
 def _help(
     evaluation: Evaluation,
-    shard: _Shard,
+    cards: Sequence[str],
+    shard: Shard,
     path: Path,
     settings: dict[str, Any],
     look_ahead: str | None,
+    missing: Missing,
     number: int,
     parent: int,
-) -> None:
-    """What a further process does."""
+) -> tuple[float, float]:
+    """What a further process does, on a CUDA device of its own where there are enough.
+
+    Returns:
+        The seconds until it began to measure, and those that measuring took.
+    """
 
     def step(done: int) -> None:
         if parent_is_gone(parent):
             raise SystemExit(1)
 
-    loaded = evaluation._load(evaluation.device, _silent)
-    exercises = Exercises(loaded, *evaluation._cut)
-    shard.measure(loaded, exercises, RecordFolder(path, settings, look_ahead), number, step)
+    loaded = evaluation._load(cards[number % len(cards)] if cards else evaluation.device, _silent)
+    exercises, folder = Exercises(loaded, *evaluation._cut), RecordFolder(path, settings, look_ahead)
+    started = seconds_since_start()
+    return started, shard.measure(loaded, exercises, folder, missing, number, step, _silent)
 
 
 def _look_ahead_digest(loaded: LoadedModel, cells: tuple[Cell, ...], notify: Notify) -> str | None:
@@ -251,7 +237,7 @@ def _look_ahead_digest(loaded: LoadedModel, cells: tuple[Cell, ...], notify: Not
     return tensor_digest((f"{used.losses}, {layer}", part) for layer, part in enumerate(used.queries))
 
 
-def _missing(folder: RecordFolder, cells: tuple[Cell, ...], samples: int) -> dict[int, list[Cell]]:
+def _missing(folder: RecordFolder, cells: tuple[Cell, ...], samples: int) -> Missing:
     """The cells of every sample that have no record; samples with none missing left out."""
     known = folder.read()
     needed = [REFERENCE, *measured_cells(cells)]

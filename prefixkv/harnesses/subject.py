@@ -14,8 +14,9 @@ from prefixkv.cache import attention
 from prefixkv.cache.usage import CacheUsage
 from prefixkv.engine.engine import Engine
 from prefixkv.errors import PrefixKVError
-from prefixkv.evaluation.continuation import GivenText, State, follow
+from prefixkv.evaluation.continuation import GivenText, Kept
 from prefixkv.evaluation.exercise import without_last
+from prefixkv.evaluation.following import State, follow
 from prefixkv.generation.detokenization import decoded
 from prefixkv.generation.sampling import Sampling
 from prefixkv.generation.stop_text import before_stop
@@ -52,9 +53,9 @@ class _Scored(GivenText):
 
     is_greedy = True
 
-    def _choose(self, predicted: torch.Tensor, logits: torch.Tensor) -> int:
-        token = super()._choose(predicted, logits)
-        self.is_greedy = self.is_greedy and int(predicted.argmax()) == token
+    def choose(self, likeliest: int, logits: torch.Tensor) -> int:
+        token = super().choose(likeliest, logits)
+        self.is_greedy = self.is_greedy and likeliest == token
         return token
 
 
@@ -157,7 +158,7 @@ class Subject:
                 state.read(last)
             scored = [_Scored(text) for text in texts]
             follow(state, scored)
-        self._note("score", inputs["input_ids"].shape[1], scored[0].usages[0])
+        self._note("score", inputs["input_ids"].shape[1], scored[0].kept[0])
         return [(-sum(each.losses), each.is_greedy) for each in scored]
 
     def summary(self) -> dict[str, Any]:
@@ -190,7 +191,7 @@ class Subject:
         loaded = self.loaded
         return make_cache(loaded.model, loaded.identity, self._budget, self._method, self._notify, self._codec)
 
-    def _note(self, request: str, prompt_tokens: int, usage: CacheUsage) -> None:
+    def _note(self, request: str, prompt_tokens: int, usage: CacheUsage | Kept) -> None:
         is_compressed = usage.kept_bytes < usage.full_bytes
         record = KeptRecord(request, prompt_tokens, usage.kept_bytes, usage.full_bytes, is_compressed)
         self.records.append(record)

@@ -114,11 +114,14 @@ def evaluate(
         typer.Option("--processes", help="Processes on this machine.", show_default="what it is good for"),
     ] = None,
     side_by_side: Annotated[
-        bool,
+        bool | None,
         typer.Option(
-            "--side-by-side", help="Decode all cells of a question as one batch: faster, the same but for rounding."
+            "--side-by-side/--one-by-one",
+            help="Decode all cells of several samples as one batch, which is faster and the same but for rounding; or "
+            "one token of one cell at a time.",
+            show_default="side by side on a GPU, and for texts",
         ),
-    ] = False,
+    ] = None,
     device: options.DeviceOption = "auto",
     dtype: options.DtypeOption = "auto",
     device_map: options.DeviceMapOption = None,

@@ -57,7 +57,7 @@ def test_rows_come_and_go_and_each_is_what_it_is_alone(model: Any) -> None:
 def test_copy_has_states_of_its_own(model: Any) -> None:
     with attention.installed(model):
         cache = PrefixKVCache.of_rows([_row(model, LENGTHS[0])])
-        second = copy_of(cache, model.device)
+        second = copy_of(cache)
         expected = _read(model, cache, tokens(5, 1))
         assert _read(model, second, tokens(5, 1)).equal(expected)
 

@@ -222,6 +222,34 @@ def test_launched_processes_share_the_samples_and_print_once(run: Run, tmp_path:
     assert sum(map(len, samples)) == 16
 
 
+@pytest.mark.exhaustive
+def test_side_by_side_two_processes_write_what_one_writes(run: Run, tmp_path: Path) -> None:
+    words = [
+        "eval",
+        "--model",
+        "demo",
+        "--device",
+        "cpu",
+        "--data",
+        "scenes:17:2",
+        "--budgets",
+        "20%",
+        "--side-by-side",
+    ]
+    words += ["--methods", "h2o,guided", "--max-new-tokens", "6", "--json"]
+    found = []
+    for count in ("1", "2"):
+        out = tmp_path / count
+        done = run(*words, "--processes", count, "--out", str(out))
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.count("s to start and") == int(count)
+        lines = [line for file in out.glob("records-*.jsonl") for line in file.read_text(encoding="utf-8").splitlines()]
+        found.append((done.stdout, sorted(lines)))
+    assert found[0] == found[1]
+    assert json.loads(found[0][0])["settings"]["side_by_side"] is True
+    assert {record["sample"] for record in _records_of(tmp_path / "2" / "records-1.jsonl")} == set(range(8, 16))
+
+
 def _records_of(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 

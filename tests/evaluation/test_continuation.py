@@ -12,8 +12,9 @@ from prefixkv.cache import attention
 from prefixkv.cache.prefix_cache import PrefixKVCache
 from prefixkv.engine.decoding import decode
 from prefixkv.evaluation.cells import Cell, new_cache
-from prefixkv.evaluation.continuation import GivenText, OwnAnswer, State, follow, follow_together
+from prefixkv.evaluation.continuation import GivenText, OwnAnswer
 from prefixkv.evaluation.exercise import without_last
+from prefixkv.evaluation.following import Following, State, follow
 from prefixkv.evaluation.perplexity import Reference, perplexity
 from prefixkv.evaluation.prefill import Prefill
 from prefixkv.generation.sampling import Sampling
@@ -100,7 +101,7 @@ def test_divergence_and_usage_against_a_plain_loop(text_model: LoadedModel) -> N
     expected = [float((p.exp() * (p - q)).sum()) for p, q in zip(full, small, strict=True)]
     assert max(expected) > 0.01
     assert given.divergences == pytest.approx(expected, rel=1e-3, abs=1e-5)
-    assert [usage.kept_bytes for usage in given.usages] == kept
+    assert [kept.kept_bytes for kept in given.kept] == kept
 
 
 def test_copy_has_buffers_of_its_own(demo: LoadedModel, inputs: dict[str, torch.Tensor]) -> None:
@@ -127,12 +128,13 @@ def test_text_side_by_side_is_text_alone(text_model: LoadedModel) -> None:
     with torch.inference_mode(), attention.installed(text_model.model):
         states = [_state(text_model, {"input_ids": ids}, cell) for cell in cells]
         together = [GivenText(text) for _ in cells]
-        follow_together(text_model.model, [(state, [one]) for state, one in zip(states, together, strict=True)])
+        following = Following(text_model.model, len(cells), pytest.fail)
+        following.follow([(state, [one]) for state, one in zip(states, together, strict=True)])
         for cell, joint, state in zip(cells, together, states, strict=True):
             alone, single = GivenText(text), _state(text_model, {"input_ids": ids}, cell)
             follow(single, [alone])
             assert joint.losses == pytest.approx(alone.losses, rel=1e-4, abs=1e-4), cell
-            assert joint.usages == alone.usages
+            assert joint.kept == alone.kept
             for layer in range(3):
                 assert torch.equal(state.cache.kept_positions(layer), single.cache.kept_positions(layer))
     assert len({round(sum(joint.losses), 3) for joint in together}) > len(cells) // 2

@@ -37,6 +37,23 @@ def test_side_by_side_is_one_after_the_other(demo: LoadedModel, data: str) -> No
     assert any(alone[cell]["kl"] > 0.01 for cell in cells)
 
 
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("data", ["scenes:12:21", "documents:6:21", "followups:6:21"])
+def test_samples_side_by_side_are_each_alone(demo: LoadedModel, data: str) -> None:
+    exercises = Exercises(demo, DataSource.parse(data), 0, 0)
+    asked = [exercises[index] for index in range(len(exercises))]
+    rights, cells = [question.answer for question in exercises.questions], cells_of("guided,local", "10%")
+    alone, together = (Measuring(demo, METRICS, 24, each).group(asked, rights, cells) for each in (False, True))
+    assert len(alone) == len(together) == len(asked)
+    for one, other in zip(alone, together, strict=True):
+        assert list(one) == list(other) == [REFERENCE, *cells]
+        for cell in one:
+            assert one[cell].keys() == other[cell].keys()
+            for name, value in one[cell].items():
+                near = pytest.approx(value, rel=1e-4, abs=1e-4) if name in ("loss", "kl") else value
+                assert other[cell][name] == near, (cell, name)
+
+
 def test_the_first_token_of_an_answer_comes_from_the_compressed_cache(demo: LoadedModel) -> None:
     """Of an answer of one token nothing is lost where it comes from the prompt's own pass, whatever is evicted."""
     source, cell = DataSource.parse("scenes:9:6"), cells_of("local", "1%")[0]

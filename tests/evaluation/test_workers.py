@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 from accelerate import PartialState
 
 from prefixkv.errors import PrefixKVError
-from prefixkv.workers import Launch
+from prefixkv.workers import Helpers, Launch, cards_of, seconds_since_start
 
 
 class Group:
@@ -66,3 +67,31 @@ def test_more_processes_than_gpus_are_refused(group: Group, monkeypatch: pytest.
 def test_a_process_that_nobody_launched_has_no_group() -> None:
     with Launch("cpu") as launch:
         assert (launch.number, launch.count, launch.is_main) == (0, 1, True)
+
+
+@pytest.mark.parametrize(
+    ("device", "named", "cards"),
+    [
+        ("cuda", "auto", ["cuda:0", "cuda:1"]),
+        ("cuda:0", "cuda", ["cuda:0", "cuda:1"]),
+        ("cuda:1", "cuda:1", ["cuda:1"]),
+        ("cpu", "auto", []),
+    ],
+)
+def test_each_process_has_a_card_unless_one_was_named(
+    device: str, named: str, cards: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert cards_of(torch.device(device), named) == cards
+
+
+def doubled(factor: int, number: int, parent: int) -> tuple[int, float]:
+    return factor * number, seconds_since_start()
+
+
+@pytest.mark.exhaustive
+def test_helpers_say_what_they_have_found() -> None:
+    with Helpers(2, doubled, 10) as helpers:
+        found = helpers.wait()
+    assert [number for number, _ in found] == [10, 20]
+    assert all(0 < seconds < 100 for _, seconds in found)

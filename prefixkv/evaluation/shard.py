@@ -1,0 +1,151 @@
+"""One process's part of an evaluation's samples: whole groups of consecutive ones."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import psutil
+import torch
+
+from prefixkv.evaluation.cells import REFERENCE, Cell
+from prefixkv.evaluation.exercise import Exercise, Exercises
+from prefixkv.evaluation.measure import Measuring
+from prefixkv.evaluation.records import RecordFolder
+from prefixkv.models.loading import LoadedModel, Notify
+
+SAMPLES = 8
+"""Samples of a group, which are measured side by side: those of numbers 0 to 7, 8 to 15 and so on."""
+DEVICE_SHARE, HOST_SHARE = 4, 16
+"""A group may take one part in so many of the device's memory, or of a host's, where several processes may be."""
+
+Missing = Mapping[int, Sequence[Cell]]
+"""By the number of a sample, the cells that have no record, the reference among them; never none."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """How samples are shared out among processes, and measured in each.
+
+    A group is measured by one process, in all cells that one of its samples lacks. So which samples are side by side,
+    and with it the last digits of the figures, depend neither on the number of processes nor on whether a run was
+    stopped between two groups.
+
+    Attributes:
+        cells: all that are asked for.
+        metrics: as for `Measuring`.
+        most_tokens: likewise.
+        side_by_side: likewise; else each sample is a group of its own.
+        threads: of each process.
+        count: processes that share the samples.
+    """
+
+    cells: tuple[Cell, ...]
+    metrics: tuple[str, ...]
+    most_tokens: int
+    side_by_side: bool
+    threads: int
+    count: int
+
+    def groups(self, missing: Missing, samples: int, number: int) -> list[range]:
+        """The groups of a process that lack something.
+
+        Args:
+            missing: what is missing.
+            samples: of all.
+            number: of the process.
+        """
+        size = SAMPLES if self.side_by_side else 1
+        every = [range(start, min(start + size, samples)) for start in range(0, samples, size)]
+        own = every[number :: self.count]
+        return [group for group in own if any(index in missing for index in group)]
+
+    def measure(
+        self,
+        loaded: LoadedModel,
+        exercises: Exercises,
+        folder: RecordFolder,
+        missing: Missing,
+        number: int,
+        step: Callable[[int], None],
+        notify: Notify,
+    ) -> float:
+        """Measure what is missing of the groups of a process.
+
+        Args:
+            loaded: the model.
+            exercises: all samples.
+            folder: where records go.
+            missing: what is missing.
+            number: of the process.
+            step: called with the samples of the process that are done.
+            notify: as for `Measuring`.
+
+        Returns:
+            The seconds that it took.
+        """
+        measuring = Measuring(loaded, self.metrics, self.most_tokens, self.side_by_side, notify)
+        before, began, done = torch.get_num_threads(), time.perf_counter(), 0
+        torch.set_num_threads(self.threads)
+        try:
+            for group in self.groups(missing, len(exercises), number):
+                lacking = [cell for cell in self._in_order(missing, group) if cell != REFERENCE]
+                asked = [exercises[index] for index in group]
+                for part in parts(loaded, asked, lacking, self.most_tokens):
+                    indices = group[part]
+                    rights = [exercises.questions[i].answer if exercises.questions else None for i in indices]
+                    found = measuring.group(asked[part], rights, lacking)
+                    for index, records in zip(indices, found, strict=True):
+                        if index in missing:
+                            folder.append(number, index, {cell: records[cell] for cell in missing[index]})
+                done += sum(index in missing for index in group)
+                step(done)
+        finally:
+            torch.set_num_threads(before)
+        return time.perf_counter() - began
+
+    @staticmethod
+    def _in_order(missing: Missing, group: Sequence[int]) -> list[Cell]:
+        """The cells that one of a group's samples lacks, in the order in which they are asked for."""
+        lacks = [missing[index] for index in group if index in missing]
+        longest = max(lacks, key=len)
+        return list(dict.fromkeys([*longest, *(cell for each in lacks for cell in each)]))
+
+
+def parts(loaded: LoadedModel, group: Sequence[Exercise], cells: Sequence[Cell], most_tokens: int) -> list[slice]:
+    """A group as it is measured: at once, or in halves of halves where the machine's memory is small for it.
+
+    Args:
+        loaded: the model, which says where the caches are.
+        group: samples.
+        cells: those that evict.
+        most_tokens: longest answer.
+
+    Returns:
+        Slices of the group, in order. They depend on the machine, the samples and the cells alone.
+    """
+    sizes = [_bytes(loaded, exercise, cells, most_tokens) for exercise in group]
+    if loaded.device.type == "cuda":
+        most = torch.cuda.get_device_properties(loaded.device).total_memory // DEVICE_SHARE
+    else:
+        most = psutil.virtual_memory().total // HOST_SHARE
+
+    def halves(start: int, stop: int) -> list[slice]:
+        if stop - start == 1 or sum(sizes[start:stop]) <= most:
+            return [slice(start, stop)]
+        middle = (start + stop) // 2
+        return halves(start, middle) + halves(middle, stop)
+
+    return halves(0, len(group))
+
+
+def _bytes(loaded: LoadedModel, exercise: Exercise, cells: Sequence[Cell], most_tokens: int) -> int:
+    """What a sample's caches take at most, of which each may be copied once, and the full cache's predictions."""
+    answer = max(most_tokens, len(exercise.reference or ()))
+    behind = len(exercise.bridge) + len(exercise.further) + len(exercise.last) + answer
+    tokens = exercise.inputs["input_ids"].shape[1] + behind
+    shares = 1 + sum(cell.asked_fraction(loaded.geometry, tokens) for cell in cells)
+    left = (1 + len(cells)) * loaded.geometry.left_bytes
+    vocabulary = loaded.model.config.get_text_config(decoder=True).vocab_size
+    return int(2 * (shares * tokens * loaded.geometry.token_bytes + left)) + 4 * vocabulary * answer
