@@ -73,6 +73,13 @@ def report(
     measured = speed.as_dict()
     if measured["tokens_per_second"] is not None:
         output.notice(_spoken(measured))
+    if len(speed.processes) > 1:
+        output.notice(
+            "processes: "
+            + "; ".join(
+                f"{each.startup_seconds:.1f} s to start and {each.seconds:.1f} s of work" for each in speed.processes
+            )
+        )
     if json:
         answers = {"answers": len(lines) - len(errors), "errors": [record["line"] for record in errors]}
         output.write_document(

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prefixkv.profiles.config import PrefixConfig
-from prefixkv.workers import Launch
+from prefixkv.workers import Launch, seconds_since_start
 from prefixkv_cli import output
 from prefixkv_cli.batch_questions import Questions
 from prefixkv_cli.batch_report import doing, say_how_far, say_what_is_there
 from prefixkv_cli.progress_bar import progress_bar
 
 if TYPE_CHECKING:
+    from prefixkv.batch.children import Children
     from prefixkv.batch.cluster import Cluster, Loading
     from prefixkv.batch.lines import Line
     from prefixkv.batch.processes import Processes
@@ -46,7 +47,7 @@ class Standing:
         self._all, self._folder, self._overwrite = questions.lines, questions.folder, overwrite
         self._request: str | None = None
         self._results: ResultFile | None = None
-        self._settings = ""
+        self._settings, self._startup_seconds = "", 0.0
 
     def look(self, launch: Launch, model: str, options: Mapping[str, Any]) -> None:
         """Find out without a model what is there, where the same command has been run before.
@@ -89,6 +90,7 @@ class Standing:
         if isinstance(asked.budget, PrefixConfig):
             asked.budget.require_model(loaded.identity)
         settings = asked.settings(loaded)
+        self._startup_seconds = seconds_since_start()
         if self._request is not None:
             from prefixkv.batch.settings_memo import remember
 
@@ -170,7 +172,7 @@ class Standing:
 
     def _run(self, asked: Batch, loaded: Any, results: ResultFile, launch: Launch) -> Speed:
         from prefixkv.batch.lines import repeated
-        from prefixkv.batch.speed import Speed
+        from prefixkv.batch.speed import ProcessSeconds, Speed
 
         launch.wait()
         # A line that asks what an earlier one asks has its answer in the end.
@@ -191,12 +193,14 @@ class Standing:
                 if launch.is_main:
                     say_how_far(results, self.lines, launch.count)
                 raise
+        own.processes = [ProcessSeconds(self._startup_seconds, own.seconds, own.tokens)]
         launch.wait()
         return Speed.together(launch.gather([own]))
 
     def _stream(self, asked: Batch, loaded: Any, settings: str) -> Speed:
         from prefixkv.batch.lines import repeated
         from prefixkv.batch.result_stream import ResultStream
+        from prefixkv.batch.speed import ProcessSeconds
 
         results = ResultStream(self.lines, settings, output.write_json)
         done: dict[int, Any] = {**repeated(self.lines)} | dict.fromkeys(_numbers(self._all[len(self.lines) :]))
@@ -204,16 +208,17 @@ class Standing:
             speed = asked.run(
                 loaded, results, done, progress=lambda state: update(completed=state.ended, note=doing(state))
             )
+        speed.processes = [ProcessSeconds(self._startup_seconds, speed.seconds, speed.tokens)]
         self.errors = results.errors
         return speed
 
 
-def others(ray: str | None, processes: int, loading: Loading, asked: Batch) -> Cluster | Processes:
-    """Who answers instead of this process: the machines of the Ray cluster at an address, else so many processes."""
+def others(ray: str | None, children: Children, loading: Loading, asked: Batch) -> Cluster | Processes:
+    """Who answers instead of this process: the machines of the Ray cluster at an address, else these processes."""
     from prefixkv.batch.cluster import Cluster
     from prefixkv.batch.processes import Processes
 
-    return Cluster(ray, loading) if ray is not None else Processes(processes, loading, asked)
+    return Cluster(ray, loading) if ray is not None else Processes(children, loading, asked)
 
 
 def _numbers(lines: Sequence[Line]) -> list[int]:

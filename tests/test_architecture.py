@@ -97,6 +97,7 @@ USES_NO_TORCH = {
     "inputs/turn",
     "kernels/packed_row",
     "cache/usage",
+    "batch/children",
     "engine/admission",
     "engine/scheduler",
     "engine/stream",

@@ -8,72 +8,60 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import multiprocessing
-import signal
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from multiprocessing.connection import Connection, wait
+from collections.abc import Iterator, Sequence
+from multiprocessing.connection import wait
 from typing import Any
 
+from prefixkv.batch.children import Child, Children
 from prefixkv.batch.cluster import Loading
 from prefixkv.batch.lines import Line
 from prefixkv.batch.run import Batch, by_pictures
 from prefixkv.batch.speed import Speed
 from prefixkv.errors import OptionError, PrefixKVError
-from prefixkv.profiles.config import PrefixConfig
 
 BLOCK = 8
 """Lines that a process is dealt at a time."""
 
 
 class Processes:
-    """Processes that answer lines; they are started with the `with` and ended with it.
+    """Processes that answer lines, told what to do with the `with`.
 
     Attributes:
         speed: of all together, when the lines are answered.
     """
 
-    def __init__(self, count: int, loading: Loading, asked: Batch) -> None:
-        """Prepare; nothing is started yet.
+    def __init__(self, children: Children, loading: Loading, asked: Batch) -> None:
+        """Find out what each is to do; nothing is told yet.
 
         Args:
-            count: of processes.
+            children: the processes.
             loading: the model; on its device, or one CUDA device for each process.
             asked: how lines are answered; its own lines are not looked at but for the names of their settings.
 
         Raises:
             OptionError: there are not so many GPUs, or the model is to be on several.
         """
-        places = _places(count, loading)
+        self._children = children.every
+        places = _places(len(self._children), loading)
         names = {name: value for line in asked.lines for name, value in (line.template_args or {}).items()}
         quiet = dataclasses.replace(asked, lines=(), notify=Batch.notify)
-        context = multiprocessing.get_context("spawn")
+        self._tasks = [
+            (dataclasses.replace(loading, device=place), quiet, names, len(self._children)) for place in places
+        ]
         self._notify, self._told, self.speed = asked.notify, set[str](), Speed()
-        self._workers: list[_Worker] = []
-        for number, place in enumerate(places):
-            ours, theirs = context.Pipe()
-            given = theirs, dataclasses.replace(loading, device=place), quiet, names, count
-            process = context.Process(target=_work, args=given, name=f"prefixkv-batch-{number}", daemon=True)
-            self._workers.append(_Worker(process, ours, theirs))
         self._left: deque[Line] = deque()
         self._settings: str | None = None
 
     def __enter__(self) -> Processes:
-        """Start them."""
-        for worker in self._workers:
-            worker.process.start()
-            # Or its end would not be seen here.
-            worker.theirs.close()
+        """Tell each its task: it loads the model."""
+        for child, task in zip(self._children, self._tasks, strict=True):
+            child.send(task)
         return self
 
     def __exit__(self, *reason: object) -> None:
-        """End those that still run."""
-        for worker in self._workers:
-            worker.ours.close()
-            if worker.process.is_alive():
-                worker.process.terminate()
-            worker.process.join()
+        """Who has started them ends them."""
 
     def settings(self, asked: Batch) -> str:
         """Digest of all that answers depend on besides their lines, which takes the model to know."""
@@ -103,19 +91,20 @@ class Processes:
                 missing -= 1
                 yield record
             self._deal()
-        for worker in self._alive():
-            worker.send(None)
+        for child in self._alive():
+            child.send(None)
         while self._alive():
             for _ in self._heard():
                 pass
         self.speed.seconds = time.perf_counter() - began
+        self.speed.processes = [child.seconds for child in self._children]
 
-    def _alive(self) -> list[_Worker]:
-        return [worker for worker in self._workers if not worker.has_ended]
+    def _alive(self) -> list[Child]:
+        return [child for child in self._children if not child.has_ended]
 
     def _heard(self) -> list[dict[str, Any]]:
         """Wait until a process says something; the records among it."""
-        by_pipe = {worker.ours: worker for worker in self._alive()}
+        by_pipe = {child.ours: child for child in self._alive()}
         if not by_pipe:
             raise PrefixKVError(
                 "all processes have ended, perhaps for lack of memory: run the command again, which goes on from "
@@ -123,59 +112,62 @@ class Processes:
             )
         return [record for pipe in wait(list(by_pipe)) for record in self._take(by_pipe[pipe])]  # type: ignore[index]
 
-    def _take(self, worker: _Worker) -> list[dict[str, Any]]:
+    def _take(self, child: Child) -> list[dict[str, Any]]:
         """What one process says; a record, if it is one."""
         try:
-            kind, content = worker.ours.recv()
+            kind, content = child.ours.recv()
         except (EOFError, OSError):
-            self._lose(worker)
+            self._lose(child)
             return []
         if kind == "record":
-            del worker.lines[content["line"]]
+            del child.lines[content["line"]]
             return [content]
         if kind == "more":
-            worker.send(self._block(worker))
+            child.send(self._block(child))
         elif kind == "free":
-            worker.is_free = True
+            child.is_free = True
         elif kind == "ready":
-            self._settings = self._settings or content
+            settings, child.seconds.startup_seconds = content
+            self._settings = self._settings or settings
         elif kind == "notice":
             self._say(content)
         elif kind == "speed":
+            child.seconds.seconds += content.seconds
+            child.seconds.tokens += content.tokens
             self.speed = Speed.together([self.speed, content])
         else:
             raise content
         return []
 
-    def _lose(self, worker: _Worker) -> None:
+    def _lose(self, child: Child) -> None:
         """A process has ended: its lines are dealt out again."""
-        worker.has_ended = True
-        worker.process.join()
-        if worker.lines or worker.process.exitcode:
+        child.has_ended = True
+        child.process.join()
+        if child.lines or child.process.exitcode:
             self._notify(
-                f"a process has ended with code {worker.process.exitcode}, perhaps for lack of memory: "
-                f"{len(worker.lines)} lines that it had are dealt out again"
+                f"a process has ended with code {child.process.exitcode}, perhaps for lack of memory: "
+                f"{len(child.lines)} lines that it had are dealt out again"
             )
-        self._left.extendleft(reversed(worker.lines.values()))
-        worker.lines = {}
+        self._left.extendleft(reversed(child.lines.values()))
+        child.lines = {}
 
     def _deal(self) -> None:
-        for worker in self._alive():
-            if worker.is_free and self._left:
-                worker.is_free = False
-                worker.send(self._block(worker))
+        for child in self._alive():
+            if child.is_free and self._left:
+                child.is_free = False
+                child.send(self._block(child))
 
-    def _block(self, worker: _Worker) -> list[Line]:
+    def _block(self, child: Child) -> list[Line]:
         """The next lines for a process, those of the same pictures together; none where it has its share already."""
         unanswered = len(self._left) + sum(len(each.lines) for each in self._alive())
         share = math.ceil(unanswered / max(1, len(self._alive())))
         block: list[Line] = []
-        while self._left and len(worker.lines) + len(block) < share:
+        while self._left and len(child.lines) + len(block) < share:
             follows = bool(block) and bool(block[-1].sources) and block[-1].sources == self._left[0].sources
             if len(block) >= BLOCK and not follows:
                 break
             block.append(self._left.popleft())
-        worker.lines |= {line.number: line for line in block}
+        child.lines |= {line.number: line for line in block}
         return block
 
     def _say(self, text: str) -> None:
@@ -183,45 +175,6 @@ class Processes:
         if text not in self._told:
             self._told.add(text)
             self._notify(text)
-
-
-@dataclasses.dataclass
-class _Worker:
-    """A process as it is seen from the one that deals.
-
-    Attributes:
-        process: itself.
-        ours: this end of the pipe to it.
-        theirs: the other end.
-        lines: that it has and that are not answered, by number.
-        is_free: whether it waits for lines.
-        has_ended: whether it is no longer there.
-    """
-
-    process: Any
-    ours: Connection
-    theirs: Connection
-    lines: dict[int, Line] = dataclasses.field(default_factory=dict)
-    is_free: bool = False
-    has_ended: bool = False
-
-    def send(self, lines: list[Line] | None) -> None:
-        """Deal lines to it; one that has died meanwhile is noticed when it is listened to."""
-        try:
-            self.ours.send(lines)
-        except OSError:
-            return
-
-
-class _Records:
-    """Takes records as a `ResultFile` does, and sends them to the process that writes."""
-
-    def __init__(self, pipe: Connection) -> None:
-        self._pipe = pipe
-
-    def append(self, line: Line, content: Mapping[str, Any]) -> None:
-        """Send the record of a line."""
-        self._pipe.send(("record", {"line": line.number, **content}))
 
 
 def _places(count: int, loading: Loading) -> list[str]:
@@ -248,48 +201,3 @@ def _places(count: int, loading: Loading) -> list[str]:
         where = f"--device {loading.device} is one" if is_one else f"torch sees {cards}"
         raise OptionError(f"--processes {count} wants so many CUDA devices, and {where}: give fewer, or --device cpu")
     return [f"cuda:{number}" for number in range(count)]
-
-
-def _work(
-    pipe: Connection, loading: Loading, asked: Batch, names: Mapping[str, Any], count: int
-) -> None:  # pragma: no cover - in a process of its own
-    """Answer what is dealt until nothing comes any more."""
-    # Ctrl-C reaches all processes of a terminal; the one that was called ends the others.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        _answer(pipe, loading, asked, names, count)
-    except (EOFError, BrokenPipeError):
-        # The one that deals is gone.
-        return
-    except Exception as error:
-        failure = error if isinstance(error, PrefixKVError) else PrefixKVError(f"{type(error).__name__}: {error}")
-        pipe.send(("failure", failure))
-
-
-def _answer(pipe: Connection, loading: Loading, asked: Batch, names: Mapping[str, Any], count: int) -> None:
-    import torch
-
-    from prefixkv.inputs.template_args import say_unused
-
-    def notify(text: str) -> None:
-        pipe.send(("notice", text))
-
-    def dealt(block: Sequence[Line]) -> Iterator[Line]:
-        while block:
-            yield from block
-            pipe.send(("more", None))
-            block = pipe.recv()
-
-    torch.set_num_threads(max(1, torch.get_num_threads() // count))
-    loaded = loading.load(notify)
-    if isinstance(asked.budget, PrefixConfig):
-        asked.budget.require_model(loaded.identity)
-    asked = dataclasses.replace(asked, notify=notify)
-    say_unused(dict(names), loaded.processor, notify)
-    pipe.send(("ready", asked.settings(loaded)))
-    while True:
-        pipe.send(("free", None))
-        block = pipe.recv()
-        if block is None:
-            return
-        pipe.send(("speed", asked.run(loaded, _Records(pipe), {}, lines=dealt(block))))

@@ -4,11 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from typing import Any
 
 QUANTILES = {"median": 0.5, "p90": 0.9, "p99": 0.99}
+
+
+@dataclass
+class ProcessSeconds:
+    """What one of several processes took.
+
+    Attributes:
+        startup_seconds: from its start until it could answer: imports, and the model.
+        seconds: that it answered.
+        tokens: of its answers.
+    """
+
+    startup_seconds: float = 0.0
+    seconds: float = 0.0
+    tokens: int = 0
 
 
 @dataclass
@@ -23,6 +38,7 @@ class Speed:
         prefixes: that several lines began with, each read once.
         lines_sharing: lines that began with one.
         prefix_bytes: most that they took at a time, in one process.
+        processes: what each of them took.
     """
 
     seconds: float = 0.0
@@ -32,6 +48,7 @@ class Speed:
     prefixes: int = 0
     lines_sharing: int = 0
     prefix_bytes: int = 0
+    processes: list[ProcessSeconds] = field(default_factory=list)
 
     def add(self, asked_at: float, token_times: Sequence[float]) -> None:
         """Count an answer.
@@ -56,6 +73,7 @@ class Speed:
             whole.prefixes += part.prefixes
             whole.lines_sharing += part.lines_sharing
             whole.prefix_bytes = max(whole.prefix_bytes, part.prefix_bytes)
+            whole.processes += part.processes
         return whole
 
     def as_dict(self) -> dict[str, Any]:
@@ -67,6 +85,8 @@ class Speed:
             "first_token_seconds": quantiles(self.first_token_seconds),
             "token_seconds": quantiles(self.token_seconds),
             "prefixes": {"read": self.prefixes, "lines": self.lines_sharing, "most_bytes": self.prefix_bytes},
+            "startup_seconds": max((each.startup_seconds for each in self.processes), default=None),
+            "processes": [asdict(each) for each in self.processes],
         }
 
 

@@ -172,9 +172,10 @@ def batch(
             f"{name} writes answers to a file, and --trace follows one process: give --out FILE, no --trace"
         )
 
+    from prefixkv.batch.children import Children
     from prefixkv.workers import Launch
 
-    with Launch(device) as launch:
+    with Launch(device) as launch, Children(processes if processes > 1 else 0) as children:
         if launch.count > 1 and (ray is not None or processes > 1):
             name = "--ray" if ray is not None else "--processes"
             raise OptionError(f"{name} starts processes itself: run the command by itself, not by a launcher")
@@ -185,6 +186,8 @@ def batch(
         if standing.is_finished:
             speed = None
         else:
+            # Before torch is imported here, which they do at the same time.
+            children.start()
             from prefixkv.batch.run import Batch
 
             asked = Batch(
@@ -210,7 +213,7 @@ def batch(
             if ray is not None or processes > 1:
                 from prefixkv.batch.cluster import Loading
 
-                with others(ray, processes, Loading(chosen, device, dtype, placement, no_profile), asked) as helpers:
+                with others(ray, children, Loading(chosen, device, dtype, placement, no_profile), asked) as helpers:
                     speed = standing.answer_on(helpers, asked)
             else:
                 loaded = load_shown(chosen, placed, dtype, asked.notify, placement, launch.is_main)

@@ -58,6 +58,14 @@ class Prefixes(Part):
     most_bytes: int
 
 
+class ProcessSeconds(Part):
+    """What one process took until it could answer, and to answer."""
+
+    startup_seconds: float
+    seconds: float
+    tokens: int
+
+
 class BatchSpeed(Part):
     """What a batch has measured; quantiles by name, None where nothing was measured."""
 
@@ -67,6 +75,8 @@ class BatchSpeed(Part):
     first_token_seconds: dict[str, float] | None
     token_seconds: dict[str, float] | None
     prefixes: Prefixes
+    startup_seconds: float | None
+    processes: list[ProcessSeconds]
 
 
 class BatchOutput(Output):

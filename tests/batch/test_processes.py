@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from prefixkv.batch import processes
+from prefixkv.batch.children import Children
 from prefixkv.batch.cluster import Loading
 from prefixkv.batch.lines import Line
 from prefixkv.batch.processes import Processes
@@ -55,18 +56,21 @@ def test_two_processes_give_the_bytes_of_one_and_one_that_is_killed_takes_no_lin
     assert (done.returncode, len(killed)) == (1, 1), done.stderr
     assert done.stderr.count("a process has ended with code -9") == 1
     assert together.read_bytes() == alone.read_bytes()
-    assert json.loads(done.stdout)["speed"]["tokens"] > 0
+    speed = json.loads(done.stdout)["speed"]
+    assert speed["tokens"] >= sum(each["tokens"] for each in speed["processes"]) > 0
+    assert len(speed["processes"]) == 2
+    assert speed["startup_seconds"] == max(each["startup_seconds"] for each in speed["processes"]) > 0
     assert run_here(*words, "--out", str(together), "--processes", "2").returncode == 1
     assert together.read_bytes() == alone.read_bytes()
 
 
 def prepared(count: int = 2, **loading: Any) -> Processes:
-    return Processes(count, Loading("demo", **loading), Batch((), Path(), Budget.parse("20%"), "h2o"))
+    return Processes(Children(count), Loading("demo", **loading), Batch((), Path(), Budget.parse("20%"), "h2o"))
 
 
 def test_the_share_of_a_process_falls_as_lines_are_answered_and_pictures_stay_together() -> None:
     several = prepared(2, device="cpu")
-    first, second = several._workers
+    first, second = several._children
     several._left.extend(Line(number, str(number)) for number in range(1, 31))
     assert [line.number for line in several._block(first)] == list(range(1, 9))
     assert [line.number for line in several._block(first)] == list(range(9, 16))
@@ -105,7 +109,7 @@ def test_what_does_not_go_with_processes_is_refused_in_one_line(more: list[str],
 
 def test_where_all_have_ended_a_line_says_so() -> None:
     several = prepared(2, device="cpu")
-    for worker in several._workers:
-        worker.has_ended = True
+    for child in several._children:
+        child.has_ended = True
     with pytest.raises(PrefixKVError, match="fewer --processes"):
         several._heard()
