@@ -77,3 +77,20 @@ def test_processes_on_two_gpus_give_the_same(alone: Path, tmp_path: Path) -> Non
     assert "destroy_process_group" not in done.stderr
     assert len(list((tmp_path / "eval").glob("records-*.jsonl"))) == 2
     assert_same(alone, tmp_path / "eval")
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_processes_that_the_program_starts_have_a_gpu_each(program: Program, alone: Path, tmp_path: Path) -> None:
+    done = program(*EVAL, "--out", str(tmp_path / "eval"), "--processes", "2")
+    assert "share" not in done.err
+    assert done.err.count("s to start and") == 2
+    assert_same(alone, tmp_path / "eval")
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_lines_answered_on_two_gpus_are_those_of_one(program: Program, tmp_path: Path) -> None:
+    asked = ("batch", "--data", "scenes:24:5", "--model", "demo", "--dtype", "float32", "--max-new-tokens", "12")
+    for count in ("1", "2"):
+        done = program(*asked, "--processes", count, "--out", str(tmp_path / f"{count}.jsonl"), "--json")
+        assert len(done.json["speed"]["processes"]) == int(count)
+    assert (tmp_path / "1.jsonl").read_bytes() == (tmp_path / "2.jsonl").read_bytes()
