@@ -52,6 +52,10 @@ class DeviceMemoryError(PrefixKVError):
     exit_code = 4
 
 
+class EngineLostError(PrefixKVError):
+    """The process that has the model has ended."""
+
+
 def reason(error: Exception) -> str:
     """What an exception says, in one line; one that is none of ours has its kind before it.
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
+from prefixkv.models.download import Progress
 from prefixkv.models.loading import Notify, load_model
 from prefixkv.models.placement import Placement
 from prefixkv_cli import output
@@ -15,6 +17,8 @@ from prefixkv_cli.waiting_sign import end_sign, show_sign
 
 if TYPE_CHECKING:
     from prefixkv.models.loading import LoadedModel
+
+Loaded = TypeVar("Loaded")
 
 
 def load_shown(
@@ -35,6 +39,17 @@ def load_shown(
         placement: as for `load_model`.
         shown: whether this process is the one that shows.
     """
+    return loading_shown(name, lambda progress: load_model(name, device, dtype, notify, placement, progress), shown)
+
+
+def loading_shown(name: str, load: Callable[[Progress], Loaded], shown: bool = True) -> Loaded:
+    """Show in a terminal that a model is being loaded.
+
+    Args:
+        name: that the user has given.
+        load: does it; is given what is called with the bytes of a download that are here and those of all.
+        shown: whether this process is the one that shows.
+    """
     with ExitStack() as shows:
         shows.callback(end_sign)
         bar: list[Update] = []
@@ -50,4 +65,4 @@ def load_shown(
         # Here, too: a model that another one replaces must not stay among what is never looked at again.
         collect_seldom()
         shows.callback(collect_as_usual)
-        return load_model(name, device, dtype, notify, placement, show_download)
+        return load(show_download)

@@ -99,6 +99,7 @@ USES_NO_TORCH = {
     "cache/usage",
     "batch/children",
     "engine/admission",
+    "engine/counts",
     "engine/scheduler",
     "engine/stream",
     "engine/trace",

@@ -12,45 +12,21 @@ import logging
 import math
 import os
 import pickle
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from prefixkv.batch.lines import Line, lines_of_rows, repeated
 from prefixkv.batch.result_stream import ResultStream
 from prefixkv.batch.run import Batch
 from prefixkv.batch.speed import Speed
 from prefixkv.errors import PrefixKVError
-from prefixkv.models.placement import Placement
-
-if TYPE_CHECKING:
-    from prefixkv.models.loading import LoadedModel
+from prefixkv.profiles.loading import Loading
 
 BLOCK = 64
 """Most lines that an actor is given at a time: enough to fill the rows of an engine several times over."""
 BLOCKS_PER_ACTOR = 4
 """So many at least, so that no actor idles while another has much left."""
 MISSING = "this needs Ray: pip install 'prefixkv[ray]'"
-
-
-@dataclasses.dataclass(frozen=True)
-class Loading:
-    """How an actor loads the model: the arguments of `load_model`, and whether the model's profile is left out."""
-
-    name: str
-    device: str = "auto"
-    dtype: str = "auto"
-    placement: Placement = dataclasses.field(default_factory=Placement)
-    no_profile: bool = False
-
-    def load(self, notify: Callable[[str], None] = lambda text: None) -> LoadedModel:
-        """Load it here; see `load_model`."""
-        from prefixkv.models.loading import load_model
-        from prefixkv.profiles.guidance import leave_out_profile
-
-        loaded = load_model(self.name, self.device, self.dtype, notify, self.placement)
-        if self.no_profile:
-            leave_out_profile(loaded.model)
-        return loaded
 
 
 class AnswerLines:

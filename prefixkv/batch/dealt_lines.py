@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
-from prefixkv.batch.cluster import Loading
 from prefixkv.batch.lines import Line
 from prefixkv.batch.run import Batch
 from prefixkv.inputs.template_args import say_unused
 from prefixkv.profiles.config import PrefixConfig
+from prefixkv.profiles.loading import Loading
 from prefixkv.workers import seconds_since_start
 
 

@@ -15,11 +15,11 @@ from multiprocessing.connection import wait
 from typing import Any
 
 from prefixkv.batch.children import Child, Children
-from prefixkv.batch.cluster import Loading
 from prefixkv.batch.lines import Line
 from prefixkv.batch.run import Batch, by_pictures
 from prefixkv.batch.speed import Speed
 from prefixkv.errors import OptionError, PrefixKVError
+from prefixkv.profiles.loading import Loading
 
 BLOCK = 8
 """Lines that a process is dealt at a time."""

@@ -13,10 +13,11 @@ from prefixkv.cache.prefix_cache import PrefixKVCache
 from prefixkv.cache.snapshot import CacheSnapshot
 from prefixkv.cache.usage import CacheUsage
 from prefixkv.chat.conversation_state import ConversationState
-from prefixkv.chat.device_memory import give_back, memory_errors, peak_bytes
+from prefixkv.chat.device_memory import give_back, memory_errors
 from prefixkv.chat.picture_intake import take_pictures
 from prefixkv.chat.reader import Reader
 from prefixkv.chat.reading import Reading
+from prefixkv.engine.memory import peak_bytes
 from prefixkv.errors import OptionError, PrefixKVError
 from prefixkv.generation.answer import Answer
 from prefixkv.generation.sampling import Sampling
@@ -90,8 +91,7 @@ class Conversation:
         self.system, self.template_args = "", check_template_args(template_args)
         say_unused(self.template_args, loaded.processor, notify)
         self.max_pixels, self.keep_marks = check_max_pixels(max_pixels), keep_marks
-        self._turns, self._answers = list[Turn](), list[Answer]()
-        self._waiting: list[Image.Image] = []
+        self._turns, self._answers, self._waiting = list[Turn](), list[Answer](), list[Image.Image]()
         self._earlier: deque[ConversationState] = deque(maxlen=UNDO_TURNS)
         self.change_budget(budget, method, codec)
 
@@ -130,7 +130,7 @@ class Conversation:
         return self.cache.usage()
 
     def peak_device_bytes(self) -> int:
-        """Most memory so far, see `prefixkv.chat.device_memory`."""
+        """Most memory so far, see `prefixkv.engine.memory`."""
         return peak_bytes(self.loaded.device)
 
     def clear(self) -> None:

@@ -1,31 +1,16 @@
-"""The memory that a conversation takes: the most that was in use, and what is done where it has ended."""
+"""What is done where the memory that a conversation takes has ended."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import sys
 import traceback
 from collections.abc import Callable, Iterator
 
-import psutil
 import torch
 
 from prefixkv.cache.prefix_cache import PrefixKVCache
 from prefixkv.errors import OUT_OF_MEMORY, DeviceMemoryError, is_out_of_memory
-
-
-def peak_bytes(device: torch.device) -> int:
-    """Most memory so far: what torch allocated on a CUDA device, else the whole process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    try:
-        import resource
-    except ImportError:  # Windows keeps count elsewhere.
-        peak: int = psutil.Process().memory_info().peak_wset
-        return peak
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 @contextlib.contextmanager

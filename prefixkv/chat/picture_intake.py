@@ -12,12 +12,13 @@ from prefixkv.inputs.picture_size import scaled_down
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from prefixkv.models.frontend import Frontend
     from prefixkv.models.loading import LoadedModel
 
 
 def take_pictures(
     given: Picture | Sequence[Picture] | None,
-    loaded: LoadedModel,
+    loaded: LoadedModel | Frontend,
     max_pixels: int | None,
     notify: Callable[[str], None],
 ) -> tuple[Image, ...]:

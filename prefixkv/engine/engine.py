@@ -18,8 +18,9 @@ from prefixkv.cache.compaction import small_bytes
 from prefixkv.cache.row import CacheRow
 from prefixkv.decoder.stages import layer_devices
 from prefixkv.engine.admission import Footprint, Ledger
+from prefixkv.engine.counts import Counts
 from prefixkv.engine.kept import CacheName, KeptCaches
-from prefixkv.engine.memory import Memory, memory_limits
+from prefixkv.engine.memory import Memory, memory_limits, peak_bytes
 from prefixkv.engine.prefix import Prefixes, SharedPart
 from prefixkv.engine.request import Request
 from prefixkv.engine.scheduler import Scheduler
@@ -198,11 +199,21 @@ class Engine:
         """
         return self._footprint(self._new_row(budget), prompt_tokens, new_tokens)
 
+    def counts(self) -> Counts:
+        """How much it has to do and how many bytes that takes, all at one moment."""
+        with self._worker.lock:
+            return Counts.of(self._worker)
+
     @property
     def reserved_bytes(self) -> int:
         """Bytes that are reserved now."""
         with self._worker.lock:
             return self._worker.scheduler.ledger.reserved_bytes
+
+    @property
+    def peak_bytes(self) -> int:
+        """Most memory so far, of the model's GPU as torch has allocated it, or of this process."""
+        return peak_bytes(self._model.device)
 
     @property
     def prefixes(self) -> Prefixes:
@@ -213,12 +224,6 @@ class Engine:
     def kept(self) -> KeptCaches:
         """Caches that later prompts may go on from; their bytes are reserved."""
         return self._worker.kept
-
-    @property
-    def waiting(self) -> int:
-        """Requests that were not read yet."""
-        with self._worker.lock:
-            return len(self._worker.scheduler.waiting)
 
     @property
     def prefix_bytes(self) -> int:

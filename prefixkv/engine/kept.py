@@ -19,7 +19,6 @@ from prefixkv.cache.row import CacheRow
 from prefixkv.cache.row_usage import allocated_by_device
 from prefixkv.cache.snapshot import CacheSnapshot
 from prefixkv.engine.admission import Ledger
-from prefixkv.inputs.images import picture_sha256
 from prefixkv.inputs.prompts import Prompt
 
 if TYPE_CHECKING:
@@ -57,8 +56,7 @@ class CacheName:
         budget, shares = row.budget, tuple(row.keep_fractions or ())
         is_profiled = row.look_ahead is not None and row.look_ahead.is_recorded
         rule = owner, budget.kind, budget.amount, row.method, row.codec.name, shares, is_profiled
-        pictures = tuple(bytes.fromhex(picture_sha256(image)) for turn in prompt.turns for image in turn.images)
-        return cls(rule, len(prompt.turns), pictures, prompt.inputs["input_ids"][0])
+        return cls(rule, len(prompt.turns), prompt.picture_digests, prompt.inputs["input_ids"][0])
 
     def follows(self, earlier: KeptCache) -> bool:
         """Whether a prompt of this name goes on from what a cache has read."""

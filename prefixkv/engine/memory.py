@@ -1,10 +1,12 @@
-"""How much memory an engine may reserve for the caches of its requests, and what is said where it ran out."""
+"""How much memory an engine may reserve for the caches of its requests, what is said where it ran out, and the peak."""
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+import psutil
 import torch
 
 from prefixkv.errors import OUT_OF_MEMORY, DeviceMemoryError, OptionError, is_out_of_memory
@@ -79,3 +81,16 @@ def told(error: Exception, device: torch.device) -> Exception:
     if device.type == "cuda":
         torch.cuda.empty_cache()
     return DeviceMemoryError(f"{device} {OUT_OF_MEMORY}: give a smaller --budget or a smaller --memory")
+
+
+def peak_bytes(device: torch.device) -> int:
+    """Most memory so far: what torch allocated on a CUDA device, else the whole process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:  # Windows keeps count elsewhere.
+        peak: int = psutil.Process().memory_info().peak_wset
+        return peak
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

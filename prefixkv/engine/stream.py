@@ -115,6 +115,11 @@ class Stream:
         """Whether the answer has ended."""
         return self._is_done
 
+    @property
+    def error(self) -> Exception | None:
+        """What has ended the answer; None where nothing did."""
+        return self._error
+
     def cancel(self) -> None:
         """End the answer with the tokens that are there; its memory is free before the next step. Harmless later."""
         self.is_cancelled = True

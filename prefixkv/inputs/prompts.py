@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
 
 from prefixkv.errors import PrefixKVError
+from prefixkv.inputs.images import picture_sha256
 from prefixkv.inputs.picture_inputs import unread_pictures
 from prefixkv.inputs.picture_marks import check_texts
 from prefixkv.inputs.rendering import Rendering, reason
@@ -98,6 +101,25 @@ class Prompt:
     def images(self) -> int:
         """Pictures in the whole."""
         return sum(len(turn.images) for turn in self.turns)
+
+    @cached_property
+    def picture_digests(self) -> tuple[bytes, ...]:
+        """SHA-256 of each picture, in order."""
+        return tuple(bytes.fromhex(picture_sha256(image)) for turn in self.turns for image in turn.images)
+
+    def portable(self) -> Prompt:
+        """A copy for a process that has the same processor, and puts it in.
+
+        The pictures of a first question are left out, their digests are not: nothing was read before it, so that
+        `after`, which may need them, is not asked of it.
+        """
+        copied = copy.copy(self)
+        # The copy has what this has looked up by then.
+        copied.__dict__["picture_digests"] = self.picture_digests
+        copied.processor = None
+        if len(self.turns) == 1:
+            copied.turns = [replace(self.turns[0], images=(), layout=None)]
+        return copied
 
     def shows_system(self) -> bool:
         """Whether the template has found a place for the instructions."""

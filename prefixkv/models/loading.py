@@ -13,6 +13,7 @@ from prefixkv.models.choice import real_model
 from prefixkv.models.config_file import check_config_file
 from prefixkv.models.download import Progress, download, missing, wanted_files
 from prefixkv.models.files import read_identity, weight_bytes, weights_are_here
+from prefixkv.models.frontend import read_processor
 from prefixkv.models.generation_settings import settings_notice
 from prefixkv.models.geometry import KVGeometry
 from prefixkv.models.identity import ModelIdentity
@@ -43,6 +44,7 @@ __all__ = [
     "check_device_name",
     "check_dtype_name",
     "check_model_name",
+    "choose_model",
     "gpu_bytes",
     "load_model",
     "profile_name",
@@ -124,23 +126,77 @@ def load_model(
         PrefixKVError: the model, the device or a library is not there, or the model cannot be compressed.
         DeviceMemoryError: the weights do not fit.
     """
+    started = time.perf_counter()
+    placement = placement or Placement()
+    chosen = choose_model(name, device, dtype, notify, placement, progress)
+    import torch
+    import transformers
+
+    trusted, source, where = placement.trust_remote_code, source_of(chosen.id), chosen.device
+    with reading(f"model {chosen.id!r}"):
+        check_config_file(chosen.id)
+        check_settings_file(source)
+        config = read_part(transformers.AutoConfig, source, trusted)
+        geometry = KVGeometry.of(config, chosen.dtype)
+        takes_images = reads_images(config)
+        kind = transformers.AutoModelForImageTextToText if takes_images else transformers.AutoModelForCausalLM
+        processor = read_processor(chosen.id, config, trusted)
+        arguments = placement.arguments(where)
+        model = read_model(kind, source, trusted, config=config, dtype=getattr(torch, chosen.dtype), **arguments)
+    check_settings(chosen.id, model)
+    if said := settings_notice(chosen.id, model.generation_config):
+        notify(said)
+    if chat_template(processor) is None:
+        notify(
+            f"model {chosen.id!r} has no chat template: questions are put to it as they are, as to a base model; if it "
+            "should have one, its file chat_template.jinja is missing"
+        )
+    if placement.device_map is not None:
+        where = model.device
+    return LoadedModel(chosen.id, model.eval(), processor, geometry, where, takes_images, time.perf_counter() - started)
+
+
+@dataclass(frozen=True)
+class ChosenModel:
+    """A model whose files are here.
+
+    Attributes:
+        id: `demo`, the hub id or the folder.
+        device: where it is to be.
+        dtype: name of the type of its weights.
+    """
+
+    id: str
+    device: torch.device
+    dtype: str
+
+
+def choose_model(
+    name: str = "auto",
+    device: str = "auto",
+    dtype: str = "auto",
+    notify: Notify = lambda text: None,
+    placement: Placement | None = None,
+    progress: Progress = lambda done, total: None,
+) -> ChosenModel:
+    """Find out which model is meant, and bring its files here; nothing of it is loaded.
+
+    Arguments and errors are those of `load_model`.
+    """
     check_model_name(name)
     check_device_name(device)
     check_dtype_name(dtype)
     placement = placement or Placement()
     placement.check(device)
-    started = time.perf_counter()
     trusted = placement.trust_remote_code
     # Before torch, whose import takes seconds: a model that cannot be had is known at once.
     offered = missing(source_of(full_name(name)), with_code=trusted) if name != "auto" else None
     import torch
-    import transformers
 
     where = find_device(device)
     if untested := platform_notice(sys.platform, where.type, torch.version.hip):
         notify(untested)
     chosen = _choose(name, where, notify)
-    source = source_of(chosen)
     if dtype == "auto":
         dtype = "float32" if where.type == "cpu" else "bfloat16"
     if offered is not None:
@@ -149,32 +205,7 @@ def load_model(
         download(offered, with_code=trusted, progress=progress)
     if trusted:
         notify(f"Python code that comes with {chosen!r} may run on this machine")
-    with reading(f"model {chosen!r}"):
-        check_config_file(chosen)
-        check_settings_file(source)
-        config = read_part(transformers.AutoConfig, source, trusted)
-        geometry = KVGeometry.of(config, dtype)
-        takes_images = reads_images(config)
-        kind = transformers.AutoModelForImageTextToText if takes_images else transformers.AutoModelForCausalLM
-        reader = transformers.AutoProcessor if takes_images else transformers.AutoTokenizer
-        processor = read_part(reader, source, trusted)
-        arguments = placement.arguments(where)
-        if takes_images and not hasattr(processor, "tokenizer"):
-            raise PrefixKVError(
-                f"model {chosen!r} names no processor for pictures that transformers knows: download it again"
-            )
-        model = read_model(kind, source, trusted, config=config, dtype=getattr(torch, dtype), **arguments)
-    check_settings(chosen, model)
-    if said := settings_notice(chosen, model.generation_config):
-        notify(said)
-    if chat_template(processor) is None:
-        notify(
-            f"model {chosen!r} has no chat template: questions are put to it as they are, as to a base model; if it "
-            "should have one, its file chat_template.jinja is missing"
-        )
-    if placement.device_map is not None:
-        where = model.device
-    return LoadedModel(chosen, model.eval(), processor, geometry, where, takes_images, time.perf_counter() - started)
+    return ChosenModel(chosen, where, dtype)
 
 
 def gpu_bytes() -> int:

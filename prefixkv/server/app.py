@@ -58,7 +58,7 @@ class Service:
         self._desk, self._keys, self._limits = desk, keys, limits
         self._open = self._being_read = 0
         self._threads = ThreadPoolExecutor(THREADS, "prefixkv-requests")
-        self.metrics = Metrics(desk.engine, lambda: self._being_read)
+        self.metrics = Metrics(desk.engine.counts, lambda: self._being_read)
         self._began = int(time.time())
         self._alarm = _Alarm(self.metrics)
 
@@ -110,10 +110,11 @@ class Service:
         return owner
 
     async def _health(self, request: Request) -> Response:
-        return JSONResponse({"status": "ok", "model": self._desk.loaded.id})
+        return JSONResponse({"status": "ok", "model": self._desk.frontend.id})
 
     async def _metrics(self, request: Request, owner: str) -> Response:
-        return Response(self.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        text = await asyncio.to_thread(self.metrics.text)
+        return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     async def _models(self, request: Request, owner: str) -> Response:
         models = [
@@ -141,7 +142,7 @@ class Service:
                 taken = await loop.run_in_executor(self._threads, self._desk.ask, asked, owner, wake)
             finally:
                 self._being_read -= 1
-            completion = Completion(self._desk.loaded, taken, woken)
+            completion = Completion(self._desk, taken, woken)
             options = asked.stream_options
             return _Answer(
                 self, completion, taken.stream, asked.stream or False, bool(options and options.include_usage)

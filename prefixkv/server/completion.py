@@ -11,11 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from prefixkv import __version__
-from prefixkv.chat.device_memory import peak_bytes
 from prefixkv.generation.logprobs import Logprobs
-from prefixkv.inputs.token_ids import stop_tokens
-from prefixkv.models.loading import LoadedModel
-from prefixkv.server.desk import Asked
+from prefixkv.server.desk import Asked, Desk
 
 FINISH = {"stop": "stop", "length": "length", "interrupted": "length"}
 
@@ -41,22 +38,21 @@ class Piece:
 class Completion:
     """An answer on its way to the client."""
 
-    def __init__(self, loaded: LoadedModel, asked: Asked, woken: asyncio.Event) -> None:
+    def __init__(self, desk: Desk, asked: Asked, woken: asyncio.Event) -> None:
         """Begin.
 
         Args:
-            loaded: the model.
+            desk: has taken it.
             asked: the request, which the engine has.
             woken: set when a token has come and when the answer has ended.
         """
-        self._loaded, self._asked, self._woken = loaded, asked, woken
+        self._desk, self._asked, self._woken = desk, asked, woken
         self._head = {
             "id": f"chatcmpl-{secrets.token_hex(12)}",
             "created": int(time.time()),
-            "model": loaded.id,
+            "model": desk.frontend.id,
             "system_fingerprint": f"prefixkv-{__version__}",
         }
-        self._ends = stop_tokens(loaded)
         self._pending: list[dict[str, Any]] = []
 
     async def pieces(self) -> AsyncIterator[Piece]:
@@ -72,7 +68,7 @@ class Completion:
             grown: Piece | None = None
             for place, token in enumerate(tokens, start=given):
                 text = writer.push(token)
-                if place < len(stream.logprobs) and token not in self._ends:
+                if place < len(stream.logprobs) and token not in self._desk.ends:
                     self._pending.append(self._scored(token, stream.logprobs[place]))
                 if piece := self._piece(text):
                     grown = piece if grown is None else grown.with_next(piece)
@@ -102,7 +98,7 @@ class Completion:
         return self._named(token, logprobs.chosen) | {"top_logprobs": likeliest}
 
     def _named(self, token: int, logprob: float) -> dict[str, Any]:
-        tokenizer = self._loaded.tokenizer
+        tokenizer = self._desk.frontend.tokenizer
         text, spelt = tokenizer.decode([token]), tokenizer.convert_ids_to_tokens(token)
         # Of a first token tokenizers leave the white space before it out.
         if isinstance(spelt, str) and spelt.startswith("\u2581") and not text.startswith(" "):
@@ -178,6 +174,6 @@ class Completion:
             "kv": None if usage is None else usage.as_dict(),
             "seconds": {"load": 0.0, "prefill": answer.prefill_seconds, "decode": answer.decode_seconds},
             "tokens_per_second": answer.tokens_per_second,
-            "peak_device_bytes": peak_bytes(self._loaded.device),
+            "peak_device_bytes": self._desk.engine.peak_bytes,
             "warnings": self._asked.notices,
         }

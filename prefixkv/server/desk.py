@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prefixkv.chat.picture_intake import take_pictures
-from prefixkv.engine.engine import Engine
 from prefixkv.engine.stream import Stream
 from prefixkv.errors import OptionError
 from prefixkv.generation.answer import AnswerWriter
@@ -18,14 +17,18 @@ from prefixkv.inputs.download import fetch_public
 from prefixkv.inputs.positions import answer_room
 from prefixkv.inputs.prompts import Prompt
 from prefixkv.inputs.template_args import check_template_args, say_unused
-from prefixkv.inputs.token_ids import stop_tokens
-from prefixkv.models.loading import LoadedModel
+from prefixkv.inputs.token_ids import end_tokens
+from prefixkv.models.frontend import Frontend
 from prefixkv.policy.budget import Budget
 from prefixkv.profiles.config import PrefixConfig
 from prefixkv.schemas.chat_request import ChatRequestSchema
 from prefixkv.schemas.field import shown_text
 from prefixkv.server.failures import RefusedError
 from prefixkv.server.messages import read_messages
+
+if TYPE_CHECKING:
+    from prefixkv.engine.engine import Engine
+    from prefixkv.server.remote_engine import RemoteEngine
 
 DEMO_WITHOUT_PICTURE = "the demo model answers questions about a drawn scene, and there is no picture"
 
@@ -74,22 +77,24 @@ class Desk:
     """Takes requests, in any thread.
 
     Attributes:
-        loaded: the model.
+        frontend: of the model.
         engine: answers.
+        ends: ids that end an answer.
         names: by which the model may be asked for.
     """
 
-    def __init__(self, loaded: LoadedModel, engine: Engine, manner: Manner, name: str = "") -> None:
+    def __init__(self, frontend: Frontend, engine: Engine | RemoteEngine, manner: Manner, name: str = "") -> None:
         """Begin.
 
         Args:
-            loaded: the model.
-            engine: of the same model.
+            frontend: of the model.
+            engine: of the same model, in this process or in another.
             manner: of requests that do not say otherwise.
             name: the model's, as the user has given it.
         """
-        self.loaded, self.engine, self._manner = loaded, engine, manner
-        self.names = list(dict.fromkeys([loaded.id, *([name] if name not in ("", "auto") else [])]))
+        self.frontend, self.engine, self._manner = frontend, engine, manner
+        self.ends = end_tokens(frontend, frontend.tokenizer)
+        self.names = list(dict.fromkeys([frontend.id, *([name] if name not in ("", "auto") else [])]))
 
     def ask(self, asked: ChatRequestSchema, owner: str, woken: Callable[[Stream], None]) -> Asked:
         """Make a request into a prompt and give it to the engine.
@@ -105,13 +110,13 @@ class Desk:
         """
         if asked.model is not None and asked.model not in self.names:
             raise self.other_model(asked.model)
-        loaded, notices = self.loaded, list[str]()
-        silent = left_out(loaded.processor, stop_tokens(loaded), asked.keep_marks or False)
+        frontend, notices = self.frontend, list[str]()
+        silent = left_out(frontend.processor, self.ends, asked.keep_marks or False)
         sampling = self._sampling(asked)
-        texts = stop_texts(sampling, loaded.model.generation_config)
-        writer = AnswerWriter(loaded.tokenizer, stop_tokens(loaded), texts, silent)
+        texts = stop_texts(sampling, frontend.generation_config)
+        writer = AnswerWriter(frontend.tokenizer, self.ends, texts, silent)
         prompt = self._prompt(asked, notices)
-        sampling = sampling.within(answer_room(loaded.model.config, prompt.tokens), notices.append)
+        sampling = sampling.within(answer_room(frontend.config, prompt.tokens), notices.append)
         budget, method, codec = self._rule(asked)
         stream = self.engine.submit(
             prompt,
@@ -134,19 +139,19 @@ class Desk:
         return RefusedError(404, text, "model_not_found")
 
     def _prompt(self, asked: ChatRequestSchema, notices: list[str]) -> Prompt:
-        loaded, limit = self.loaded, asked.max_pixels or self._manner.max_pixels
+        frontend, limit = self.frontend, asked.max_pixels or self._manner.max_pixels
         system, turns = read_messages(
             asked.messages,
-            lambda pictures: take_pictures(pictures, loaded, limit, notices.append),
+            lambda pictures: take_pictures(pictures, frontend, limit, notices.append),
             fetch_public if self._manner.allow_addresses else None,
         )
         arguments = check_template_args(asked.template_args)
-        say_unused(arguments, loaded.processor, notices.append)
-        if loaded.id == "demo" and not any(turn.images for turn in turns):
+        say_unused(arguments, frontend.processor, notices.append)
+        if frontend.id == "demo" and not any(turn.images for turn in turns):
             notices.append(DEMO_WITHOUT_PICTURE)
-        prompt = Prompt(loaded.processor, turns, system, arguments)
+        prompt = Prompt(frontend.processor, turns, system, arguments)
         if system and not prompt.shows_system():
-            raise OptionError(f"model {loaded.id!r} takes no system message: say it in a question")
+            raise OptionError(f"model {frontend.id!r} takes no system message: say it in a question")
         return prompt
 
     def _sampling(self, asked: ChatRequestSchema) -> Sampling:

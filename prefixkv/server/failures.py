@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from prefixkv.errors import BudgetTooSmallError, DeviceMemoryError, PictureTooLargeError, PrefixKVError
+from prefixkv.errors import BudgetTooSmallError, DeviceMemoryError, EngineLostError, PictureTooLargeError, PrefixKVError
 
 
 class RefusedError(Exception):
@@ -30,6 +30,8 @@ class RefusedError(Exception):
             return cls(413, str(error), "too_large")
         if isinstance(error, DeviceMemoryError):
             return cls(503, str(error), "out_of_memory")
+        if isinstance(error, EngineLostError):
+            return cls(503, str(error), "engine_lost")
         if isinstance(error, PrefixKVError):
             return cls(400, str(error))
         return cls(500, f"internal error: {type(error).__name__}")

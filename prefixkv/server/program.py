@@ -8,7 +8,6 @@ import ipaddress
 import secrets
 import signal
 import socket
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,17 +15,15 @@ from typing import Any
 
 import uvicorn
 
-from prefixkv.errors import OptionError, PrefixKVError
+from prefixkv.errors import EngineLostError, OptionError, PrefixKVError
 from prefixkv.server.app import Limits, Service
 from prefixkv.server.desk import Desk
 from prefixkv.server.home_file import remove_home_file, write_home_file
 from prefixkv.server.keys import Keys
+from prefixkv.server.remote_engine import RemoteEngine
 
 END_SECONDS = 3
 """Answers may go on for so long when the server is to end."""
-SWITCH_SECONDS = 0.0001
-"""For so long one thread of Python may keep another waiting: the engine's, which keeps a GPU busy, gives way to that of
-HTTP with every operation, and fifty times as long, which is usual, is as long as a step takes."""
 
 
 @dataclass(frozen=True)
@@ -87,17 +84,21 @@ class Place:
         return listener
 
 
-def serve(desk: Desk, place: Place, most_requests: int, begun: Callable[[str, bool], None]) -> None:
-    """Answer requests until the process is told to end.
+def serve(
+    desk: Desk, engine: RemoteEngine, place: Place, most_requests: int, begun: Callable[[str, bool], None]
+) -> None:
+    """Answer requests until the process is told to end, or the engine's process has ended.
 
     Args:
         desk: takes them.
+        engine: the desk's.
         place: where.
         most_requests: that are answered or wait at the same time.
         begun: called with the address when requests can come, and whether commands of this user find it by themselves.
 
     Raises:
         PrefixKVError: nothing can listen there, or the keys cannot be read.
+        EngineLostError: the engine's process has ended.
     """
     place.check()
     token = secrets.token_urlsafe(24)
@@ -113,14 +114,15 @@ def serve(desk: Desk, place: Place, most_requests: int, begun: Callable[[str, bo
             lifespan="on",
             timeout_graceful_shutdown=END_SECONDS,
         )
-        is_found = place.is_local and write_home_file(url, token, desk.loaded.id)
-        usual = sys.getswitchinterval()
-        sys.setswitchinterval(SWITCH_SECONDS)
+        is_found = place.is_local and write_home_file(url, token, desk.frontend.id)
+        server = _Server(config, lambda: begun(url, is_found))
+        engine.when_lost(server.end)
         try:
-            _Server(config, lambda: begun(url, is_found)).run(sockets=[listener])
+            server.run(sockets=[listener])
         finally:
-            sys.setswitchinterval(usual)
             remove_home_file()
+    if isinstance(engine.failure, EngineLostError):
+        raise engine.failure
 
 
 class _Server(uvicorn.Server):
@@ -140,7 +142,7 @@ class _Server(uvicorn.Server):
         loop = asyncio.get_running_loop()
 
         def end(number: int, frame: Any) -> None:
-            loop.call_soon_threadsafe(self._end)
+            loop.call_soon_threadsafe(self._end_sooner)
 
         before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
@@ -149,6 +151,10 @@ class _Server(uvicorn.Server):
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def _end(self) -> None:
-        self.force_exit = self.should_exit
+    def end(self) -> None:
+        """End; may be called in any thread."""
         self.should_exit = True
+
+    def _end_sooner(self) -> None:
+        self.force_exit = self.should_exit
+        self.end()

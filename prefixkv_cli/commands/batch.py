@@ -211,7 +211,7 @@ def batch(
             placed = device if device_map is not None else launch.device
             chosen = model_for_pictures(model, placed, _pictures(questions))
             if ray is not None or processes > 1:
-                from prefixkv.batch.cluster import Loading
+                from prefixkv.profiles.loading import Loading
 
                 with others(ray, children, Loading(chosen, device, dtype, placement, no_profile), asked) as helpers:
                     speed = standing.answer_on(helpers, asked)

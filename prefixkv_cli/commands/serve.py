@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
@@ -16,7 +17,7 @@ from prefixkv.policy.budget import Budget
 from prefixkv.policy.codec import DEFAULT_CODEC, get_codec
 from prefixkv.profiles.config import PrefixConfig
 from prefixkv_cli import options, output
-from prefixkv_cli.model_loading import load_shown
+from prefixkv_cli.model_loading import loading_shown
 
 NEEDED = ("starlette", "uvicorn", "prometheus_client")
 DEFAULT_PORT = 8311
@@ -85,24 +86,28 @@ def serve(
     check_dtype_name(dtype)
     check_model_name(model)
     placement = options.placement(device, device_map, load_in_8bit, load_in_4bit, trust_remote_code)
-    # Here, so that the other commands start without the picture code and the server's libraries.
-    from prefixkv.inputs.picture_size import check_max_pixels
-    from prefixkv.server.program import Place, serve
+    from prefixkv.profiles.loading import Loading
+    from prefixkv.server.engine_process import EngineProcess
 
-    check_max_pixels(max_pixels)
-    place = Place(host, port, api_key_file)
-    place.check()
-    loaded = load_shown(model, device, dtype, output.notice, placement)
-    if no_profile:
-        from prefixkv.profiles.guidance import leave_out_profile
+    # First, since it imports torch, too, and does so at the same time.
+    with EngineProcess() as process:
+        # Here, so that the other commands start without the picture code and the server's libraries.
+        from prefixkv.inputs.picture_size import check_max_pixels
+        from prefixkv.server.desk import Desk, Manner
+        from prefixkv.server.program import Place, serve
+        from prefixkv.server.remote_engine import open_engine
 
-        leave_out_profile(loaded.model)
-    from prefixkv.engine.engine import Engine
-    from prefixkv.server.desk import Desk, Manner
-
-    manner = Manner(rule, method, codec, max_new_tokens, max_pixels, allow_addresses)
-    with Engine(loaded, method, sizes, rows, notify=output.notice, codec=codec) as engine:
-        serve(Desk(loaded, engine, manner, model), place, rows + queue, _say_begun)
+        check_max_pixels(max_pixels)
+        place = Place(host, port, api_key_file)
+        place.check()
+        loading = Loading(model, device, dtype, placement, no_profile)
+        engine_options = {"method": method, "memory": sizes, "most_rows": rows, "codec": codec}
+        frontend, engine = loading_shown(
+            model, lambda progress: open_engine(process, loading, engine_options, output.notice, progress)
+        )
+        manner = Manner(rule, method, codec, max_new_tokens, max_pixels, allow_addresses)
+        with contextlib.closing(engine):
+            serve(Desk(frontend, engine, manner, model), engine, place, rows + queue, _say_begun)
 
 
 def _rule(budget: str, method: str, codec: str, config: str | None) -> Budget | PrefixConfig:

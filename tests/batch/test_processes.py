@@ -13,7 +13,6 @@ import pytest
 
 from prefixkv.batch import processes
 from prefixkv.batch.children import Children
-from prefixkv.batch.cluster import Loading
 from prefixkv.batch.lines import Line
 from prefixkv.batch.processes import Processes
 from prefixkv.batch.run import Batch
@@ -21,6 +20,7 @@ from prefixkv.demo.questions import question_set
 from prefixkv.errors import OptionError, PrefixKVError
 from prefixkv.models.placement import Placement
 from prefixkv.policy.budget import Budget
+from prefixkv.profiles.loading import Loading
 from tests.cli.program import run_here
 
 

@@ -40,9 +40,8 @@ def _pieces(groups: list[list[int]], stop: tuple[str, ...] = (), logprobs: int |
     async def collect() -> list[Piece]:
         stream, woken, tokenizer = Stream(1, 3), asyncio.Event(), Tokenizer()
         asked = Asked(stream, AnswerWriter(tokenizer, (), stop), Sampling(9, stop=stop, logprobs=logprobs), {}, [])
-        model = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=None))
-        loaded: Any = SimpleNamespace(id="letters", model=model, tokenizer=tokenizer)
-        pieces = Completion(loaded, asked, woken).pieces()
+        desk: Any = SimpleNamespace(frontend=SimpleNamespace(id="letters", tokenizer=tokenizer), ends=set())
+        pieces = Completion(desk, asked, woken).pieces()
         found = []
         for group in groups:
             for token in group:

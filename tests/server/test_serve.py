@@ -32,6 +32,8 @@ QUESTIONS = ("Describe the image.", "How many objects are there?", "How many red
 KEYS = ("first-key-of-the-file", "second-key-of-the-file")
 SCENE = draw_scene(15).image
 """Of three objects: its description is short."""
+LONG = {"temperature": 50.0, "seed": 6, "max_tokens": 5000}
+"""What makes an answer of more than 2,000 tokens."""
 
 
 @pytest.fixture(scope="module")
@@ -176,7 +178,7 @@ def test_stop_logprobs_seed_and_our_own_fields(server: Running, demo: LoadedMode
 
 def test_who_hangs_up_is_not_answered_any_more(server: Running) -> None:
     before = server.metrics()
-    stream = ask(client(server), [user(QUESTIONS[0], SCENE)], stream=True, temperature=50.0, max_tokens=5000)
+    stream = ask(client(server), [user(QUESTIONS[0], SCENE)], stream=True, **LONG)
     for number, _ in enumerate(stream):
         if number == 3:
             break
@@ -187,7 +189,7 @@ def test_who_hangs_up_is_not_answered_any_more(server: Running) -> None:
     assert after["prefixkv_reserved_bytes"] == after["prefixkv_kept_cache_bytes"]
     # And one whose client wants all at once.
     with pytest.raises(openai.APITimeoutError):
-        ask(client(server).with_options(timeout=1.5), [user(QUESTIONS[0], SCENE)], temperature=50.0, max_tokens=5000)
+        ask(client(server).with_options(timeout=1.5), [user(QUESTIONS[0], SCENE)], **LONG)
     # It may give up while its picture is read still, and is no running request then.
     server.wait_for("prefixkv_cancelled_total", before["prefixkv_cancelled_total"] + 2)
     server.wait_for("prefixkv_requests_running", 0)
