@@ -138,7 +138,7 @@ class EngineHost:
             grown[number] = stream
         told = [self._told(number, stream) for number, stream in grown.items() if number in self._sent]
         assert self._engine is not None
-        return Growth(told, self._engine.peak_bytes)
+        return Growth(told, self._engine.peak_bytes if any(end for *_, end in told) else None)
 
     def _told(self, number: int, stream: Stream) -> tuple[int, list[int], list[Any], End | None]:
         is_done, place = stream.is_done, self._sent[number]

@@ -197,7 +197,7 @@ class RemoteEngine:
                 reply = self._replies.pop(message.number)
             reply.set_result(message.content)
         else:
-            self.peak_bytes = message.peak_bytes
+            self.peak_bytes = message.peak_bytes or self.peak_bytes
             for number, tokens, logprobs, end in message.streams:
                 self._grow(number, tokens, logprobs, end)
 

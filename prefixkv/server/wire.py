@@ -99,11 +99,11 @@ class Growth:
     Attributes:
         streams: of each that has grown its number, its tokens, their logprobs where they were asked for, and its end,
             None where it goes on.
-        peak_bytes: most memory so far.
+        peak_bytes: most memory so far; None where no answer has ended, since to ask a GPU takes a while.
     """
 
     streams: list[tuple[int, list[int], list[Logprobs], End | None]]
-    peak_bytes: int
+    peak_bytes: int | None
 
 
 @dataclass(frozen=True)

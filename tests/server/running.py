@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 from PIL import Image
 
 from prefixkv.documents import read_json
@@ -46,6 +47,11 @@ class Running:
             lines = answer.read().decode().splitlines()
         return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines if not line.startswith("#")}
 
+    def engine(self) -> psutil.Process:
+        """The process that has the model."""
+        (child,) = (each for each in psutil.Process(self.process.pid).children() if "spawn_main" in each.cmdline()[-2])
+        return child
+
     def wait_for(self, name: str, value: float) -> None:
         """Wait until a gauge has a value."""
         ends = time.monotonic() + PATIENCE_SECONDS
@@ -55,8 +61,8 @@ class Running:
 
 
 @contextmanager
-def running(home: Path, *words: str, key: str | None = None) -> Iterator[Running]:
-    """Start a server with the demo model on a free port, and end it."""
+def running(home: Path, *words: str, key: str | None = None, code: int = 0) -> Iterator[Running]:
+    """Start a server with the demo model on a free port, and end it; see how it ends."""
     found = home / "server.json"
     command = [*PROGRAM, "serve", "--model", "demo", "--device", "cpu", "--port", "0", *words]
     started = {**environment(), "PREFIXKV_HOME": str(home), "OMP_NUM_THREADS": "1"}
@@ -72,8 +78,8 @@ def running(home: Path, *words: str, key: str | None = None) -> Iterator[Running
         if process.poll() is None:
             os.kill(process.pid, signal.SIGINT)
         process.communicate(timeout=PATIENCE_SECONDS)
-    assert process.returncode == 0
-    assert not found.exists()
+    assert process.returncode == code
+    assert code == -signal.SIGKILL or not found.exists()
 
 
 def data_address(image: Image.Image, kind: str = "PNG") -> str:
