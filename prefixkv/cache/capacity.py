@@ -14,12 +14,13 @@ from prefixkv.policy.budget import Budget
 from prefixkv.policy.codec import CODECS, DEFAULT_CODEC, Codec
 from prefixkv.policy.entry_size import EntrySize
 from prefixkv.policy.precision import (
-    BESIDE_BITS,
     COARSE_BITS,
     FEWEST_BITS,
-    FINE_RUN_BITS,
+    FINE_OF,
     TYPICAL_EVICTION,
     Losses,
+    beside_bits,
+    fewer_bits,
     fine_tokens,
     loses_less_mixed,
     packed_bits,
@@ -142,12 +143,13 @@ class Capacity:
         """
         bits, is_mixed = self.bits(seen_tokens, before, is_evicted), self.codec.is_mixed
         room, entries = self.budget.room_bytes(self.geometry, seen_tokens), self.geometry.layers * seen_tokens
-        if self.codec.is_auto and bits is not None and self.losses.mixed and (had_fine or before != BESIDE_BITS):
+        if self.codec.is_auto and bits is not None and self.losses.mixed and (had_fine or before not in FINE_OF):
             is_mixed = loses_less_mixed(self.geometry, room, entries, bits, self.losses)
         if not is_mixed:
             return bits, 0
-        price = self.budget.price(self._size(FINE_RUN_BITS))
-        return BESIDE_BITS, min(fine_tokens(room, entries, self.geometry.layers, price), seen_tokens - 1)
+        beside = fewer_bits(beside_bits(self.geometry, room, entries), before)
+        price = self.budget.price(self._size(FINE_OF[beside]))
+        return beside, min(fine_tokens(room, entries, self.geometry.layers, price, beside), seen_tokens - 1)
 
     def bits(self, seen_tokens: int, before: int | None, is_evicted: bool) -> int | None:
         """In how many bits an element is stored from now on; None for the model's precision.
@@ -171,9 +173,9 @@ class Capacity:
             fine: entries of the fine run.
             bits: of the others.
         """
-        if not fine:
+        if not fine or bits is None:
             return 0
-        return -(-fine * self.budget.price(self._size(FINE_RUN_BITS)) // self.budget.price(self._size(bits)))
+        return -(-fine * self.budget.price(self._size(FINE_OF[bits])) // self.budget.price(self._size(bits)))
 
     def stored(self, seen_tokens: int, bits: int | None, fine: int = 0) -> int:
         """Entries of all layers, as they are stored, that fit once `seen_tokens` are read; there may be fewer.

@@ -19,7 +19,7 @@ from prefixkv.kernels.dispatch import first_ranked, gather
 from prefixkv.kernels.gathering import Move
 from prefixkv.policy.entry_size import EntrySize
 from prefixkv.policy.method_calls import choose
-from prefixkv.policy.precision import FINE_RUN_BITS
+from prefixkv.policy.precision import FINE_OF
 from prefixkv.policy.ranking import rank
 from prefixkv.policy.shares import LayerShares
 
@@ -76,7 +76,7 @@ class Compaction:
         self._is_hard_limit, self._waits = capacity.budget.is_hard_limit, capacity.method.waits
         self._whole_bytes = capacity.geometry.entry_bytes
         self._stored_bytes = EntrySize.of(capacity.geometry, bits).stored
-        self._fine, self._fine_bytes = fine, EntrySize.of(capacity.geometry, FINE_RUN_BITS).stored
+        self._fine, self._fine_bytes = fine, EntrySize.of(capacity.geometry, FINE_OF.get(bits or 0, bits)).stored
         self._total = capacity.total(seen_tokens, bits, fine)
         most = self._total * self._stored_bytes + len(layers) * fine * (self._fine_bytes - self._stored_bytes)
         slack = most // SLACK + ahead * seen_tokens * self._stored_bytes

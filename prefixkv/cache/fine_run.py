@@ -7,7 +7,6 @@ import torch
 from prefixkv.cache.stored_entries import StoredEntries
 from prefixkv.kernels.dispatch import gather
 from prefixkv.kernels.gathering import Move
-from prefixkv.policy.precision import FINE_RUN_BITS
 
 
 class FineRun(StoredEntries):
@@ -33,9 +32,24 @@ class EntriesInRuns(StoredEntries):
         fine_wanted: entries that the next compaction puts into the fine run, of all that stay.
     """
 
-    def __init__(self, head_dim: int, dtype: torch.dtype, is_latent: bool = False) -> None:
-        self.fine, self.fine_wanted = FineRun(head_dim, dtype, is_latent), 0
-        super().__init__(head_dim, dtype, is_latent)
+    def __init__(
+        self, head_dim: int, dtype: torch.dtype, is_latent: bool = False, value_dim: int | None = None
+    ) -> None:
+        """Make an empty layer.
+
+        Args:
+            head_dim: elements of a key.
+            dtype: in which the model computes.
+            is_latent: whether what is stored is expanded before it is attended to.
+            value_dim: elements of a value; those of a key where None.
+        """
+        self.fine, self.fine_wanted = FineRun(head_dim, dtype, is_latent, value_dim), 0
+        super().__init__(head_dim, dtype, is_latent, value_dim)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything and free the buffers."""
+        self.free()
 
     def free(self) -> None:
         """Free the buffers of both."""
@@ -120,7 +134,7 @@ class EntriesInRuns(StoredEntries):
             self.fine.fill(gather([self.fine.move(None, None, count - 1)], None)[0])
 
     def write_fine(
-        self, rows: tuple[torch.Tensor, torch.Tensor], indices: torch.Tensor | None, count: int
+        self, rows: tuple[torch.Tensor, torch.Tensor], indices: torch.Tensor | None, count: int, bits: int
     ) -> tuple[torch.Tensor, int]:
         """Put the most important ones of the entries that stay into the fine run.
 
@@ -128,6 +142,7 @@ class EntriesInRuns(StoredEntries):
             rows: keys and values, (1, kv_heads, entries, head_dim), in the model's own precision.
             indices: (1, heads, count), int64: which entries stay, in the order of storage; None for the first ones.
             count: how many.
+            bits: in which the fine run is stored, one of `PAIRS`.
 
         Returns:
             Which of them are left for the buffer, (1, heads, fewer), int64, in the same order, and how many.
@@ -147,7 +162,7 @@ class EntriesInRuns(StoredEntries):
             finest, others = (indices[part].view(*indices.shape[:2], -1) for part in (is_fine, ~is_fine))
         if fine:
             move = Move(*rows, (self.positions, self.importance), finest, fine)
-            self.fine.fill(gather([move], FINE_RUN_BITS)[0])
+            self.fine.fill(gather([move], bits)[0])
         return others, count - fine
 
 

@@ -9,9 +9,11 @@ import torch
 
 from prefixkv.cache.decode_limit import DecodeLimit
 from prefixkv.cache.fine_run import EntriesInRuns
+from prefixkv.cache.stored_entries import packed_pair
 from prefixkv.errors import PrefixKVError
-from prefixkv.kernels.dispatch import gather, pack
+from prefixkv.kernels.dispatch import gather
 from prefixkv.kernels.gathering import Move
+from prefixkv.policy.precision import FINE_OF
 
 GROWTH = 32
 """A full buffer grows by one part in so many (and one entry): few copies, and little allocated but not used."""
@@ -37,17 +39,6 @@ class CompressedLayer(EntriesInRuns):
         seen_tokens: tokens read, kept or not.
         kept_tokens: entries stored or held, without those of a fine run.
     """
-
-    def __init__(self, head_dim: int, dtype: torch.dtype, is_latent: bool = False) -> None:
-        """Make an empty layer.
-
-        Args:
-            head_dim: elements of a key.
-            dtype: in which the model computes.
-            is_latent: whether what is stored is expanded before it is attended to.
-        """
-        super().__init__(head_dim, dtype, is_latent)
-        self.reset()
 
     def reset(self) -> None:
         """Forget everything and free the buffers."""
@@ -106,7 +97,7 @@ class CompressedLayer(EntriesInRuns):
                 None for all in text order.
             importance: (1, heads, entries), float32, of the same entries.
             chunk_len: tokens of the chunk.
-            bits: 8, 4 or 2 to store them packed. What is packed in so many bits already is copied as it is.
+            bits: one of `PAIRS` to store them packed. What is packed in so many bits already is copied as it is.
         """
         self._take_in(importance, chunk_len)
         move, bits = self._compacted(indices, self.kept_tokens if indices is None else indices.shape[-1], bits)
@@ -158,7 +149,7 @@ class CompressedLayer(EntriesInRuns):
 
         Args:
             count: entries that stay.
-            bits: 8, 4 or 2 to store held entries packed.
+            bits: one of `PAIRS` to store held entries packed.
             chosen: (1, heads, count), int64: which these are, where the layer has ranks and not all stay; else
                 they are the first ones.
 
@@ -177,14 +168,13 @@ class CompressedLayer(EntriesInRuns):
             self.shorten_fine(count)
             bits, count = None, self.in_buffer(count)
         elif self.fine_wanted:
-            indices, count = self.write_fine(rows, indices, count)
+            assert bits is not None
+            indices, count = self.write_fine(rows, indices, count, FINE_OF[bits])
         elif bits is not None and self.keys is not None and self.values is not None:
             # They were packed before the chunk: packing them again would lose more.
-            keys, values = (
-                torch.cat([old, pack(new[:, :, old.shape[2] :], bits)], dim=2)
-                for old, new in zip((self.keys, self.values), rows, strict=True)
-            )
-            rows, bits = (keys, values), None
+            keys, values = (part[:, :, self.keys.shape[2] :] for part in rows)
+            keys, values = packed_pair(keys, values, bits)
+            rows, bits = (torch.cat([self.keys, keys], dim=2), torch.cat([self.values, values], dim=2)), None
         return self.move(rows, indices, count), bits
 
     def open_queue(self, slots: range) -> None:

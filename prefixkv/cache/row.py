@@ -52,7 +52,7 @@ class CacheRow:
         windows, states: layers that are left alone, by their number among all decoder layers.
         keep_fractions: proportions of the layers' shares from a configuration; None where the method finds them.
         look_ahead: a profile's queries, if the method uses them.
-        bits: in which elements are stored; None for the model's own precision.
+        bits: in which entries are stored, one of `PAIRS`; None for the model's own precision.
         fine: entries that each layer stores in more bits.
         limits: entries that each layer may hold under a hard limit; empty before the first chunk.
         is_text: (1, tokens), bool: which tokens are text, as far as somebody said; None where all are.
@@ -90,7 +90,7 @@ class CacheRow:
         self.look_ahead = look_ahead if self.method.is_guided else None
         losses = self.look_ahead.losses if self.look_ahead else Losses()
         self.capacity = Capacity(geometry, self.budget, self.method, losses, self.codec)
-        kind = geometry.head_dim, getattr(torch, geometry.dtype), geometry.is_latent
+        kind = geometry.head_dim, getattr(torch, geometry.dtype), geometry.is_latent, geometry.shape.value_dim
         self._layers = [CompressedLayer(*kind) for _ in range(geometry.layers)]
         self._numbers = {place: number for number, place in enumerate(geometry.compressed_layers)}
         self.is_in_pass, self.beside, self.version = False, 1, 0

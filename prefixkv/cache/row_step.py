@@ -9,7 +9,8 @@ import torch
 
 from prefixkv.cache.layer import CompressedLayer
 from prefixkv.cache.row import CacheRow
-from prefixkv.kernels.dispatch import pack
+from prefixkv.cache.stored_entries import packed_pair
+from prefixkv.kernels.packed_row import key_bits, value_bits
 from prefixkv.kernels.packing import turn, unpack_turned
 
 BLOCK_BYTES = 2 * 2**20
@@ -50,12 +51,12 @@ class RowSteps:
             (rows, 1, query_heads, head_dim).
         """
         count, kv_heads, _, head_dim = key.shape
-        new = torch.cat([key, value])
-        packed = {bits: pack(new, bits) for bits in {row.bits for row in rows} if bits is not None}
+        stored: dict[int | None, tuple[torch.Tensor, torch.Tensor]] = {None: (key, value)}
+        stored |= {bits: packed_pair(key, value, bits) for bits in {row.bits for row in rows} if bits is not None}
         layers = []
         for index, row in enumerate(rows):
-            stored = new if row.bits is None else packed[row.bits]
-            layers.append(row.store_step(stored[index : index + 1], stored[count + index :][:1], place))
+            keys, values = stored[row.bits]
+            layers.append(row.store_step(keys[index : index + 1], values[index : index + 1], place))
         # The heads of a group ask the same keys: they stand for several queries of one head.
         queries = _turned(query, layers).reshape(count, kv_heads, -1, head_dim)
         longest = max(layer.stored_tokens for layer in layers)
@@ -96,19 +97,29 @@ class RowSteps:
             bits: in which they are stored.
             copy: (2, rows, kv_heads, entries, head_dim), float32: keys and values; 0 behind a row's last entry.
         """
-        assert layers[0].keys is not None
-        shape = (*copy.shape[:-1], layers[0].keys.shape[-1])
+        keys, values = [layer.keys for layer in layers], [layer.values for layer in layers]
+        if key_bits(bits) == value_bits(bits):
+            # Rows of keys and of values are alike: a row's keys come before all values.
+            self._unpack_parts([*keys, *values], [*lengths, *lengths], bits, copy.flatten(0, 1))
+            return
+        self._unpack_parts(keys, lengths, key_bits(bits), copy[0])
+        self._unpack_parts(values, lengths, value_bits(bits), copy[1])
+
+    def _unpack_parts(
+        self, buffers: Sequence[torch.Tensor | None], lengths: Sequence[int], bits: int, copy: torch.Tensor
+    ) -> None:
+        assert buffers[0] is not None
+        shape = (*copy.shape[:-1], buffers[0].shape[-1])
         size = math.prod(shape)
         if self._packed.numel() < size:
             self._packed = self._packed.new_empty(size)
         packed = self._packed[:size].view(shape)
-        for index, (layer, length) in enumerate(zip(layers, lengths, strict=True)):
-            for part, buffer in zip(packed[:, index], (layer.keys, layer.values), strict=True):
-                assert buffer is not None
-                part[:, :length] = buffer[0, :, :length]
-                if length < part.shape[1]:
-                    # A step of 0: whatever the codes are, the vector is 0.
-                    part[:, length:] = 0
+        for part, buffer, length in zip(packed, buffers, lengths, strict=True):
+            assert buffer is not None
+            part[:, :length] = buffer[0, :, :length]
+            if length < part.shape[1]:
+                # A step of 0: whatever the codes are, the vector is 0.
+                part[:, length:] = 0
         unpack_turned(packed, bits, copy.dtype, copy)
 
 

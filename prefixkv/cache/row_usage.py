@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 from prefixkv.cache.states import held_bytes, state_tensors
 from prefixkv.cache.usage import CacheUsage, LayerUsage
 from prefixkv.cache.windows import window_bytes
+from prefixkv.kernels.packed_row import mean_bits as mean_of_pair
 from prefixkv.models.geometry import COUNTED_BYTES
 from prefixkv.policy.codec import stored_name
 from prefixkv.policy.entry_size import EntrySize
-from prefixkv.policy.precision import FINE_RUN_BITS
+from prefixkv.policy.precision import FINE_OF
 
 if TYPE_CHECKING:
     from prefixkv.cache.row import CacheRow
@@ -46,9 +47,9 @@ def mean_bits(row: CacheRow, layers: Sequence[LayerUsage]) -> float:
         row: whose entries.
         layers: what `layer_usages` says of it.
     """
-    bits: float = row.bits or 8 * COUNTED_BYTES
+    bits = 8 * COUNTED_BYTES if row.bits is None else mean_of_pair(row.bits)
     fine, kept = (sum(getattr(layer, name) for layer in layers) for name in ("fine_tokens", "kept_tokens"))
-    return bits + (FINE_RUN_BITS - bits) * fine / kept if fine else bits
+    return bits + (mean_of_pair(FINE_OF[row.bits or 0]) - bits) * fine / kept if fine else bits
 
 
 def allocated_bytes(row: CacheRow) -> int:

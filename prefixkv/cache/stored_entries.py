@@ -9,6 +9,7 @@ import torch
 from prefixkv.cache.refusals import RefusingLayer
 from prefixkv.kernels.dispatch import pack
 from prefixkv.kernels.gathering import Move, Moved
+from prefixkv.kernels.packed_row import key_bits, pair_of, value_bits
 from prefixkv.kernels.packing import STEP_BYTES, unpack, unpack_turned
 
 
@@ -19,10 +20,11 @@ class StoredEntries(RefusingLayer):
     unpacked beside it.
 
     Attributes:
-        head_dim: elements of a key; a value may have others.
+        head_dim: elements of a key.
+        value_dim: elements of a value; as many where None is given.
         model_dtype: in which the model computes.
         keys: (1, kv_heads, capacity, head_dim) or None; the first `kept_tokens` are in use. Packed, uint8 rows.
-        values: same shape, but for the elements of a value.
+        values: same shape, but for the elements of a value, or its bytes.
         positions: (1, heads, capacity), int64, original position of each entry; `heads` is 1 where all kv heads
             share a choice.
         importance: (1, heads, capacity), float32; generated entries have 0.
@@ -30,9 +32,12 @@ class StoredEntries(RefusingLayer):
         kept_tokens: entries in use.
     """
 
-    def __init__(self, head_dim: int, dtype: torch.dtype, is_latent: bool = False) -> None:
+    def __init__(
+        self, head_dim: int, dtype: torch.dtype, is_latent: bool = False, value_dim: int | None = None
+    ) -> None:
         super().__init__()
-        self.head_dim, self.model_dtype, self._is_latent = head_dim, dtype, is_latent
+        self.head_dim, self.value_dim = head_dim, value_dim or head_dim
+        self.model_dtype, self._is_latent = dtype, is_latent
         self.free()
 
     def free(self) -> None:
@@ -77,26 +82,21 @@ class StoredEntries(RefusingLayer):
 
     @property
     def bits(self) -> int | None:
-        """Bits in which an element is stored; None for the model's own precision."""
-        if self.keys is None or self.keys.dtype != torch.uint8:
+        """Bits in which an entry is stored, one of `PAIRS`; None for the model's own precision."""
+        if self.keys is None or self.values is None or self.keys.dtype != torch.uint8:
             return None
-        return (self.keys.shape[3] - STEP_BYTES) * 8 // self.head_dim
-
-    def unpacked(self, buffer: torch.Tensor) -> torch.Tensor:
-        """What a buffer, or a part of one, holds, in the model's precision.
-
-        Args:
-            buffer: (1, kv_heads, entries, head_dim), or packed rows.
-        """
-        return buffer if self.bits is None else unpack(buffer, self.bits, self.model_dtype)
+        key, value = ((part.shape[3] - STEP_BYTES) * 8 for part in (self.keys, self.values))
+        return pair_of(key // self.head_dim, value // self.value_dim)
 
     @property
     def entries(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values of all stored entries, (1, kv_heads, kept_tokens, head_dim); views where not packed."""
         assert self.keys is not None
         assert self.values is not None
-        keys, values = (self.unpacked(buffer[:, :, : self.kept_tokens]) for buffer in (self.keys, self.values))
-        return keys, values
+        keys, values, bits = *(part[:, :, : self.kept_tokens] for part in (self.keys, self.values)), self.bits
+        if bits is None:
+            return keys, values
+        return unpack(keys, key_bits(bits), self.model_dtype), unpack(values, value_bits(bits), self.model_dtype)
 
     @property
     def is_read_turned(self) -> bool:
@@ -111,9 +111,9 @@ class StoredEntries(RefusingLayer):
         assert self.keys is not None
         assert self.values is not None
         assert self.bits is not None
-        bits, kept = self.bits, self.kept_tokens
-        keys, values = (unpack_turned(part[:, :, :kept], bits, self.model_dtype) for part in (self.keys, self.values))
-        return keys, values
+        kept, exact = self.kept_tokens, self.model_dtype
+        keys = unpack_turned(self.keys[:, :, :kept], key_bits(self.bits), exact)
+        return keys, unpack_turned(self.values[:, :, :kept], value_bits(self.bits), exact)
 
     def read_into(self, copy: torch.Tensor) -> None:
         """Read keys and values of all stored entries for one step, turned as `read` has them.
@@ -121,13 +121,15 @@ class StoredEntries(RefusingLayer):
         Args:
             copy: (2, kv_heads, kept_tokens, head_dim), in the model's precision: of the keys, then of the values.
         """
-        for buffer, part in zip((self.keys, self.values), copy, strict=True):
-            assert buffer is not None
-            stored = buffer[0, :, : self.kept_tokens]
-            if self.is_read_turned and self.bits is not None:
-                unpack_turned(stored, self.bits, self.model_dtype, part)
-            else:
-                part.copy_(self.unpacked(stored))
+        assert self.keys is not None
+        assert self.values is not None
+        if not self.is_read_turned or self.bits is None:
+            for part, whole in zip(copy, self.entries, strict=True):
+                part.copy_(whole[0])
+            return
+        each = (self.keys, key_bits(self.bits), copy[0]), (self.values, value_bits(self.bits), copy[1])
+        for buffer, bits, part in each:
+            unpack_turned(buffer[0, :, : self.kept_tokens], bits, self.model_dtype, part)
 
     def put(self, slot: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, position: int) -> None:
         """Store one entry in place.
@@ -143,10 +145,7 @@ class StoredEntries(RefusingLayer):
         assert self.positions is not None
         assert self.importance is not None
         if self.bits is not None and keys.dtype != torch.uint8:
-            if keys.shape == values.shape:
-                keys, values = pack(torch.cat([keys, values]), self.bits).chunk(2)
-            else:
-                keys, values = pack(keys, self.bits), pack(values, self.bits)
+            keys, values = packed_pair(keys, values, self.bits)
         self.keys.index_copy_(2, slot, keys)
         self.values.index_copy_(2, slot, values)
         self.positions.index_fill_(2, slot, position)
@@ -154,8 +153,7 @@ class StoredEntries(RefusingLayer):
 
     def repack(self, bits: int) -> None:
         """Store the entries in other bits, or packed for the first time."""
-        keys, values = self.entries
-        self.keys, self.values = pack(keys, bits), pack(values, bits)
+        self.keys, self.values = packed_pair(*self.entries, bits)
 
     def move(self, rows: tuple[torch.Tensor, torch.Tensor] | None, indices: torch.Tensor | None, count: int) -> Move:
         """What is to be done to store chosen entries in buffers of exactly their number.
@@ -187,3 +185,18 @@ class StoredEntries(RefusingLayer):
             new = old.new_empty(*old.shape[:dim], capacity, *old.shape[dim + 1 :])
             new[:, :, : self.kept_tokens] = old[:, :, : self.kept_tokens]
             setattr(self, name, new)
+
+
+def packed_pair(keys: torch.Tensor, values: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pack keys and values, in one call where their rows are alike.
+
+    Args:
+        keys: (rows, kv_heads, entries, head_dim), any float dtype.
+        values: likewise.
+        bits: one of `PAIRS`.
+    """
+    of_keys, of_values = key_bits(bits), value_bits(bits)
+    if keys.shape == values.shape and of_keys == of_values:
+        packed_keys, packed_values = pack(torch.cat([keys, values]), of_keys).chunk(2)
+        return packed_keys, packed_values
+    return pack(keys, of_keys), pack(values, of_values)

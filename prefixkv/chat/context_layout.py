@@ -19,13 +19,13 @@ from prefixkv.chat.context_file import read_sealed
 from prefixkv.chat.context_pictures import picture_of
 from prefixkv.chat.reading import GENERATED, PICTURE, TEXT
 from prefixkv.errors import PrefixKVError
-from prefixkv.kernels.packed_row import PRECISIONS, STEP_BYTES, packed_size
+from prefixkv.kernels.packed_row import PAIRS, STEP_BYTES, key_bits, packed_size, value_bits
 from prefixkv.methods.table import get_method
 from prefixkv.models.geometry import KVGeometry
 from prefixkv.models.identity import ModelIdentity
 from prefixkv.policy.budget import Budget
 from prefixkv.policy.codec import DEFAULT_CODEC, get_codec
-from prefixkv.policy.precision import BESIDE_BITS, FINE_RUN_BITS
+from prefixkv.policy.precision import FINE_OF
 from prefixkv.schemas.field import MOST_TOKENS, parse, shown_text
 from prefixkv.schemas.model import ModelSchema
 
@@ -103,16 +103,17 @@ def _check(head: Mapping[str, Any], stored: Mapping[str, _Stored], geometry: KVG
     if any(layer["seen_tokens"] != seen for layer in layers):
         raise ValueError("its layers have read different numbers of tokens")
     codec = get_codec(head.get("codec", DEFAULT_CODEC))
-    if (bits is not None and bits not in PRECISIONS) or (not codec.is_auto and bits != codec.bits):
+    is_free = codec.is_auto or (codec.is_mixed and bits in FINE_OF)
+    if (bits is not None and bits not in PAIRS) or not (is_free or bits == codec.bits):
         raise ValueError(f"entries of {bits} bits")
-    widths = tuple(each if bits is None else packed_size(each, bits) for each in geometry.shape[1:])
+    widths = _widths(geometry, bits)
     dtype = _DTYPES[geometry.dtype] if bits is None else "U8"
     method = get_method(head["method"])
     # Where all is kept, nothing is chosen, whatever the method.
     choosing = 1 if method.keeps_all or budget_of(head).is_whole else method.choosing_heads(geometry.kv_heads)
     for index, numbers in enumerate(layers):
-        fine = _check_fine(index, numbers, stored, geometry, choosing)
-        if fine and (bits != codec.bits if codec.is_mixed else bits != BESIDE_BITS or not codec.is_auto):
+        fine = _check_fine(index, numbers, stored, geometry, choosing, bits)
+        if fine and not is_free:
             raise ValueError(f"layer {index} has entries in two precisions")
         _check_layer(index, numbers, stored, (dtype, geometry.kv_heads, widths), choosing, fine)
     for place, seen_tokens in head["windows"].items():
@@ -206,14 +207,21 @@ def _check_layer(
 
 
 def _check_fine(
-    index: int, numbers: Mapping[str, int], stored: Mapping[str, _Stored], geometry: KVGeometry, choosing: int
+    index: int,
+    numbers: Mapping[str, int],
+    stored: Mapping[str, _Stored],
+    geometry: KVGeometry,
+    choosing: int,
+    bits: int | None,
 ) -> int:
-    """Check a layer's fine run, if it has one, and say how many entries it has; as for `_check_layer`."""
+    """Check a layer's fine run, if there is one beside its buffer in `bits`, and say how many entries that has."""
     if f"layers.{index}.fine.keys" not in stored:
         return 0
+    if bits not in FINE_OF:
+        raise ValueError(f"layer {index} has entries in two precisions")
     parts = tuple(stored[f"layers.{index}.fine.{name}"] for name in ("keys", "values", "positions", "importance"))
     keys, values, positions, importance = parts
-    widths = tuple(packed_size(each, FINE_RUN_BITS) for each in geometry.shape[1:])
+    widths = _widths(geometry, FINE_OF[bits])
     fine = keys.shape[2]
     fits = [keys.shape, values.shape] == [(1, geometry.kv_heads, fine, width) for width in widths]
     dtypes = [part.dtype for part in parts]
@@ -223,6 +231,14 @@ def _check_fine(
         raise ValueError(f"the tensors of layer {index} do not fit each other")
     _check_entries(index, parts, widths, numbers["seen_tokens"])
     return fine
+
+
+def _widths(geometry: KVGeometry, bits: int | None) -> tuple[int, int]:
+    """Elements of a key and of a value, or bytes where they are packed."""
+    shape = geometry.shape
+    if bits is None:
+        return shape.key_dim, shape.value_dim
+    return packed_size(shape.key_dim, key_bits(bits)), packed_size(shape.value_dim, value_bits(bits))
 
 
 def _check_entries(index: int, parts: tuple[_Stored, ...], widths: tuple[int, ...], seen_tokens: int) -> None:

@@ -12,6 +12,7 @@ import torch
 from prefixkv.decoder.stages import Stage
 from prefixkv.decoder.step import DecoderStep
 from prefixkv.kernels.entry_table import FINE, WHOLE_BITS, EntryTable, LayerEntries
+from prefixkv.kernels.packed_row import key_bits, value_bits
 from prefixkv.kernels.packing import pack
 
 
@@ -44,8 +45,7 @@ class CapturedStage:
         # Named, so that they live until the device has read them.
         whole = step.empty_entry(device)
         buffers = [bits for bits in formats if bits < FINE]
-        packed = {bits: LayerEntries.zeros(pack(whole.keys, bits), bits) for bits in buffers if bits != WHOLE_BITS}
-        entries = [packed.get(bits, whole) for bits in buffers]
+        entries = [whole if bits == WHOLE_BITS else _packed(whole, bits) for bits in buffers]
         for row, entry in enumerate(entries[:rows]):
             self.write(row, [entry] * len(self.layers))
         self._run = partial(step, stage, self.table, self._given, self._offsets, tuple(formats))
@@ -92,6 +92,11 @@ class CapturedStage:
             return self._run()
         self._graph.replay()
         return self.output
+
+
+def _packed(whole: LayerEntries, bits: int) -> LayerEntries:
+    keys, values = pack(whole.keys, key_bits(bits)), pack(whole.values, value_bits(bits))
+    return LayerEntries.zeros(keys, values, bits)
 
 
 @functools.cache

@@ -71,8 +71,9 @@ class ForwardStep:
 
     def empty_entry(self, device: torch.device) -> LayerEntries:
         """One entry of zeros in the model's own precision."""
-        keys = torch.zeros(1, self._heads, 1, self._head_dim, dtype=self._dtype, device=device)
-        return LayerEntries.zeros(keys)
+        shape = 2, 1, self._heads, 1, self._head_dim
+        keys, values = torch.zeros(shape, dtype=self._dtype, device=device)
+        return LayerEntries.zeros(keys, values)
 
     @property
     def _whole(self) -> Any:

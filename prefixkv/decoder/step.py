@@ -59,7 +59,8 @@ class OwnStep:
         """As `DecoderStep` says."""
         layer, head_dim = self._weights.layers[0], self._weights.head_dim
         shape = 1, len(layer.projections[1][0]) // head_dim, 1, head_dim
-        return LayerEntries.zeros(layer.input_gain.new_zeros(shape, device=device))
+        keys, values = layer.input_gain.new_zeros(2, *shape, device=device)
+        return LayerEntries.zeros(keys, values)
 
     @torch.no_grad()
     def __call__(

@@ -19,7 +19,7 @@ from prefixkv.decoder.stages import layer_devices
 from prefixkv.generation.places import place_index
 from prefixkv.kernels.dispatch import triton_obstacle
 from prefixkv.kernels.entry_table import FINE, RELEASE, SHARE, WHOLE_BITS, LayerEntries
-from prefixkv.policy.precision import FINE_RUN_BITS
+from prefixkv.policy.precision import FINE_OF
 
 AHEAD = 256
 """Tokens for which room is made when a buffer is full; more where more were generated already."""
@@ -159,7 +159,7 @@ class CapturedRows:
 def formats_of(rows: Iterable[CacheRow]) -> tuple[int, ...]:
     """Precisions that occur in rows, as a captured step is asked for them."""
     every = list(rows)
-    formats = {row.bits or WHOLE_BITS for row in every} | {FINE + FINE_RUN_BITS for row in every if row.fine}
+    formats = {row.bits or WHOLE_BITS for row in every} | {FINE + FINE_OF[row.bits or 0] for row in every if row.fine}
     return tuple(sorted(formats, reverse=True))
 
 
@@ -199,7 +199,7 @@ def entries(row: CacheRow) -> list[LayerEntries]:
                 fine_keys=layer.fine.keys if layer.fine.kept_tokens else None,
                 fine_values=layer.fine.values if layer.fine.kept_tokens else None,
                 fine_tokens=layer.fine.kept_tokens,
-                fine_bits=FINE_RUN_BITS if layer.fine.kept_tokens else 0,
+                fine_bits=layer.fine.bits or 0,
                 beside=limit.beside,
             )
         )

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 
 from prefixkv.kernels.entry_table import FINE, WHOLE_BITS, EntryTable
+from prefixkv.kernels.packed_row import key_bits, value_bits
 from prefixkv.kernels.packing import pack, unpack
 
 
@@ -56,14 +57,16 @@ def decode_attention(
         if bits not in formats or (fine_bits and FINE + fine_bits not in formats):
             raise ValueError(f"row {row} is stored in {bits} bits, which is not among {tuple(formats)}")
         keys, values = entries.keys[0], entries.values[0]
-        for buffer, new in ((keys, key[row]), (values, value[row])):
-            buffer[:, slot] = new if bits == WHOLE_BITS else pack(new, bits)
+        is_packed, of_keys, of_values = bits != WHOLE_BITS, key_bits(bits), value_bits(bits)
+        keys[:, slot] = pack(key[row], of_keys) if is_packed else key[row]
+        values[:, slot] = pack(value[row], of_values) if is_packed else value[row]
         keys, values = keys[:, :kept], values[:, :kept]
-        if bits != WHOLE_BITS:
-            keys, values = unpack(keys, bits, query.dtype), unpack(values, bits, query.dtype)
+        if is_packed:
+            keys, values = unpack(keys, of_keys, query.dtype), unpack(values, of_values, query.dtype)
         if entries.fine_keys is not None and entries.fine_values is not None:
-            fine = (unpack(part[0], fine_bits, query.dtype) for part in (entries.fine_keys, entries.fine_values))
-            keys, values = (torch.cat(parts, dim=1) for parts in zip(fine, (keys, values), strict=True))
+            fine_keys = unpack(entries.fine_keys[0], key_bits(fine_bits), query.dtype)
+            fine_values = unpack(entries.fine_values[0], value_bits(fine_bits), query.dtype)
+            keys, values = torch.cat([fine_keys, keys], dim=1), torch.cat([fine_values, values], dim=1)
         entries.positions[..., slot] = cell["seen_tokens"] - 1
         entries.importance[..., slot] = 0.0
         output[row] = _attended(query[row], keys, values, scale, softcap)

@@ -43,7 +43,7 @@ of the same names, addresses of the fine run among them, 0 where there is none; 
 is idle."""
 WHOLE_BITS = 16
 """Stands for the model's own precision, whatever it is."""
-FINE = 32
+FINE = 128
 """Added to the bits of a fine run, where the formats of a table are listed."""
 SHARE, RELEASE = -1, -2
 """Limits that rise with the text; see `LayerEntries.limit`."""
@@ -55,11 +55,11 @@ class LayerEntries:
 
     Attributes:
         keys: (1, kv_heads, capacity, head_dim), contiguous; packed rows (`prefixkv.kernels.packing`), uint8.
-        values: same shape and dtype.
+        values: same shape and dtype; packed, a row's bytes may be others.
         positions: (1, choices, capacity), int64, contiguous.
         importance: (1, choices, capacity), float32, contiguous.
         order: (order_size,), int32, a ring of the slots that may be evicted; order_size >= capacity.
-        bits: in which an element is stored: 8, 4 or 2, or `WHOLE_BITS`.
+        bits: in which an entry is stored, one of `prefixkv.kernels.packed_row.PAIRS`, or `WHOLE_BITS`.
         slot: of the newest token's entry.
         kept_tokens: entries in use, the first so many of the buffers.
         seen_tokens: tokens read, kept or not.
@@ -100,17 +100,18 @@ class LayerEntries:
     beside: int = 0
 
     @classmethod
-    def zeros(cls, keys: torch.Tensor, bits: int = WHOLE_BITS) -> LayerEntries:
+    def zeros(cls, keys: torch.Tensor, values: torch.Tensor, bits: int = WHOLE_BITS) -> LayerEntries:
         """Entries that stand for those of a row while a step is tried: all are read, and none matters.
 
         Args:
             keys: (1, kv_heads, entries, head_dim) of zeros; packed ones where `bits` says so.
-            bits: in which an element is stored.
+            values: same shape, in memory of their own; packed, a row's bytes may be others.
+            bits: in which an entry is stored.
         """
         count, device = keys.shape[2], keys.device
         positions = torch.zeros(1, 1, count, dtype=torch.int64, device=device)
         order = torch.zeros(count, dtype=torch.int32, device=device)
-        buffers = (keys, keys.clone(), positions, positions.float(), order)
+        buffers = (keys, values, positions, positions.float(), order)
         return cls(*buffers, bits, kept_tokens=count, seen_tokens=count, count=count)
 
     @property

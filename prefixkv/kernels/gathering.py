@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from prefixkv.kernels.packed_row import key_bits, value_bits
 from prefixkv.kernels.packing import pack
 
 
@@ -39,7 +40,7 @@ def gather(moves: Sequence[Move], bits: int | None) -> list[Moved]:
 
     Args:
         moves: of layers that differ at most in their numbers of entries, their strides and their choice.
-        bits: 8, 4 or 2 to pack keys and values (`prefixkv.kernels.packing`); None to copy them as they are.
+        bits: one of `PAIRS` to pack keys and values (`prefixkv.kernels.packing`); None to copy them as they are.
     """
     return [_moved(move, bits) for move in moves]
 
@@ -54,5 +55,7 @@ def _moved(move: Move, bits: int | None) -> Moved:
         places = move.indices.expand(batch, kv_heads, -1)[..., None]
         copies = [part.gather(2, places.expand(-1, -1, -1, part.shape[-1])) for part in rows]
         notes = [note.gather(-1, move.indices) for note in move.notes]
-    keys, values = copies if bits is None else (pack(part, bits) for part in copies)
+    keys, values = copies
+    if bits is not None:
+        keys, values = pack(keys, key_bits(bits)), pack(values, value_bits(bits))
     return keys, values, tuple(notes)

@@ -9,10 +9,10 @@ import difflib
 from dataclasses import dataclass
 
 from prefixkv.errors import OptionError
-from prefixkv.kernels.packed_row import PRECISIONS
+from prefixkv.kernels.packed_row import PAIRS, PRECISIONS, UNEVEN, key_bits, makes_bytes, value_bits
 from prefixkv.models.geometry import KVGeometry
 from prefixkv.policy.entry_size import EntrySize
-from prefixkv.policy.precision import BESIDE_BITS, FINE_RUN_BITS
+from prefixkv.policy.precision import FEWEST_BITS, FINE_OF
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Codec:
     Attributes:
         name: what the user types.
         summary: one line for help texts.
-        bits: in which an element is stored from the first entry on; None for the model's own precision.
+        bits: in which an entry is stored from the first one on, one of `PAIRS`; None for the model's own precision.
         is_auto: whether the method decides for every chunk, and `bits` says nothing.
         is_mixed: whether the most important entries of every layer are stored in more bits than `bits`.
     """
@@ -39,7 +39,8 @@ class Codec:
 
     def largest_entry(self, geometry: KVGeometry) -> EntrySize:
         """What the largest entries take, one of which stands for all where there is one precision."""
-        return EntrySize.of(geometry, FINE_RUN_BITS) if self.is_mixed else self.entry_size(geometry)
+        largest = max(FINE_OF.values(), key=PAIRS.index) if self.is_mixed else self.bits
+        return EntrySize.of(geometry, largest)
 
     def check(self, geometry: KVGeometry) -> None:
         """Refuse a model whose vectors do not make whole bytes.
@@ -52,13 +53,24 @@ class Codec:
         widths = " and ".join(str(width) for width in sorted({*geometry.shape[1:]}))
         possible = [codec.name for codec in CODECS.values() if codec.is_possible(geometry)]
         raise OptionError(
-            f"codec {self.name!r} needs a head size that is a multiple of {8 // (self.bits or 8)}, and the model's is "
-            f"{widths}: choose one of {', '.join(possible)}"
+            f"codec {self.name!r} needs a head size that is a multiple of {8 // value_bits(self.bits or 8)}, and the "
+            f"model's is {widths}: choose one of {', '.join(possible)}"
         )
 
     def is_possible(self, geometry: KVGeometry) -> bool:
         """Whether the model's vectors make whole bytes."""
-        return self.bits is None or all(width * self.bits % 8 == 0 for width in geometry.shape[1:])
+        return self.bits is None or makes_bytes(self.bits, *geometry.shape[1:])
+
+
+def _name(bits: int) -> str:
+    key, value = key_bits(bits), value_bits(bits)
+    return f"int{key}" if key == value else f"k{key}v{value}"
+
+
+def _summary(bits: int) -> str:
+    key, value = key_bits(bits), value_bits(bits)
+    elements = f"{key} bits an element" if key == value else f"{key} bits an element of a key, {value} of a value,"
+    return f"{elements} and a step for each vector"
 
 
 CODECS: dict[str, Codec] = {
@@ -66,8 +78,8 @@ CODECS: dict[str, Codec] = {
     for codec in (
         Codec("auto", "guided packs to 8, 4 or 2 bits as its profile allows; other methods store plain", is_auto=True),
         Codec("plain", "the model's own precision"),
-        *(Codec(f"int{bits}", f"{bits} bits an element and a step for each vector", bits) for bits in PRECISIONS),
-        Codec("mixed", "4 bits for a layer's most important entries, 2 for the rest", BESIDE_BITS, is_mixed=True),
+        *(Codec(_name(bits), _summary(bits), bits) for bits in (*PRECISIONS, *UNEVEN)),
+        Codec("mixed", "more bits for a layer's most important entries than for the rest", FEWEST_BITS, is_mixed=True),
     )
 }
 """All codecs by name."""
@@ -92,5 +104,5 @@ def get_codec(name: str | Codec) -> Codec:
 
 def stored_name(bits: int | None, is_mixed: bool = False) -> str:
     """What entries of so many bits, or of two precisions, are stored in, by a codec's name."""
-    named = (codec for codec in CODECS.values() if not codec.is_auto)
-    return next(codec.name for codec in named if codec.bits == bits and codec.is_mixed == is_mixed)
+    named = (codec for codec in CODECS.values() if not codec.is_auto and codec.is_mixed == is_mixed)
+    return next(codec.name for codec in named if is_mixed or codec.bits == bits)

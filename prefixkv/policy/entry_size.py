@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from prefixkv.kernels.packed_row import packed_size
+from prefixkv.kernels.packed_row import key_bits, packed_size, value_bits
 from prefixkv.models.geometry import KVGeometry
 
 NOTE_BYTES = 12
@@ -36,7 +36,7 @@ class EntrySize:
 
         Args:
             geometry: the model's KV shape.
-            bits: in which an element is stored; None for the model's own precision.
+            bits: in which an entry is stored, one of `PAIRS`; None for the model's own precision.
             choosing_heads: kv heads that choose their entries by themselves; 1 where all share a choice.
         """
         notes = NOTE_BYTES * choosing_heads + QUEUE_BYTES
@@ -44,5 +44,6 @@ class EntrySize:
             return cls(geometry.counted_bytes, geometry.entry_bytes, geometry.entry_bytes + notes)
         # Codes and the step of every vector; there is nothing else.
         shape = geometry.shape
-        packed = shape.kv_heads * (packed_size(shape.key_dim, bits) + packed_size(shape.value_dim, bits))
+        key, value = packed_size(shape.key_dim, key_bits(bits)), packed_size(shape.value_dim, value_bits(bits))
+        packed = shape.kv_heads * (key + value)
         return cls(packed, packed, packed + notes)

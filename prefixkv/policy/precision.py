@@ -7,16 +7,23 @@ from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 from math import inf
 
-from prefixkv.kernels.packed_row import PRECISIONS
+from prefixkv.kernels.packed_row import PAIRS, makes_bytes
 from prefixkv.models.geometry import KVGeometry
 from prefixkv.policy.entry_size import EntrySize
 
-FINE_BITS, COARSE_BITS, FEWEST_BITS = PRECISIONS
-FINE_RUN_BITS, BESIDE_BITS = COARSE_BITS, FEWEST_BITS
-"""Where a layer's entries are in two precisions: of the most important ones, its fine run, and of the others."""
-FINE_SLOPE, FINE_START = 1.5, 0.2
-"""Of the bytes the fine run has so many times the share of the entries that its bits would hold, less a constant: the
-line through what lost least at 20, 14, 10 and 5 % (docs/results/leads.json)."""
+FINE_BITS, COARSE_BITS, UNEVEN_BITS, FEWEST_BITS = 8, 4, 42, 2
+"""Of `PAIRS` those that a method which packs chooses from: keys and values in 8, in 4, keys in 4 and values in 2, and
+both in 2 bits."""
+ROUNDED = (COARSE_BITS, UNEVEN_BITS, FEWEST_BITS)
+"""Those of which a profile says what they lose."""
+FINE_OF = {UNEVEN_BITS: COARSE_BITS, FEWEST_BITS: UNEVEN_BITS}
+"""Where a layer's entries are in two precisions: that of the most important ones, its fine run, by that of the others:
+first values lose bits, then keys."""
+HELD_UNEVEN = 0.75
+"""Entries are in `UNEVEN_BITS` beside a fine run where a budget holds at least this share of them in those."""
+FINE_LINES = {UNEVEN_BITS: (2.5, 1.5), FEWEST_BITS: (2.0, 0.8)}
+"""By the bits beside it: of the bytes the fine run has so many times the share of the entries that its bits would hold,
+less a constant: lines through what lost least at 20, 14, 10 and 5 % (docs/results/leads.json)."""
 SLIGHT_LOSS, BEARABLE_LOSS = 0.002, 0.05
 """Nats a token by which a model may diverge where its prompt is rounded, for twice the entries: always, or where they
 are scarce. A few elements of great size, as Qwen2's biases make them, leave nothing of keys in 4 bits."""
@@ -26,11 +33,6 @@ SCARCE = 0.3
 """The same where fewer bits lose more than slightly: a model misses what is evicted beyond this more than precision."""
 CLEARLY = 0.75
 """Two precisions are taken where they lose less than this part of what one loses: a profile's samples are few."""
-UNSEEN = 0.125
-"""Fewer entries in more bits are taken before all entries in few bits where they are said to lose less than this part:
-what evicting loses is measured on the samples whose queries are looked ahead by, so that it may say too little. At
-14.1 % half of the entries in 4 bits were said to lose a fifth of what all in 2 bits lose, and lost as much on other
-drawn documents and twice as much on other drawn scenes (docs/quality.md)."""
 TYPICAL_EVICTION = {0.5: 0.05, 0.35: 0.1, 0.2: 0.2, 0.1: 0.4}
 """What evicting is taken to lose where nobody measured it, in nats a token by the share that is kept: about what
 SmolLM2 loses in texts."""
@@ -41,7 +43,7 @@ class Losses:
     """What a model was measured to lose, in nats a token along its own answers.
 
     Attributes:
-        rounding: by bits, 4 and 2, where all entries are kept and rounded; what was not measured is not used.
+        rounding: by bits, of `ROUNDED`, where all entries are kept and rounded; what was not measured is not used.
         eviction: by the share of the entries that `guided` keeps, where those are stored as they are; empty where it
             was not measured.
         mixed: by the share of a 16-bit cache's bytes, where `guided` keeps as many entries as that holds in two
@@ -81,7 +83,7 @@ def _between(lost: Mapping[float, float], share: float) -> float:
     return less + (more - less) * (high - share) / (high - low)
 
 
-def fine_tokens(room_bytes: int, entries: int, layers: int, fine_price: int) -> int:
+def fine_tokens(room_bytes: int, entries: int, layers: int, fine_price: int, beside: int) -> int:
     """How many entries of each layer are stored in more bits, where a budget is shared between two precisions.
 
     Of a budget that holds most entries in more bits they take nearly all, since entries that little looks at do harm
@@ -92,9 +94,11 @@ def fine_tokens(room_bytes: int, entries: int, layers: int, fine_price: int) -> 
         entries: entries that there are in all layers.
         layers: of the model.
         fine_price: bytes of an entry in more bits.
+        beside: bits of the other entries, one of `FINE_OF`.
     """
     held = min(entries, room_bytes // fine_price)
-    share = min(1.0, max(0.0, FINE_SLOPE * held / entries - FINE_START))
+    slope, start = FINE_LINES[beside]
+    share = min(1.0, max(0.0, slope * held / entries - start))
     return int(share * held) // layers
 
 
@@ -108,9 +112,8 @@ def loses_less_mixed(geometry: KVGeometry, room_bytes: int, entries: int, bits: 
 def packed_bits(geometry: KVGeometry, room_bytes: int, entries: int, before: int | None, losses: Losses) -> int:
     """The bits for a budget that does not hold all entries as they are.
 
-    Those by which the model loses least, rounding and eviction together, where both were measured, and the most in
-    which everything is held unless evicting loses far less; else fewer bits where few entries are held, as far as the
-    model bears them.
+    Those by which the model loses least, rounding and eviction together, where both were measured; else fewer bits
+    where few entries are held, as far as the model bears them.
 
     Args:
         geometry: the model's KV shape.
@@ -124,22 +127,29 @@ def packed_bits(geometry: KVGeometry, room_bytes: int, entries: int, before: int
         lost = {
             bits: losses.rounding.get(bits, 0.0) + losses.of_evicting(min(1.0, share)) for bits, share in held.items()
         }
-        bits = min(lost, key=lambda each: (lost[each], -each))
-        whole = max((each for each, share in held.items() if share >= 1), default=bits)
-        if held[bits] < 1 and lost[bits] > UNSEEN * lost[whole]:
-            bits = whole
+        bits = min(lost, key=lambda each: (lost[each], PAIRS.index(each)))
     else:
         bits = _by_scarcity(held, losses.rounding)
-    return min(bits, before or FINE_BITS)
+    return fewer_bits(bits, before)
+
+
+def fewer_bits(bits: int, before: int | None) -> int:
+    """Those of two of `PAIRS` that take less, since what was stored in few bits gains nothing by more."""
+    return bits if before is None else max(bits, before, key=PAIRS.index)
+
+
+def beside_bits(geometry: KVGeometry, room_bytes: int, entries: int) -> int:
+    """The bits of entries beside a fine run; as for `packed_bits`."""
+    held = room_bytes / (entries * EntrySize.of(geometry, UNEVEN_BITS).stored)
+    return UNEVEN_BITS if held >= HELD_UNEVEN else FEWEST_BITS
 
 
 def _possible(geometry: KVGeometry, losses: Losses) -> Iterator[int]:
     yield FINE_BITS
-    for bits in (COARSE_BITS, FEWEST_BITS):
+    for bits in ROUNDED:
         # A row is whole bytes.
-        if bits not in losses.rounding or any(width * bits % 8 for width in geometry.shape[1:]):
-            return
-        yield bits
+        if bits in losses.rounding and makes_bytes(bits, *geometry.shape[1:]):
+            yield bits
 
 
 def _by_scarcity(held: Mapping[int, float], rounding: Mapping[int, float]) -> int:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from prefixkv.cache.prefix_cache import PrefixKVCache
+from prefixkv.kernels.packed_row import makes_bytes
 from prefixkv.models.geometry import KVGeometry
 from prefixkv.policy.look_ahead import LookAhead
-from prefixkv.policy.precision import BESIDE_BITS
+from prefixkv.policy.precision import FEWEST_BITS
 
 MIXED_SHARES = (0.2, 0.14, 0.1, 0.05)
 """Of the bytes of a 16-bit cache that entries in two precisions take."""
@@ -32,6 +33,6 @@ def mixing_caches(geometry: KVGeometry, look_ahead: LookAhead) -> dict[str, Pref
     Returns:
         By the share as text; none where a vector in 2 bits makes no whole bytes.
     """
-    if any(width * BESIDE_BITS % 8 for width in geometry.shape[1:]):
+    if not makes_bytes(FEWEST_BITS, *geometry.shape[1:]):
         return {}
     return {str(share): PrefixKVCache(geometry, share, "guided", None, look_ahead, "mixed") for share in MIXED_SHARES}

@@ -36,7 +36,7 @@ from prefixkv.workers import Launch, division_of
 SCORER = accumulated.__name__
 ANSWER_TOKENS = 128
 """Length to which a model answers a calibration sample: look-ahead queries are drawn from the whole answers."""
-COMPARED_SAMPLES = 8
+COMPARED_SAMPLES = 16
 """Samples, the first ones, whose answers are predicted again from rounded caches and from such as evict."""
 
 
@@ -121,6 +121,7 @@ def measure(
         raise PrefixKVError("there are no samples to measure: give a folder or a data file with some")
     queries = _query_recorder(loaded, notify)
     number, count = (launch.number, launch.count) if launch else (0, 1)
+    compared = min(COMPARED_SAMPLES, max(1, len(samples) // 2))
     own: list[_Measured] = []
     # Of these the model's answers are predicted again when all samples have been run; the last sample is done then.
     answers: list[_Answer] = []
@@ -131,27 +132,32 @@ def measure(
         for index in range(number, len(samples), count):
             sample, answer = _measure_sample(loaded, samples[index], index, answer_tokens, queries is not None)
             own.append(sample)
-            if index < COMPARED_SAMPLES:
+            if index < compared:
                 answers.append(answer)
             progress(min(len(samples) - 1, count * len(own)))
         measured = sorted(launch.gather(own) if launch else own, key=lambda sample: sample.index)
         layers = tuple(average_curve(layer) for layer in zip(*(sample.curves for sample in measured), strict=True))
-        look_ahead = None
-        if queries is not None:
-            for sample in measured:
-                assert sample.queries is not None
-                queries.absorb(sample.queries, loaded.device)
-            if queries.is_empty:
-                notify("the profile will hold no look-ahead queries: no answer has a second token")
-            else:
-                look_ahead = LookAheadFile.of(*queries.payload())
-        losses = _losses(loaded, look_ahead, answers, launch)
+        look_ahead = _look_ahead(loaded, measured) if queries is not None else None
+        if queries is not None and look_ahead is None:
+            notify("the profile will hold no look-ahead queries: no answer has a second token")
+        # Along answers whose own queries are not looked ahead by, as is the case of those that are to come.
+        others = measured[compared:] or measured
+        losses = _losses(loaded, _look_ahead(loaded, others) if look_ahead is not None else None, answers, launch)
         progress(len(samples))
     finally:
         torch.set_num_threads(threads)
     facts = tuple(sample.facts for sample in measured)
     created_by = f"prefixkv {__version__}"
     return LayerProfile(loaded.identity, SCORER, source, facts, layers, created_by, look_ahead, *losses)
+
+
+def _look_ahead(loaded: LoadedModel, measured: Sequence[_Measured]) -> LookAheadFile | None:
+    """Queries of the answers to some samples; None where no answer has a second token."""
+    recorder = QueryRecorder(Rotation(loaded.model), loaded.geometry.layers)
+    for sample in measured:
+        assert sample.queries is not None
+        recorder.absorb(sample.queries, loaded.device)
+    return None if recorder.is_empty else LookAheadFile.of(*recorder.payload())
 
 
 @dataclass(frozen=True)

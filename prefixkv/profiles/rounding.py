@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from transformers import Cache, DynamicCache
 
+from prefixkv.kernels.packed_row import key_bits, makes_bytes, value_bits
 from prefixkv.kernels.packing import pack, unpack
 from prefixkv.models.layer_sizes import EntryShape
-from prefixkv.policy.precision import COARSE_BITS, FEWEST_BITS
+from prefixkv.policy.precision import ROUNDED
 
 
 class _RoundedCache(DynamicCache):
@@ -27,13 +28,17 @@ class _RoundedCache(DynamicCache):
         if layer_idx in self._read or self.is_sliding[layer_idx]:
             return super().update(key_states, value_states, layer_idx, *args, **kwargs)
         self._read.add(layer_idx)
-        keys, values = (unpack(pack(part, self._bits), self._bits, part.dtype) for part in (key_states, value_states))
+        keys, values = _rounded(key_states, key_bits(self._bits)), _rounded(value_states, value_bits(self._bits))
         super().update(keys, values, layer_idx, *args, **kwargs)
         return key_states, value_states
 
 
+def _rounded(vectors: torch.Tensor, bits: int) -> torch.Tensor:
+    return unpack(pack(vectors, bits), bits, vectors.dtype)
+
+
 def rounded_caches(config: Any, shape: EntryShape) -> dict[int, Cache]:
-    """Empty caches that keep all entries and round those of the prompt to 4, and to 2 bits.
+    """Empty caches that keep all entries and round those of the prompt to each of `ROUNDED`.
 
     Args:
         config: of a model of transformers.
@@ -42,8 +47,4 @@ def rounded_caches(config: Any, shape: EntryShape) -> dict[int, Cache]:
     Returns:
         By the bits, as far as the shape allows them.
     """
-    return {
-        bits: _RoundedCache(config, bits)
-        for bits in (COARSE_BITS, FEWEST_BITS)
-        if all(width * bits % 8 == 0 for width in (shape.key_dim, shape.value_dim))
-    }
+    return {bits: _RoundedCache(config, bits) for bits in ROUNDED if makes_bytes(bits, shape.key_dim, shape.value_dim)}

@@ -75,7 +75,7 @@ class ContextSchema(Schema):
     windows: dict[Annotated[str, Field(pattern=r"^[0-9]{1,4}$")], Tokens]
     states: list[StateName] = Field(default_factory=list, max_length=64 * MOST_LAYERS)
     limits: Annotated[list[Tokens], Field(max_length=MOST_LAYERS, fail_fast=True)]
-    bits: Annotated[int, Field(ge=1, le=16)] | None
+    bits: Annotated[int, Field(ge=1, le=99)] | None
     look_ahead_sha256: Name | None = None
     pictures_read: Tokens
     kept_bytes: Bytes

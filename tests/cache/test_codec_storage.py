@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 import prefixkv
 from prefixkv.cache.capacity import Capacity
 from prefixkv.errors import BudgetTooSmallError, OptionError
+from prefixkv.kernels.packed_row import key_bits, value_bits
 from prefixkv.kernels.packing import unpack
 from prefixkv.methods.table import METHODS, get_method
 from prefixkv.models.geometry import KVGeometry
@@ -60,14 +61,23 @@ def test_full_evicts_nothing_and_rounds_everything(codec: str) -> None:
     assert (usage.codec, kept["plain"].usage().codec) == (codec, "plain")
     assert {layer.kept_tokens for layer in usage.layers} == {usage.layers[0].seen_tokens}
     exact, packed = kept["plain"].layers[0], kept[codec].layers[0]
-    rounded = unpack(packed.keys[:, :, :101], bits, torch.float32)
-    error = (rounded - exact.keys[:, :, :101]).norm() / exact.keys[:, :, :101].norm()
-    assert 0 < error < {8: 0.02, 4: 0.2, 2: 0.6}[bits]
+    for name, each in (("keys", key_bits(bits)), ("values", value_bits(bits))):
+        whole, rows = (getattr(layer, name)[:, :, :101] for layer in (exact, packed))
+        error = (unpack(rows, each, torch.float32) - whole).norm() / whole.norm()
+        assert {8: 0, 4: 0.02, 2: 0.2}[each] < error < {8: 0.02, 4: 0.2, 2: 0.6}[each]
     assert usage.kept_bytes == 101 * 4 * CODECS[codec].entry_size(kept[codec].geometry).counted
 
 
 @pytest.mark.parametrize(
-    ("codec", "least"), [("plain", "100%"), ("int8", "51.57%"), ("int4", "26.57%"), ("int2", "14.07%")]
+    ("codec", "least"),
+    [
+        ("plain", "100%"),
+        ("int8", "51.57%"),
+        ("k8v4", "39.07%"),
+        ("int4", "26.57%"),
+        ("k4v2", "20.32%"),
+        ("int2", "14.07%"),
+    ],
 )
 def test_a_share_below_what_full_takes_is_refused_with_the_least_one(codec: str, least: str) -> None:
     for text in ("3%", f"{float(least[:-1]) - 0.01}%"):
@@ -122,5 +132,5 @@ def test_a_configuration_holds_as_many_entries_as_its_codec_fits(codec: str) -> 
         usage = cache.usage()
         assert [layer.kept_tokens for layer in usage.layers] == config.kept_tokens()
     assert usage.codec == codec
-    assert sum(config.kept_tokens()) > {8: 1.7, 4: 3.1, 2: 5.2}[CODECS[codec].bits] * 0.1 * 204 * 4
+    assert sum(config.kept_tokens()) > {8: 1.7, 84: 2.2, 4: 3.1, 42: 3.9, 2: 5.2}[CODECS[codec].bits] * 0.1 * 204 * 4
     assert usage.kept_bytes == config.budget["bytes"] <= 0.1 * usage.full_bytes

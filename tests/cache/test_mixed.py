@@ -14,6 +14,7 @@ from prefixkv.cache.prefix_cache import PrefixKVCache
 from prefixkv.cache.snapshot import CacheSnapshot
 from prefixkv.engine.admission import Footprint
 from prefixkv.errors import OptionError
+from prefixkv.kernels.packed_row import key_bits, mean_bits, value_bits
 from prefixkv.kernels.packing import pack, unpack
 from prefixkv.methods.table import METHODS, get_method
 from prefixkv.models.geometry import KVGeometry
@@ -21,7 +22,7 @@ from prefixkv.models.identity import ModelIdentity
 from prefixkv.policy.budget import Budget
 from prefixkv.policy.codec import CODECS
 from prefixkv.policy.entry_size import EntrySize
-from prefixkv.policy.precision import fine_tokens
+from prefixkv.policy.precision import FINE_OF, fine_tokens
 from prefixkv.profiles.config import PrefixConfig
 from prefixkv.transformers_compat import cache_argument
 from tests import tiny
@@ -49,20 +50,22 @@ def _step(model: Any, cache: PrefixKVCache, token: int) -> torch.Tensor:
 @pytest.mark.parametrize("method", EVICTING)
 def test_a_budget_is_held_while_a_prompt_is_read_and_an_answer_is_given(method: str, budget: str) -> None:
     model, cache = _read(method, budget)
+    bits = cache.row.bits
+    assert bits is not None
     release = len(cache.layers) * 2 * cache.geometry.counted_bytes if METHODS[method].rounding == "release" else 0
     for token in range(12):
         usage = cache.usage()
-        # Where 4 bits would hold hardly any of the entries, all are in 2.
-        is_mixed = budget != "4%"
-        assert usage.codec == ("mixed" if is_mixed else "int2")
-        assert (2 < usage.bits < 4) == is_mixed
+        # Where more bits would hold hardly any of the entries, all are in the fewest.
+        is_mixed = budget not in ("4%", "20KiB")
+        assert usage.codec == ("mixed" if is_mixed else "int2" if budget == "4%" else "k4v2")
+        assert (mean_bits(bits) < usage.bits < mean_bits(FINE_OF[bits])) == is_mixed
         room = cache.budget.room_bytes(cache.geometry, cache.seen_tokens)
         assert usage.kept_bytes <= room + release
         assert cache.row.stored_bytes == usage.kept_bytes
         if cache.budget.kind == "bytes":
             assert usage.allocated_bytes <= cache.budget.amount
         _step(model, cache, token)
-    fine, coarse = (EntrySize.of(cache.geometry, bits).counted for bits in (4, 2))
+    fine, coarse = (EntrySize.of(cache.geometry, each).counted for each in (FINE_OF[bits], bits))
     for layer, stored in zip(cache.usage().layers, cache.layers, strict=True):
         assert layer.fine_tokens == stored.fine.kept_tokens < layer.kept_tokens
         assert (layer.fine_tokens > 0) == is_mixed
@@ -83,11 +86,12 @@ def test_the_fine_run_has_the_most_important_entries_rounded_once(method: str) -
             is_old = layer.fine.positions[0, head] < TOKENS - 1
             least = METHODS[method].sink_tokens + METHODS[method].recent_tokens
             assert (fine[is_old] < coarse.max()).sum() <= least
-        for run, bits in ((layer.fine, 4), (layer, 2)):
-            kept = run.keys[:, :, : run.kept_tokens]
-            places = run.positions[..., : run.kept_tokens].expand(1, kept.shape[1], -1)[..., None]
-            exact = whole.keys.gather(2, places.expand(-1, -1, -1, whole.keys.shape[3]))
-            assert torch.equal(kept, pack(exact, bits))
+        for run, bits in ((layer.fine, FINE_OF[cache.row.bits]), (layer, cache.row.bits)):
+            for name, each in (("keys", key_bits(bits)), ("values", value_bits(bits))):
+                kept, vectors = getattr(run, name)[:, :, : run.kept_tokens], getattr(whole, name)
+                places = run.positions[..., : run.kept_tokens].expand(1, kept.shape[1], -1)[..., None]
+                exact = vectors.gather(2, places.expand(-1, -1, -1, vectors.shape[3]))
+                assert torch.equal(kept, pack(exact, each))
 
 
 @pytest.mark.parametrize("method", ["guided", "h2o"])
@@ -101,11 +105,13 @@ def test_what_is_read_of_both_runs_stands_at_its_positions_also_when_they_are_on
         assert torch.equal(layer.kept_positions, positions)
         assert torch.equal(layer.importance, importance)
         places = positions.expand(1, layer.keys.shape[1], -1)[..., None]
-        for found, exact in ((layer.keys, whole.keys), (layer.values, whole.values)):
+        runs = FINE_OF[cache.row.bits], cache.row.bits
+        of_keys, of_values = [key_bits(each) for each in runs], [value_bits(each) for each in runs]
+        for found, exact, widths in ((layer.keys, whole.keys, of_keys), (layer.values, whole.values, of_values)):
             exact = exact.gather(2, places.expand(-1, -1, -1, exact.shape[3]))
             rounded = [
                 unpack(pack(part, bits), bits, part.dtype)
-                for part, bits in zip(exact.split([fine, exact.shape[2] - fine], 2), (4, 2), strict=True)
+                for part, bits in zip(exact.split([fine, exact.shape[2] - fine], 2), widths, strict=True)
             ]
             torch.testing.assert_close(found, torch.cat(rounded, dim=2))
 
@@ -181,9 +187,27 @@ def test_packing_what_was_packed_loses_hardly_more(bits: int) -> None:
 
 
 def test_the_fine_share_falls_with_what_more_bits_would_hold() -> None:
-    # 1,000 entries of 4 layers, of which 4 bits hold all, three quarters, half, a quarter, a tenth, none.
+    # 1,000 entries of 4 layers, of which more bits hold all, three quarters, half, a quarter, a tenth, none.
     rooms = (90_000, 68_000, 51_000, 34_000, 17_000, 6_800, 0)
-    assert [fine_tokens(room, 1000, 4, 68) for room in rooms] == [250, 250, 173, 68, 10, 0, 0]
+    assert [fine_tokens(room, 1000, 4, 68, 42) for room in rooms] == [250, 250, 70, 0, 0, 0, 0]
+    assert [fine_tokens(room, 1000, 4, 68, 2) for room in rooms] == [250, 250, 131, 24, 0, 0, 0]
+
+
+def test_the_coarse_entries_lose_bits_of_their_keys_only_where_a_budget_holds_few() -> None:
+    geometry = KVGeometry(layers=4, kv_heads=2, head_dim=64, dtype="float16")
+    found = {}
+    for budget in ("30%", "20%", "16%", "15%", "10%", "3%"):
+        capacity = Capacity(geometry, Budget.parse(budget), get_method("h2o"), codec=CODECS["mixed"])
+        found[budget] = capacity.precision(1000, None, is_evicted=False)
+        # What is in few bits already gains nothing by more.
+        assert capacity.precision(1000, 2, is_evicted=True)[0] == 2
+    assert {budget: bits for budget, (bits, _) in found.items()} == {
+        "30%": 42, "20%": 42, "16%": 42, "15%": 2, "10%": 2, "3%": 2,
+    }  # fmt: skip
+    fine = [count for _, count in found.values()]
+    assert fine[0] == 999
+    assert 0 < fine[1] < fine[0]
+    assert fine[-1] == 0
 
 
 def test_an_engine_reserves_what_two_precisions_take() -> None:
@@ -192,8 +216,9 @@ def test_an_engine_reserves_what_two_precisions_take() -> None:
         capacity = Capacity(geometry, Budget.parse(budget), get_method("h2o"), codec=CODECS["mixed"])
         reserved = Footprint.of(capacity, 1000, 50).running
         bits, fine = capacity.precision(1000, None, is_evicted=False)
-        assert (bits, fine > 0) == (2, True)
-        large, small = (EntrySize.of(geometry, each).allocated for each in (4, 2))
+        assert bits is not None
+        assert fine > 0
+        large, small = (EntrySize.of(geometry, each).allocated for each in (FINE_OF[bits], bits))
         total = capacity.total(1000, bits, fine)
         assert 4 * fine * large + (total - 4 * fine) * small <= reserved
 

@@ -111,8 +111,10 @@ def test_own_step_on_packed_entries(budget: str, bits: int) -> None:
         assert captured_rows.obstacle(cache.row, model.device) is None
 
 
-@pytest.mark.parametrize("budget", ["25%", "30tok"])
-def test_own_step_on_entries_in_two_precisions(budget: str) -> None:
+@pytest.mark.parametrize(
+    ("budget", "formats"), [("25%", (FINE + 4, 42)), ("30tok", (FINE + 4, 42)), ("15%", (FINE + 42, 2))]
+)
+def test_own_step_on_entries_in_two_precisions(budget: str, formats: tuple[int, ...]) -> None:
     model = mistral()
     plain, plain_positions = run(model, packing(model, budget, "mixed"), own=False)
     own, own_positions = run(model, packing(model, budget, "mixed"), own=True)
@@ -121,7 +123,7 @@ def test_own_step_on_entries_in_two_precisions(budget: str) -> None:
     with packing(model, budget, "mixed") as cache, torch.no_grad():
         model(input_ids=tiny.text(40), **cache_argument(cache))
         assert min(layer.fine.kept_tokens for layer in cache.layers) > 0
-        assert captured_rows.formats_of([cache.row]) == (FINE + 4, 2)
+        assert captured_rows.formats_of([cache.row]) == formats
         assert captured_rows.obstacle(cache.row, model.device) is None
 
 

@@ -16,6 +16,7 @@ import torch
 from prefixkv.kernels import dispatch
 from prefixkv.kernels.entry_table import COLUMNS, WHOLE_BITS, EntryTable, LayerEntries
 from prefixkv.kernels.gathering import Move
+from prefixkv.kernels.packed_row import PAIRS, PRECISIONS, key_bits, value_bits
 from prefixkv.kernels.packing import pack
 
 Arguments = tuple[Any, ...]
@@ -181,7 +182,7 @@ def _storing(shape: Shape, numbers: Numbers) -> Iterator[Call]:
     def move(heads: int, *, chosen: bool, ranked: bool, bits: int | None) -> Move:
         keys, values = (numbers(1, kv_heads, tokens + extra, dim)[:, :, :tokens] for extra in (0, 1))
         if bits is not None:
-            keys, values = (_packed(part, bits) for part in (keys, values))
+            keys, values = pack(keys, key_bits(bits)), pack(values, value_bits(bits))
         notes: tuple[torch.Tensor, ...] = (
             torch.arange(tokens, device=numbers.device).expand(1, heads, -1),
             numbers.importance(1, heads, tokens),
@@ -195,20 +196,16 @@ def _storing(shape: Shape, numbers: Numbers) -> Iterator[Call]:
         return Move(keys, values, notes, indices, kept)
 
     for heads, chosen, ranked in ((kv_heads, True, True), (1, True, False), (kv_heads, False, False)):
-        for bits in (None, 8, 4, 2):
+        for bits in (None, *PAIRS):
             way = f"{heads} choices, {'chosen' if chosen else 'the first'}, {bits} bits"
             moves = [move(heads, chosen=chosen, ranked=ranked, bits=None) for _ in range(2)]
             yield Call("gather", way, lambda moves=moves, bits=bits: (moves, bits))
-    for bits in (8, 4, 2):
+    for bits in PRECISIONS:
         moves = [move(kv_heads, chosen=True, ranked=True, bits=bits)]
         yield Call("gather", f"of entries in {bits} bits", lambda moves=moves: (moves, None))
         for vectors in (numbers(1, kv_heads, tokens, dim), numbers(2, kv_heads, dim)):
             way = f"{bits} bits, {vectors.ndim} dimensions"
             yield Call("pack", way, lambda vectors=vectors, bits=bits: (vectors, bits))
-
-
-def _packed(vectors: torch.Tensor, bits: int) -> torch.Tensor:
-    return pack(vectors, bits)
 
 
 def _decoding(shape: Shape, numbers: Numbers) -> Iterator[Call]:
@@ -244,6 +241,8 @@ def _decoding(shape: Shape, numbers: Numbers) -> Iterator[Call]:
         (1, (8,), True, None),
         (1, (4,), True, None),
         (1, (2,), True, None),
+        (1, (84,), True, None),
+        (1, (42,), True, None),
         (several, (WHOLE_BITS,), True, None),
         (several, (WHOLE_BITS, 8, 4, 2), True, None),
         (several, (WHOLE_BITS, 4), False, 30.0),
@@ -263,7 +262,7 @@ def _table(shape: Shape, numbers: Numbers, rows: int, formats: tuple[int, ...]) 
         bits, kept = formats[row % len(formats)], shape.kept + row
         keys, values = (numbers(1, shape.kv_heads, kept + 3, shape.head_dim) for _ in range(2))
         if bits != WHOLE_BITS:
-            keys, values = pack(keys, bits), pack(values, bits)
+            keys, values = pack(keys, key_bits(bits)), pack(values, value_bits(bits))
         positions = torch.arange(kept + 3, device=numbers.device).expand(1, shape.kv_heads, -1).contiguous()
         # Each layer counts in a ring of its own.
         orders = [torch.arange(kept + 3, dtype=torch.int32, device=numbers.device) for _ in range(2)]

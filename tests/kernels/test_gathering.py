@@ -9,6 +9,7 @@ import torch
 
 from prefixkv.kernels.dispatch import implementation
 from prefixkv.kernels.gathering import Move
+from prefixkv.kernels.packed_row import PAIRS, key_bits, value_bits
 from prefixkv.kernels.packing import unpack
 from tests.kernels.precision import noise
 
@@ -82,7 +83,7 @@ def test_buffers_that_are_larger_than_what_they_hold(triton_device: torch.device
 
 
 @pytest.mark.exhaustive(keep=3)
-@pytest.mark.parametrize("bits", [8, 4, 2])
+@pytest.mark.parametrize("bits", PAIRS)
 @pytest.mark.parametrize("head_dim", [32, 64, 128, 80])
 @pytest.mark.parametrize("heads", [1, 4])
 @pytest.mark.parametrize("is_chosen", [True, False])
@@ -97,10 +98,11 @@ def test_packs_what_was_chosen(
     chosen = implementation("gathering.gather", moves[0].keys, "torch")(moves, None)
     for ours, plain, exact in zip(found, expected, chosen, strict=True):
         assert all(one.equal(other) for one, other in zip(ours[2], plain[2], strict=True))
-        for packed, plain_packed, vectors in zip(ours[:2], plain[:2], exact[:2], strict=True):
+        each_bits = key_bits(bits), value_bits(bits)
+        for packed, plain_packed, vectors, own in zip(ours[:2], plain[:2], exact[:2], each_bits, strict=True):
             assert packed.shape == plain_packed.shape
             loss, plain_loss = (
-                float((unpack(each, bits, torch.float32) - vectors.float()).square().mean())
+                float((unpack(each, own, torch.float32) - vectors.float()).square().mean())
                 for each in (packed, plain_packed)
             )
             assert loss <= 1.001 * plain_loss

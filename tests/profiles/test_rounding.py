@@ -15,6 +15,7 @@ from prefixkv.cache.prefix_cache import PrefixKVCache
 from prefixkv.chat.conversation import Conversation
 from prefixkv.generation.sampling import Sampling
 from prefixkv.inputs.prompts import Prompt, Turn
+from prefixkv.kernels.packed_row import key_bits, value_bits
 from prefixkv.models.geometry import KVGeometry
 from prefixkv.models.identity import ModelIdentity
 from prefixkv.models.layer_sizes import EntryShape
@@ -40,7 +41,7 @@ def demo() -> LoadedModel:
 
 
 @pytest.mark.exhaustive
-@pytest.mark.parametrize("bits", [4, 2])
+@pytest.mark.parametrize("bits", [4, 42, 2])
 def test_loss_is_that_of_the_rounded_prompt(bits: int, demo: LoadedModel) -> None:
     """Against the same by hand: the answer in one pass behind a whole and behind a rounded prompt."""
     (sample,) = drawn_samples(1, first_seed=71)
@@ -57,7 +58,8 @@ def test_loss_is_that_of_the_rounded_prompt(bits: int, demo: LoadedModel) -> Non
             cache = cache_in(demo.model(**inputs, use_cache=True))
             for layer in cache.layers if is_rounded else ():
                 layer.keys, layer.values = (
-                    rounding.unpack(rounding.pack(part, bits), bits, part.dtype) for part in (layer.keys, layer.values)
+                    rounding.unpack(rounding.pack(part, each), each, part.dtype)
+                    for part, each in ((layer.keys, key_bits(bits)), (layer.values, value_bits(bits)))
                 )
             logits = demo.model(input_ids=answer[None, :-1], **cache_argument(cache), use_cache=True).logits[0]
             predictions.append(logits.float().log_softmax(dim=-1))
@@ -173,12 +175,15 @@ def test_bits_are_those_by_which_least_is_lost(
     assert packed("50%", 4) == 4
 
 
-@pytest.mark.parametrize(("fewest", "bits"), [(0.008, [4, 4, 2, 2]), (0.02, [4, 4, 4, 2])])
-def test_all_in_few_bits_comes_before_a_part_in_more_that_promises_little(fewest: float, bits: list[int]) -> None:
-    """Numbers of the demo model, and of one that bears 2 bits less."""
-    losses = Losses({4: 0.0001, 2: fewest}, {0.5: 0.0015, 0.35: 0.06, 0.2: 0.8, 0.1: 3.2})
-    rooms = (Budget.parse(budget).room_bytes(GEOMETRY, 3000) for budget in ("26.6%", "20%", "14.1%", "10%"))
-    assert [packed_bits(GEOMETRY, room, 32 * 3000, None, losses) for room in rooms] == bits
+def test_values_lose_bits_before_keys_do() -> None:
+    """Numbers of the demo model."""
+    losses = Losses({4: 0.0001, 42: 0.0005, 2: 0.0033}, {0.5: 0.007, 0.35: 0.05, 0.2: 0.5, 0.1: 2.8})
+    rooms = [Budget.parse(f"{share}%").room_bytes(GEOMETRY, 3000) for share in (51, 30, 20, 14, 10, 3)]
+    assert [packed_bits(GEOMETRY, room, 32 * 3000, None, losses) for room in rooms] == [8, 4, 42, 42, 2, 2]
+    # Precision never rises.
+    assert [packed_bits(GEOMETRY, rooms[0], 32 * 3000, before, losses) for before in (4, 42, 2)] == [4, 42, 2]
+    unknown = Losses({4: 0.0001, 2: 0.0033}, losses.eviction)
+    assert packed_bits(GEOMETRY, rooms[2], 32 * 3000, None, unknown) == 4
 
 
 def test_losses_lie_on_lines_between_the_measured_shares() -> None:
@@ -219,7 +224,7 @@ def test_two_precisions_are_taken_where_the_model_loses_less_by_them() -> None:
     measured = {"rounding": {4: 0.0001, 2: 0.008}, "eviction": {0.5: 0.0015, 0.2: 0.8}}
     losses = Losses(**measured, mixed={0.2: 0.002, 0.1: 0.003, 0.05: 0.5})
     # Above the largest share it is taken to lose no less, below the smallest nothing is known.
-    assert [share for share in (26, 20, 15, 10, 6, 4) if is_mixed(f"{share}%", losses)] == [15, 10]
+    assert [share for share in (26, 20, 15, 12, 10, 6, 4) if is_mixed(f"{share}%", losses)] == [12, 10]
     assert losses.of_mixing(0.075) == pytest.approx(0.2515)
     assert losses.of_mixing(0.04) == inf
     one = next(

@@ -16,6 +16,7 @@ import triton
 import triton.language as tl
 
 from prefixkv.kernels.entry_table import FINE, WHOLE_BITS, EntryTable
+from prefixkv.kernels.packed_row import key_bits, value_bits
 from prefixkv.kernels.packing import NORMAL_STEPS
 from prefixkv.kernels.triton.column_attention import LOG2_E
 from prefixkv.kernels.triton.joined_splits import join_kernel
@@ -86,7 +87,8 @@ def decode_attention(
             )
         else:
             attend_packed_kernel[(fine_splits if is_fine else splits, rows * kv_heads)](
-                *arguments, D=head_dim, W=max(16, head_dim * bits // 16), BITS=bits, STEP=NORMAL_STEPS.get(bits, 0.0),
+                *arguments, D=head_dim, BITS=bits, KEY_BITS=key_bits(bits), VALUE_BITS=value_bits(bits),
+                KEY_STEP=NORMAL_STEPS.get(key_bits(bits), 0.0), VALUE_STEP=NORMAL_STEPS.get(value_bits(bits), 0.0),
                 FIRST=splits if is_fine else 0, FINE=is_fine, ASSEMBLY=_has_assembly(), **shape,
             )  # fmt: skip
     if not alone:
@@ -107,7 +109,8 @@ def _tiles(bits: int, head_dim: int, group: int, dtype: torch.dtype) -> tuple[in
     if bits == WHOLE_BITS:
         entries = 64 if dtype != torch.float32 and head_dim <= 128 else 32
         return entries, max(16, triton.next_power_of_2(group)), 4, {}
-    members, words = max(8, triton.next_power_of_2(group)), head_dim * bits // 16
+    # Keys have at least as many words as values.
+    members, words = max(8, triton.next_power_of_2(group)), head_dim * key_bits(bits) // 16
     if dtype == torch.float32:
         return 32 if words <= 32 else 16, members, 4, {}
     if words <= 64 and members == 8:
@@ -122,7 +125,7 @@ def _splits(kv_rows: int, bits: int, warps: int, room: int = 1) -> int:
 
     With more `room`, so many times as many programs, but no more than `SOME_SPLITS` for each head.
     """
-    programs = PROGRAMS if bits == WHOLE_BITS else PACKED_WARPS // (warps * (2 if bits == 8 else 1))
+    programs = PROGRAMS if bits == WHOLE_BITS else PACKED_WARPS // (warps * (2 if key_bits(bits) == 8 else 1))
     programs, splits = room * programs, 1
     while splits < (MAX_SPLITS if room == 1 else SOME_SPLITS) and kv_rows * splits * 2 <= programs:
         splits *= 2

@@ -14,6 +14,7 @@ import triton.language as tl
 
 from prefixkv.kernels.gathering import Move, Moved
 from prefixkv.kernels.gathering import gather as plain_gather
+from prefixkv.kernels.packed_row import key_bits, value_bits
 from prefixkv.kernels.packing import NORMAL_STEPS, packed_size
 from prefixkv.kernels.triton.hadamard import SMALLEST_HEAD, hadamard_rows
 from prefixkv.kernels.triton.job_table import job_table
@@ -102,9 +103,10 @@ def _pack_kernel(
     table_ptr, kv_heads, heads,
     FIELDS: tl.constexpr, D: tl.constexpr, M: tl.constexpr, DTYPE: tl.constexpr, VECTOR: tl.constexpr,
     INDEXED: tl.constexpr, RANKED: tl.constexpr, BITS: tl.constexpr, STEP: tl.constexpr, ROW: tl.constexpr,
+    FIRST: tl.constexpr, PARTS: tl.constexpr,
 ):  # fmt: skip
-    """Keys and values alternate in the first axis of the grid."""
-    block, part, row = tl.program_id(0) // 2, tl.program_id(0) % 2, tl.program_id(1)
+    """`PARTS` parts from `FIRST` on, keys (0) and values (1), alternate in the first axis of the grid."""
+    block, part, row = tl.program_id(0) // PARTS, FIRST + tl.program_id(0) % PARTS, tl.program_id(1)
     job_ptr = table_ptr + tl.program_id(2) * FIELDS
     count = tl.load(job_ptr + 11)
     if block * M < count:
@@ -137,8 +139,10 @@ def gather(moves: Sequence[Move], bits: int | None) -> list[Moved]:
         return [(keys.view(torch.uint8), values.view(torch.uint8), notes) for keys, values, notes in moved]
     first = moves[0]
     batch, kv_heads, heads = *first.keys.shape[:2], first.notes[0].shape[1]
-    size = numbers if bits is None else packed_size(numbers, bits)
-    moved = [_room(move, size, first.keys.dtype if bits is None else torch.uint8) for move in moves]
+    sizes = (numbers, numbers)
+    if bits is not None:
+        sizes = packed_size(numbers, key_bits(bits)), packed_size(numbers, value_bits(bits))
+    moved = [_room(move, sizes, first.keys.dtype if bits is None else torch.uint8) for move in moves]
     table = job_table([_row(*pair) for pair in zip(moves, moved, strict=True)], first.keys.device)
     shape = {
         "FIELDS": FIELDS, "DTYPE": _DTYPES[first.keys.dtype], "VECTOR": _vector(moves),
@@ -151,11 +155,14 @@ def gather(moves: Sequence[Move], bits: int | None) -> list[Moved]:
             **shape,
         )  # fmt: skip
     else:
-        together = NUMBERS // numbers
-        _pack_kernel[(2 * triton.cdiv(longest, together), batch * kv_heads, len(moves))](
-            table, kv_heads, heads, D=numbers, M=together, num_warps=4, BITS=bits, STEP=NORMAL_STEPS.get(bits, 0.0),
-            ROW=size, **shape,
-        )  # fmt: skip
+        together, of_keys, of_values = NUMBERS // numbers, key_bits(bits), value_bits(bits)
+        # One launch where keys and values are packed alike.
+        launches = [(0, 2, of_keys)] if of_keys == of_values else [(0, 1, of_keys), (1, 1, of_values)]
+        for part, parts, each in launches:
+            _pack_kernel[(parts * triton.cdiv(longest, together), batch * kv_heads, len(moves))](
+                table, kv_heads, heads, D=numbers, M=together, num_warps=4, BITS=each,
+                STEP=NORMAL_STEPS.get(each, 0.0), ROW=sizes[part], FIRST=part, PARTS=parts, **shape,
+            )  # fmt: skip
     return moved
 
 
@@ -186,12 +193,12 @@ def _is_odd(part: torch.Tensor) -> bool:
     return any(number % 2 for number in (part.shape[-1], part.storage_offset(), *part.stride()[:3]))
 
 
-def _room(move: Move, numbers: int, dtype: torch.dtype) -> Moved:
+def _room(move: Move, sizes: tuple[int, int], dtype: torch.dtype) -> Moved:
     batch, kv_heads = move.keys.shape[:2]
     device, heads = move.keys.device, move.notes[0].shape[1]
-    keys = torch.empty(batch, kv_heads, move.count, numbers, dtype=dtype, device=device)
+    keys, values = (torch.empty(batch, kv_heads, move.count, size, dtype=dtype, device=device) for size in sizes)
     notes = [torch.empty(batch, heads, move.count, dtype=note.dtype, device=device) for note in move.notes]
-    return keys, torch.empty_like(keys), tuple(notes)
+    return keys, values, tuple(notes)
 
 
 def _row(move: Move, moved: Moved) -> list[int]:

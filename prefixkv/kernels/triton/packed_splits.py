@@ -63,20 +63,25 @@ def _prefetch(base, start, kept, ROW: tl.constexpr, N: tl.constexpr):
 
 @triton.jit
 def _store_new_entry(
-    k_ptr, v_ptr, keys, values, cosine, sine, D: tl.constexpr, BITS: tl.constexpr, STEP: tl.constexpr,
-    ROTATES: tl.constexpr,
+    k_ptr, v_ptr, keys, values, cosine, sine, D: tl.constexpr, KEY_BITS: tl.constexpr, VALUE_BITS: tl.constexpr,
+    KEY_STEP: tl.constexpr, VALUE_STEP: tl.constexpr, ROTATES: tl.constexpr,
 ):  # fmt: skip
     """Pack the new key and value of a head into their rows, at `keys` and `values`."""
     dims, is_key = tl.arange(0, D)[None, :], tl.arange(0, 2) == 0
-    whole = dims >= 0
+    whole, both = dims >= 0, tl.arange(0, 2) >= 0
     source = tl.where(is_key, k_ptr, v_ptr)[:, None]
     # A value turns by no angle.
     cosine = tl.where(is_key[:, None], cosine[None, :], 1.0)
     sine = tl.where(is_key[:, None], sine[None, :], 0.0)
-    new = load_head(source, dims, whole, cosine, sine, D, ROTATES)
-    codes, step = packed_rows(hadamard_rows(new.to(tl.float32), 2, D), 2, D, BITS, STEP)
+    new = hadamard_rows(load_head(source, dims, whole, cosine, sine, D, ROTATES).to(tl.float32), 2, D)
     rows = tl.where(is_key, keys.to(tl.pointer_type(tl.uint8)), values.to(tl.pointer_type(tl.uint8)))
-    store_packed_rows(rows, codes, step, tl.arange(0, 2) >= 0, D, BITS)
+    codes, step = packed_rows(new, 2, D, KEY_BITS, KEY_STEP)
+    if KEY_BITS == VALUE_BITS:
+        store_packed_rows(rows, codes, step, both, D, KEY_BITS)
+    else:
+        store_packed_rows(rows, codes, step, is_key, D, KEY_BITS)
+        codes, step = packed_rows(new, 2, D, VALUE_BITS, VALUE_STEP)
+        store_packed_rows(rows, codes, step, both & (is_key == 0), D, VALUE_BITS)
 
 
 @triton.jit
@@ -106,23 +111,30 @@ def _plus_product(scores, codes, query, DTYPE: tl.constexpr):
 @triton.jit
 def _take_in(
     keys, values, start, kept, queries, top, total, mixed, scale2, cap2,
-    N: tl.constexpr, W: tl.constexpr, WORDS: tl.constexpr, DTYPE: tl.constexpr, BITS: tl.constexpr,
+    N: tl.constexpr, D: tl.constexpr, DTYPE: tl.constexpr, KEY_BITS: tl.constexpr, VALUE_BITS: tl.constexpr,
     CAPPED: tl.constexpr, MASKED: tl.constexpr, ASSEMBLY: tl.constexpr,
 ):  # fmt: skip
     """One block of entries: running maximum, sums of weights by place in the block, and mixed values by plane."""
-    entries, words = tl.arange(0, N), tl.arange(0, W)
-    PARTLY: tl.constexpr = MASKED or W > WORDS
-    inside, in_row = entries < kept - start, words < WORDS
-    keys += start * (WORDS + 1)
-    values += start * (WORDS + 1)
-    rows = entries * (WORDS + 1)
-    key_words = _load(keys + rows[:, None] + words[None, :], inside[:, None] & in_row[None, :], PARTLY)
+    KEY_WORDS: tl.constexpr = D * KEY_BITS // 16
+    VALUE_WORDS: tl.constexpr = D * VALUE_BITS // 16
+    # The matrix units take 16 at least.
+    KEY_PLACES: tl.constexpr = KEY_WORDS if KEY_WORDS > 16 else 16
+    VALUE_PLACES: tl.constexpr = VALUE_WORDS if VALUE_WORDS > 16 else 16
+    entries, inside = tl.arange(0, N), tl.arange(0, N) < kept - start
+    keys += start * (KEY_WORDS + 1)
+    values += start * (VALUE_WORDS + 1)
+    key_rows, value_rows = entries * (KEY_WORDS + 1), entries * (VALUE_WORDS + 1)
+    words = tl.arange(0, KEY_PLACES)
+    in_row = inside[:, None] & (words < KEY_WORDS)[None, :]
+    key_words = _load(keys + key_rows[:, None] + words[None, :], in_row, MASKED or KEY_PLACES > KEY_WORDS)
     # Turned on their way from memory, so that what lies between load and product is done in registers.
-    value_words = _load(values + rows[None, :] + words[:, None], inside[None, :] & in_row[:, None], PARTLY)
-    key_step = _load(keys + rows + WORDS, inside, MASKED).to(tl.float16, bitcast=True).to(tl.float32)
-    value_step = _load(values + rows + WORDS, inside, MASKED).to(tl.float16, bitcast=True).to(tl.float32)
+    words = tl.arange(0, VALUE_PLACES)
+    in_row = inside[None, :] & (words < VALUE_WORDS)[:, None]
+    value_words = _load(values + value_rows[None, :] + words[:, None], in_row, MASKED or VALUE_PLACES > VALUE_WORDS)
+    key_step = _load(keys + key_rows + KEY_WORDS, inside, MASKED).to(tl.float16, bitcast=True).to(tl.float32)
+    value_step = _load(values + value_rows + VALUE_WORDS, inside, MASKED).to(tl.float16, bitcast=True).to(tl.float32)
 
-    products = _scores(key_words, queries, BITS, DTYPE, ASSEMBLY)
+    products = _scores(key_words, queries, KEY_BITS, DTYPE, ASSEMBLY)
     scores = logits(products, (key_step * scale2)[:, None], cap2, CAPPED)
     if MASKED:
         scores = tl.where(inside[:, None], scores, float("-inf"))
@@ -132,8 +144,8 @@ def _take_in(
     total = total * faded + weights
     weights = (weights * value_step[:, None]).to(DTYPE)
     sums = tl.tuple([])
-    for number in tl.static_range(8 if BITS == 2 else 4):
-        codes = plane(value_words, number, DTYPE, 2 if BITS == 2 else 4, ASSEMBLY)
+    for number in tl.static_range(8 if VALUE_BITS == 2 else 4):
+        codes = plane(value_words, number, DTYPE, 2 if VALUE_BITS == 2 else 4, ASSEMBLY)
         sums += (tl.dot(codes, weights, mixed[number] * faded, input_precision="ieee"),)
     return new_top, total, sums
 
@@ -142,8 +154,9 @@ def _take_in(
 def attend_packed_kernel(
     q_ptr, k_ptr, v_ptr, cos_ptr, sin_ptr, cells_ptr, partial_ptr, lse_ptr,
     q_row, k_row, v_row, angle_row, cell_row, kv_heads, scale2, cap2,
-    D: tl.constexpr, GROUP: tl.constexpr, G: tl.constexpr, N: tl.constexpr, W: tl.constexpr, DTYPE: tl.constexpr,
-    BITS: tl.constexpr, STEP: tl.constexpr, ROTATES: tl.constexpr, CAPPED: tl.constexpr, LEAST: tl.constexpr,
+    D: tl.constexpr, GROUP: tl.constexpr, G: tl.constexpr, N: tl.constexpr, DTYPE: tl.constexpr,
+    BITS: tl.constexpr, KEY_BITS: tl.constexpr, VALUE_BITS: tl.constexpr, KEY_STEP: tl.constexpr,
+    VALUE_STEP: tl.constexpr, ROTATES: tl.constexpr, CAPPED: tl.constexpr, LEAST: tl.constexpr,
     FIRST: tl.constexpr, FINE: tl.constexpr, ASSEMBLY: tl.constexpr,
 ):  # fmt: skip
     """Blocks of `N` entries are dealt to the splits in turn, to as many as have `LEAST` blocks each.
@@ -164,14 +177,17 @@ def attend_packed_kernel(
         tl.store(lse_ptr + place, tl.full([G], float("-inf"), tl.float32), in_group)
         return
 
-    WORDS: tl.constexpr = D * BITS // 16
-    PLANES: tl.constexpr = 8 if BITS == 2 else 4
-    dims, words = tl.arange(0, D), tl.arange(0, W)
-    mask = in_group[None, :] & (words < WORDS)[:, None]
+    KEY_WORDS: tl.constexpr = D * KEY_BITS // 16
+    VALUE_WORDS: tl.constexpr = D * VALUE_BITS // 16
+    # The matrix units take 16 at least.
+    KEY_PLACES: tl.constexpr = KEY_WORDS if KEY_WORDS > 16 else 16
+    VALUE_PLACES: tl.constexpr = VALUE_WORDS if VALUE_WORDS > 16 else 16
+    dims = tl.arange(0, D)
     capacity = tl.load(cell + (FINE_TOKENS if FINE else CAPACITY))
-    base = kv_head * capacity * (WORDS + 1)
-    keys = tl.load(cell + (FINE_KEYS if FINE else KEYS)).to(tl.pointer_type(tl.int16)) + base
-    values = tl.load(cell + (FINE_VALUES if FINE else VALUES)).to(tl.pointer_type(tl.int16)) + base
+    keys = tl.load(cell + (FINE_KEYS if FINE else KEYS)).to(tl.pointer_type(tl.int16))
+    values = tl.load(cell + (FINE_VALUES if FINE else VALUES)).to(tl.pointer_type(tl.int16))
+    keys += kv_head * capacity * (KEY_WORDS + 1)
+    values += kv_head * capacity * (VALUE_WORDS + 1)
     cosine, sine = load_angles(cos_ptr, sin_ptr, row * angle_row, dims, dims >= 0, ROTATES)
     whole_heads = in_group[:, None] & (dims >= 0)[None, :]
     q = load_head(
@@ -185,45 +201,49 @@ def attend_packed_kernel(
         slot = tl.load(cell + SLOT)
         is_own = slot // N % splits == split
         if is_own:
-            place_of_entry = slot * (WORDS + 1)
             _store_new_entry(
                 k_ptr + row * k_row + kv_head * D, v_ptr + row * v_row + kv_head * D,
-                keys + place_of_entry, values + place_of_entry, cosine, sine, D, BITS, STEP, ROTATES,
+                keys + slot * (KEY_WORDS + 1), values + slot * (VALUE_WORDS + 1), cosine, sine,
+                D, KEY_BITS, VALUE_BITS, KEY_STEP, VALUE_STEP, ROTATES,
             )  # fmt: skip
         note_entry(cell, kv_head, is_own)
     # What was written is read again, by other threads.
     tl.debug_barrier()
+    words = tl.arange(0, KEY_PLACES)
+    mask = in_group[None, :] & (words < KEY_WORDS)[:, None]
     queries = tl.tuple([])
-    for number in tl.static_range(PLANES):
-        q = tl.load(target[None, :] + _element(words, number, BITS, D)[:, None], mask, 0.0)
+    for number in tl.static_range(8 if KEY_BITS == 2 else 4):
+        q = tl.load(target[None, :] + _element(words, number, KEY_BITS, D)[:, None], mask, 0.0)
         queries += (q.to(DTYPE),)
     tl.debug_barrier()
     scale2 = scale2 / unit(DTYPE)
 
     top = tl.full([G], float("-inf"), tl.float32)
     total = tl.zeros([N, G], tl.float32)
-    mixed = (tl.zeros([W, G], tl.float32),) * PLANES
+    mixed = (tl.zeros([VALUE_PLACES, G], tl.float32),) * (8 if VALUE_BITS == 2 else 4)
     whole = kept // N * N
     for start in tl.range(split * N, whole, splits * N, num_stages=1):
         if ASSEMBLY:
-            _prefetch(keys, start + splits * N, kept, 2 * WORDS + 2, N)
-            _prefetch(values, start + splits * N, kept, 2 * WORDS + 2, N)
+            _prefetch(keys, start + splits * N, kept, 2 * KEY_WORDS + 2, N)
+            _prefetch(values, start + splits * N, kept, 2 * VALUE_WORDS + 2, N)
         top, total, mixed = _take_in(
             keys, values, start, kept, queries, top, total, mixed, scale2, cap2,
-            N, W, WORDS, DTYPE, BITS, CAPPED, False, ASSEMBLY,
+            N, D, DTYPE, KEY_BITS, VALUE_BITS, CAPPED, False, ASSEMBLY,
         )  # fmt: skip
     if (whole < kept) & (whole // N % splits == split):
         top, total, mixed = _take_in(
             keys, values, whole, kept, queries, top, total, mixed, scale2, cap2,
-            N, W, WORDS, DTYPE, BITS, CAPPED, True, ASSEMBLY,
+            N, D, DTYPE, KEY_BITS, VALUE_BITS, CAPPED, True, ASSEMBLY,
         )  # fmt: skip
 
     summed = tl.sum(total, axis=0)
     tl.store(lse_ptr + place, top + tl.log2(summed), in_group)
     share = (1 / (summed * unit(DTYPE)))[None, :]
-    if BITS == 8:
-        tl.store(target[None, :] + _element(words, 0, BITS, D)[:, None], (mixed[0] + 16 * mixed[1]) * share, mask)
-        tl.store(target[None, :] + _element(words, 2, BITS, D)[:, None], (mixed[2] + 16 * mixed[3]) * share, mask)
+    words = tl.arange(0, VALUE_PLACES)
+    mask = in_group[None, :] & (words < VALUE_WORDS)[:, None]
+    if VALUE_BITS == 8:
+        tl.store(target[None, :] + _element(words, 0, 8, D)[:, None], (mixed[0] + 16 * mixed[1]) * share, mask)
+        tl.store(target[None, :] + _element(words, 2, 8, D)[:, None], (mixed[2] + 16 * mixed[3]) * share, mask)
     else:
-        for number in tl.static_range(PLANES):
-            tl.store(target[None, :] + _element(words, number, BITS, D)[:, None], mixed[number] * share, mask)
+        for number in tl.static_range(8 if VALUE_BITS == 2 else 4):
+            tl.store(target[None, :] + _element(words, number, VALUE_BITS, D)[:, None], mixed[number] * share, mask)
