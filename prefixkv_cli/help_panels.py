@@ -17,7 +17,7 @@ PANELS = {
     "Sampling": ("--max-new-tokens", "--temperature", "--top-p", "--seed", "--stop"),
     "Hardware": (
         *("--device", "--device-map", "--dtype", "--load-in-8bit", "--load-in-4bit", "--processes", "--rows"),
-        *("--memory", "--device-memory", "--side-by-side", "--rows-at-once"),
+        *("--memory", "--device-memory", "--side-by-side", "--rows-at-once", "--own-process"),
     ),
     "Output": (
         *("--out", "--overwrite", "--name", "--json", "--json-lines", "--stats", "--show-kept", "--plain", "--plot"),

@@ -22,12 +22,16 @@ class Loading:
     placement: Placement = dataclasses.field(default_factory=Placement)
     no_profile: bool = False
 
-    def load(self, notify: Callable[[str], None] = lambda text: None) -> LoadedModel:
+    def load(
+        self,
+        notify: Callable[[str], None] = lambda text: None,
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> LoadedModel:
         """Load it here; see `load_model`."""
         from prefixkv.models.loading import load_model
         from prefixkv.profiles.guidance import leave_out_profile
 
-        loaded = load_model(self.name, self.device, self.dtype, notify, self.placement)
+        loaded = load_model(self.name, self.device, self.dtype, notify, self.placement, progress)
         if self.no_profile:
             leave_out_profile(loaded.model)
         return loaded

@@ -85,13 +85,13 @@ class Place:
 
 
 def serve(
-    desk: Desk, engine: RemoteEngine, place: Place, most_requests: int, begun: Callable[[str, bool], None]
+    desk: Desk, engine: RemoteEngine | None, place: Place, most_requests: int, begun: Callable[[str, bool], None]
 ) -> None:
     """Answer requests until the process is told to end, or the engine's process has ended.
 
     Args:
         desk: takes them.
-        engine: the desk's.
+        engine: the desk's, where it is in another process; None where it is in this one.
         place: where.
         most_requests: that are answered or wait at the same time.
         begun: called with the address when requests can come, and whether commands of this user find it by themselves.
@@ -116,12 +116,13 @@ def serve(
         )
         is_found = place.is_local and write_home_file(url, token, desk.frontend.id)
         server = _Server(config, lambda: begun(url, is_found))
-        engine.when_lost(server.end)
+        if engine is not None:
+            engine.when_lost(server.end)
         try:
             server.run(sockets=[listener])
         finally:
             remove_home_file()
-    if isinstance(engine.failure, EngineLostError):
+    if engine is not None and isinstance(engine.failure, EngineLostError):
         raise engine.failure
 
 

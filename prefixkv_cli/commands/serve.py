@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,6 +18,9 @@ from prefixkv.policy.codec import DEFAULT_CODEC, get_codec
 from prefixkv.profiles.config import PrefixConfig
 from prefixkv_cli import options, output
 from prefixkv_cli.model_loading import loading_shown
+
+if TYPE_CHECKING:
+    from prefixkv.server.engine_process import EngineProcess
 
 NEEDED = ("starlette", "uvicorn", "prometheus_client")
 DEFAULT_PORT = 8311
@@ -66,6 +69,14 @@ def serve(
     load_in_8bit: options.EightBitOption = False,
     load_in_4bit: options.FourBitOption = False,
     trust_remote_code: options.TrustOption = False,
+    own_process: Annotated[
+        bool | None,
+        typer.Option(
+            "--own-process/--one-process",
+            help="Give the model a process of its own, beside that of HTTP and pictures; or do not.",
+            show_default="its own on a GPU",
+        ),
+    ] = None,
     quiet: options.QuietOption = False,
 ) -> None:
     """Keep a model loaded and answer OpenAI's chat completions, each conversation on a compressed cache of its own.
@@ -87,27 +98,53 @@ def serve(
     check_model_name(model)
     placement = options.placement(device, device_map, load_in_8bit, load_in_4bit, trust_remote_code)
     from prefixkv.profiles.loading import Loading
-    from prefixkv.server.engine_process import EngineProcess
 
-    # First, since it imports torch, too, and does so at the same time.
-    with EngineProcess() as process:
+    # Before it loads anything, the process of the model is there.
+    with _engine_process(own_process, device, device_map) as process:
         # Here, so that the other commands start without the picture code and the server's libraries.
         from prefixkv.inputs.picture_size import check_max_pixels
         from prefixkv.server.desk import Desk, Manner
         from prefixkv.server.program import Place, serve
-        from prefixkv.server.remote_engine import open_engine
 
         check_max_pixels(max_pixels)
         place = Place(host, port, api_key_file)
         place.check()
         loading = Loading(model, device, dtype, placement, no_profile)
-        engine_options = {"method": method, "memory": sizes, "most_rows": rows, "codec": codec}
+        engine_options: dict[str, Any] = {"method": method, "memory": sizes, "most_rows": rows, "codec": codec}
+        manner = Manner(rule, method, codec, max_new_tokens, max_pixels, allow_addresses)
+        if process is None:
+            from prefixkv.engine.engine import Engine
+            from prefixkv.models.frontend import Frontend
+
+            loaded = loading_shown(model, lambda progress: loading.load(output.notice, progress))
+            with Engine(loaded, notify=output.notice, **engine_options) as own:
+                serve(Desk(Frontend.of(loaded), own, manner, model), None, place, rows + queue, _say_begun)
+            return
+        from prefixkv.server.remote_engine import open_engine
+
         frontend, engine = loading_shown(
             model, lambda progress: open_engine(process, loading, engine_options, output.notice, progress)
         )
-        manner = Manner(rule, method, codec, max_new_tokens, max_pixels, allow_addresses)
         with contextlib.closing(engine):
             serve(Desk(frontend, engine, manner, model), engine, place, rows + queue, _say_begun)
+
+
+def _engine_process(
+    wanted: bool | None, device: str, device_map: str | None
+) -> contextlib.AbstractContextManager[EngineProcess | None]:
+    """A process for the model, if it is to have one of its own: on a GPU, unless something else is asked for.
+
+    A CPU's cores have to do all the work in any case, and a second process takes more memory.
+    """
+    if wanted is None:
+        from prefixkv.models.loading import find_device
+
+        wanted = device_map is not None or find_device(device).type != "cpu"
+    if not wanted:
+        return contextlib.nullcontext()
+    from prefixkv.server.engine_process import EngineProcess
+
+    return EngineProcess()
 
 
 def _rule(budget: str, method: str, codec: str, config: str | None) -> Budget | PrefixConfig:

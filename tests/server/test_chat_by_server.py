@@ -23,7 +23,7 @@ QUESTIONS = ("How many objects are there?", "Describe the image.")
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    with running(tmp_path_factory.mktemp("home"), "--memory", "64MiB") as it:
+    with running(tmp_path_factory.mktemp("home"), "--memory", "64MiB", "--own-process") as it:
         yield it
 
 

@@ -34,7 +34,7 @@ def ask(server: Running, **options: Any) -> Any:
 
 
 def test_the_server_ends_where_its_engine_was_killed(tmp_path: Path) -> None:
-    with running(tmp_path, code=1) as server:
+    with running(tmp_path, "--own-process", code=1) as server:
         stream = ask(server, stream=True)
         for _ in range(8):
             stream.readline()
@@ -50,7 +50,7 @@ def test_the_server_ends_where_its_engine_was_killed(tmp_path: Path) -> None:
 
 
 def test_a_request_is_refused_where_the_engine_was_killed(tmp_path: Path) -> None:
-    with running(tmp_path, code=1) as server:
+    with running(tmp_path, "--own-process", code=1) as server:
         with ask(server, max_tokens=2) as answer:
             assert answer.status == 200
         # What is asked while nobody has noticed meets the same error as what is asked later.
@@ -63,7 +63,7 @@ def test_a_request_is_refused_where_the_engine_was_killed(tmp_path: Path) -> Non
 
 
 def test_the_engine_ends_where_the_server_was_killed(tmp_path: Path) -> None:
-    with running(tmp_path, code=-signal.SIGKILL) as server:
+    with running(tmp_path, "--own-process", code=-signal.SIGKILL) as server:
         stream = ask(server, stream=True)
         stream.readline()
         engine = server.engine()
@@ -71,10 +71,11 @@ def test_the_engine_ends_where_the_server_was_killed(tmp_path: Path) -> None:
         assert psutil.wait_procs([engine], 10)[1] == []
 
 
-def test_weights_that_are_not_there_are_said_in_one_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize("processes", ["--own-process", "--one-process"])
+def test_weights_that_are_not_there_are_said_in_one_line(processes: str, tmp_path: Path) -> None:
     write(tmp_path / "small")
     (tmp_path / "small" / "model.safetensors").unlink()
-    done = run_here("serve", "--model", str(tmp_path / "small"), "--port", "0")
+    done = run_here("serve", "--model", str(tmp_path / "small"), "--port", "0", processes)
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1
     assert "model.safetensors" in done.stderr
