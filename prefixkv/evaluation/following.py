@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from prefixkv.cache.prefix_cache import PrefixKVCache
 from prefixkv.cache.snapshot import copy_of
 from prefixkv.evaluation.continuation import Continuation, Kept
-from prefixkv.evaluation.row_steps import RowSteps
+from prefixkv.evaluation.given_steps import GivenSteps
 from prefixkv.models.loading import Notify
 from prefixkv.transformers_compat import cache_argument
 
@@ -138,7 +138,7 @@ class Following:
             notify: told why, once for each model, where steps on a CUDA device are not captured.
         """
         self._places = min(ROWS, 1 << max(0, most_rows - 1).bit_length())
-        self._steps = RowSteps(model, self._places, notify)
+        self._steps = GivenSteps(model, self._places, notify)
 
     def read(self, given: Sequence[tuple[State, Sequence[int]]]) -> None:
         """Have states read tokens that are given, every token a decode step.

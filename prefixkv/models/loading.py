@@ -172,12 +172,7 @@ class ChosenModel:
 
 
 def choose_model(
-    name: str = "auto",
-    device: str = "auto",
-    dtype: str = "auto",
-    notify: Notify = lambda text: None,
-    placement: Placement | None = None,
-    progress: Progress = lambda done, total: None,
+    name: str, device: str, dtype: str, notify: Notify, placement: Placement, progress: Progress
 ) -> ChosenModel:
     """Find out which model is meant, and bring its files here; nothing of it is loaded.
 
@@ -186,7 +181,6 @@ def choose_model(
     check_model_name(name)
     check_device_name(device)
     check_dtype_name(dtype)
-    placement = placement or Placement()
     placement.check(device)
     trusted = placement.trust_remote_code
     # Before torch, whose import takes seconds: a model that cannot be had is known at once.

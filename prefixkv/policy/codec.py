@@ -39,7 +39,8 @@ class Codec:
 
     def largest_entry(self, geometry: KVGeometry) -> EntrySize:
         """What the largest entries take, one of which stands for all where there is one precision."""
-        largest = max(FINE_OF.values(), key=PAIRS.index) if self.is_mixed else self.bits
+        # `PAIRS` begins with the largest.
+        largest = min(FINE_OF.values(), key=PAIRS.index) if self.is_mixed else self.bits
         return EntrySize.of(geometry, largest)
 
     def check(self, geometry: KVGeometry) -> None:

@@ -28,7 +28,7 @@ def evicting_caches(geometry: KVGeometry, look_ahead: LookAhead) -> dict[float, 
 
 
 def mixing_caches(geometry: KVGeometry, look_ahead: LookAhead) -> dict[str, PrefixKVCache]:
-    """Empty caches in which `guided` keeps what a share of the bytes holds in 4 and 2 bits; as for `evicting_caches`.
+    """Empty caches in which `guided` keeps what a share of the bytes holds in two precisions; as for `evicting_caches`.
 
     Returns:
         By the share as text; none where a vector in 2 bits makes no whole bytes.

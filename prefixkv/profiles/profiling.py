@@ -119,7 +119,7 @@ def measure(
     """
     if not samples:
         raise PrefixKVError("there are no samples to measure: give a folder or a data file with some")
-    queries = _query_recorder(loaded, notify)
+    records_queries = _can_record(loaded, notify)
     number, count = (launch.number, launch.count) if launch else (0, 1)
     compared = min(COMPARED_SAMPLES, max(1, len(samples) // 2))
     own: list[_Measured] = []
@@ -130,15 +130,15 @@ def measure(
     torch.set_num_threads(division_of(loaded.model)[1])
     try:
         for index in range(number, len(samples), count):
-            sample, answer = _measure_sample(loaded, samples[index], index, answer_tokens, queries is not None)
+            sample, answer = _measure_sample(loaded, samples[index], index, answer_tokens, records_queries)
             own.append(sample)
             if index < compared:
                 answers.append(answer)
             progress(min(len(samples) - 1, count * len(own)))
         measured = sorted(launch.gather(own) if launch else own, key=lambda sample: sample.index)
         layers = tuple(average_curve(layer) for layer in zip(*(sample.curves for sample in measured), strict=True))
-        look_ahead = _look_ahead(loaded, measured) if queries is not None else None
-        if queries is not None and look_ahead is None:
+        look_ahead = _look_ahead(loaded, measured) if records_queries else None
+        if records_queries and look_ahead is None:
             notify("the profile will hold no look-ahead queries: no answer has a second token")
         # Along answers whose own queries are not looked ahead by, as is the case of those that are to come.
         others = measured[compared:] or measured
@@ -235,9 +235,11 @@ def _measure_sample(
     return measured, _Answer(index, inputs, out[0, prompt_tokens:])
 
 
-def _query_recorder(loaded: LoadedModel, notify: Notify) -> QueryRecorder | None:
+def _can_record(loaded: LoadedModel, notify: Notify) -> bool:
+    """Whether queries can be turned back to no position, as look-ahead queries are kept."""
     try:
-        return QueryRecorder(Rotation(loaded.model), loaded.geometry.layers)
+        Rotation(loaded.model)
     except PrefixKVError as error:
         notify(f"the profile will hold no look-ahead queries, and method 'guided' will do without: {error}")
-        return None
+        return False
+    return True

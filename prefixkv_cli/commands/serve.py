@@ -100,7 +100,7 @@ def serve(
     from prefixkv.profiles.loading import Loading
 
     # Before it loads anything, the process of the model is there.
-    with _engine_process(own_process, device, device_map) as process:
+    with _engine_process(own_process, device) as process:
         # Here, so that the other commands start without the picture code and the server's libraries.
         from prefixkv.inputs.picture_size import check_max_pixels
         from prefixkv.server.desk import Desk, Manner
@@ -129,9 +129,7 @@ def serve(
             serve(Desk(frontend, engine, manner, model), engine, place, rows + queue, _say_begun)
 
 
-def _engine_process(
-    wanted: bool | None, device: str, device_map: str | None
-) -> contextlib.AbstractContextManager[EngineProcess | None]:
+def _engine_process(wanted: bool | None, device: str) -> contextlib.AbstractContextManager[EngineProcess | None]:
     """A process for the model, if it is to have one of its own: on a GPU, unless something else is asked for.
 
     A CPU's cores have to do all the work in any case, and a second process takes more memory.
@@ -139,7 +137,7 @@ def _engine_process(
     if wanted is None:
         from prefixkv.models.loading import find_device
 
-        wanted = device_map is not None or find_device(device).type != "cpu"
+        wanted = find_device(device).type != "cpu"
     if not wanted:
         return contextlib.nullcontext()
     from prefixkv.server.engine_process import EngineProcess

@@ -14,6 +14,7 @@ from prefixkv.cache.prefix_cache import PrefixKVCache
 from prefixkv.cache.snapshot import CacheSnapshot
 from prefixkv.engine.admission import Footprint
 from prefixkv.errors import OptionError
+from prefixkv.evaluation.cells import Cell
 from prefixkv.kernels.packed_row import key_bits, mean_bits, value_bits
 from prefixkv.kernels.packing import pack, unpack
 from prefixkv.methods.table import METHODS, get_method
@@ -208,6 +209,13 @@ def test_the_coarse_entries_lose_bits_of_their_keys_only_where_a_budget_holds_fe
     assert fine[0] == 999
     assert 0 < fine[1] < fine[0]
     assert fine[-1] == 0
+
+
+def test_a_budget_up_to_what_the_fine_entries_take_is_no_more_than_that() -> None:
+    """Of heads of 64 all in 4 bits take 26.6 %."""
+    geometry = KVGeometry(layers=4, kv_heads=2, head_dim=64, dtype="float16")
+    asked = {budget: Cell("h2o", budget, "mixed").asked_fraction(geometry, 1000) for budget in ("10%", "25%", "60%")}
+    assert asked == {"10%": 0.1, "25%": 0.25, "60%": pytest.approx(0.265625)}
 
 
 def test_an_engine_reserves_what_two_precisions_take() -> None:

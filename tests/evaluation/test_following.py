@@ -14,8 +14,8 @@ from prefixkv.evaluation import following
 from prefixkv.evaluation.cells import Cell, new_cache
 from prefixkv.evaluation.continuation import Continuation, GivenText, OwnAnswer
 from prefixkv.evaluation.following import Following, State, follow
+from prefixkv.evaluation.given_steps import GivenSteps
 from prefixkv.evaluation.prefill import Prefill
-from prefixkv.evaluation.row_steps import RowSteps
 from prefixkv.models.geometry import KVGeometry
 from prefixkv.models.loading import LoadedModel
 from tests import tiny
@@ -58,7 +58,7 @@ def test_many_followed_together_are_each_alone(
 ) -> None:
     """More rows than there are places, some of which have read a given token before."""
     monkeypatch.setattr(following, "ROWS", 8)
-    monkeypatch.setattr(following, "RowSteps", partial(RowSteps, captured=captured))
+    monkeypatch.setattr(following, "GivenSteps", partial(GivenSteps, captured=captured))
     every = [(length, cell) for length in LENGTHS for cell in CELLS]
     with torch.no_grad(), attention.installed(loaded.model):
         states = [begun(loaded, *each) for each in every]
@@ -83,7 +83,7 @@ def test_a_captured_step_does_not_depend_on_what_was_captured_before(loaded: Loa
     """Always the one for all places, and for what has occurred; rows keep their places while others go."""
     with torch.no_grad(), attention.installed(loaded.model):
         rows = [begun(loaded, 41, cell).cache.row for cell in CELLS[:3]]
-        steps, loads = RowSteps(loaded.model, 4, pytest.fail, captured=True), []
+        steps, loads = GivenSteps(loaded.model, 4, pytest.fail, captured=True), []
         for reading in (rows[:1], rows, rows[:1], rows[1:]):
             steps.read([(row, 5) for row in reversed(reading)])
             assert steps._captured is not None
@@ -99,8 +99,8 @@ def test_logits_come_in_the_order_in_which_they_were_asked_for(loaded: LoadedMod
     with torch.no_grad(), attention.installed(loaded.model):
         cells = [CELLS[1], Cell("prefixkv-release", "30%"), CELLS[3], CELLS[0]]
         one, other = ([begun(loaded, 41, cell).cache.row for cell in cells] for _ in range(2))
-        steps = RowSteps(loaded.model, 4, said.append, captured=True)
-        plain = RowSteps(loaded.model, 4, pytest.fail, captured=False)
+        steps = GivenSteps(loaded.model, 4, said.append, captured=True)
+        plain = GivenSteps(loaded.model, 4, pytest.fail, captured=False)
         for order in ([2, 0, 1, 3], [3, 1], [0, 1, 2, 3]):
             found = steps.read([(one[at], TEXT[at]) for at in order])
             expected = plain.read([(other[at], TEXT[at]) for at in order])

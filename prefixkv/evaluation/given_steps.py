@@ -17,7 +17,7 @@ from prefixkv.kernels.dispatch import plain_path_is_wanted
 from prefixkv.models.loading import Notify
 
 
-class RowSteps:
+class GivenSteps:
     """Reads a token of each of some rows at a time.
 
     On a CUDA device a step is the replay of a captured one, always of that for all places and for every precision that
