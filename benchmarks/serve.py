@@ -1,4 +1,4 @@
-"""A server under load on a CPU, with the demo model: `python -m benchmarks.serve FILE.json`.
+"""A server under load on a CPU, with the demo model: `python -m benchmarks.serve FILE.json [options of serve]`.
 
 64 clients at once: none fails, each answer is the one that is given alone, and the bytes that are reserved, sampled
 from /metrics, stay within the limit. Then 2,000 requests, half of them short texts: how much the processes grow. And
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 import json
 import os
 import statistics
@@ -18,7 +19,7 @@ import tempfile
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,12 +29,16 @@ import psutil
 
 from prefixkv.demo.scenes import draw_scene
 from prefixkv.documents import read_json, write_json
+from prefixkv.host_memory import SECONDS
 from prefixkv.machine import describe_machine
 
 CLIENTS = 64
-REQUESTS, BEFORE = 2000, 200
+LOOKED_AT = (200, 500, 1000, 1500, 2000)
+"""After so many requests: how much memory there is. From the first on nothing is to grow."""
 WORKERS = 8
 MEMORY = "32MiB"
+GROWTH_MEMORY = "16MiB"
+"""So that there are as many kept conversations after the first 200 requests as ever."""
 QUESTIONS = ("Describe the image.", "How many objects are there?", "How many red objects are there?")
 PROGRAM = (sys.executable, "-m", "prefixkv_cli")
 
@@ -70,12 +75,12 @@ class Server:
 
 
 @contextmanager
-def started() -> Iterator[tuple[Server, Path]]:
+def started(memory: str, options: Sequence[str]) -> Iterator[tuple[Server, Path]]:
     """A server in a process and a home of its own."""
     with tempfile.TemporaryDirectory() as folder:
         home, where = Path(folder), {**os.environ, "PREFIXKV_HOME": folder}
-        words = ("serve", "--model", "demo", "--port", "0", "--memory", MEMORY, "--device", "cpu", "--quiet")
-        process = subprocess.Popen([*PROGRAM, *words], env=where)
+        words = ("serve", "--model", "demo", "--port", "0", "--memory", memory, "--device", "cpu", "--quiet")
+        process = subprocess.Popen([*PROGRAM, *words, *options], env=where)
         try:
             while not (home / "server.json").exists():
                 assert process.poll() is None
@@ -112,7 +117,7 @@ def picture(seed: int) -> str:
     return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
-def at_once(server: Server) -> dict[str, Any]:
+def at_once(server: Server, home: Path) -> dict[str, Any]:
     """All clients together, then each alone."""
     asked = [(QUESTIONS[number % 3], picture(100 + number // 2)) for number in range(CLIENTS)]
     barrier = threading.Barrier(CLIENTS)
@@ -137,8 +142,11 @@ def at_once(server: Server) -> dict[str, Any]:
     }
 
 
-def growth(server: Server) -> dict[str, Any]:
-    """Resident memory after the first requests and after the last, each the median of a few looks."""
+def growth(server: Server, home: Path) -> dict[str, Any]:
+    """Resident memory after the first requests and later, each the median of a few looks.
+
+    They wait until what is free went back to the system: before that it is anything up to 100 MB more.
+    """
     scenes = [picture(seed) for seed in range(8)]
 
     def one(number: int) -> None:
@@ -149,21 +157,21 @@ def growth(server: Server) -> dict[str, Any]:
 
     def resident() -> float:
         looks = []
+        time.sleep(SECONDS + 1)
         for _ in range(9):
             looks.append(sum(each.memory_info().rss for each in server.processes()))
             time.sleep(0.05)
         return statistics.median(looks)
 
-    curve = []
+    looks = []
     with ThreadPoolExecutor(WORKERS) as threads:
-        for start in range(0, REQUESTS, BEFORE):
-            list(threads.map(one, range(start, start + BEFORE)))
-            curve.append(int(resident()))
-    return {
-        "requests": REQUESTS,
-        "resident_bytes_every_200": curve,
-        "growth_bytes_a_request": round((curve[-1] - curve[0]) / (REQUESTS - BEFORE), 1),
-    }
+        for start, end in itertools.pairwise((0, *LOOKED_AT)):
+            list(threads.map(one, range(start, end)))
+            kept = server.metric("prefixkv_kept_cache_bytes")
+            looks.append({"requests": end, "resident_bytes": int(resident()), "kept_cache_bytes": int(kept)})
+            print(looks[-1], flush=True)
+    grown = looks[-1]["resident_bytes"] - looks[0]["resident_bytes"]
+    return {"looks": looks, "growth_bytes_a_request": round(grown / (LOOKED_AT[-1] - LOOKED_AT[0]), 1)}
 
 
 def one_shot(server: Server, home: Path) -> dict[str, Any]:
@@ -187,19 +195,16 @@ def one_shot(server: Server, home: Path) -> dict[str, Any]:
     }
 
 
-def main(path: Path) -> None:
+def main(path: Path, options: Sequence[str]) -> None:
     """Measure and write."""
-    found: dict[str, Any] = {"machine": describe_machine(), "memory": MEMORY}
-    with started() as (server, home):
-        for name, measure in (
-            ("one_shot", lambda: one_shot(server, home)),
-            ("at_once", lambda: at_once(server)),
-            ("growth", lambda: growth(server)),
-        ):
-            found[name] = measure()
-            # What is measured is there though the rest be stopped.
-            write_json(path, found)
+    found: dict[str, Any] = {"machine": describe_machine(), "options": list(options)}
+    for memory, parts in ((MEMORY, (one_shot, at_once)), (GROWTH_MEMORY, (growth,))):
+        with started(memory, options) as (server, home):
+            for measure in parts:
+                found[measure.__name__] = {"memory": memory, **measure(server, home)}
+                # What is measured is there though the rest be stopped.
+                write_json(path, found)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2:])

@@ -16,7 +16,17 @@ SOURCES = sorted(path for package in ("prefixkv", "prefixkv_cli", "tools") for p
 MAX_LINES = 300
 
 LEVELS = (
-    {"errors", "documents", "home", "html_table", "pixels", "platforms", "schemas", "transformers_compat"},
+    {
+        "errors",
+        "documents",
+        "home",
+        "host_memory",
+        "html_table",
+        "pixels",
+        "platforms",
+        "schemas",
+        "transformers_compat",
+    },
     {"models", "kernels"},
     {"methods", "inputs", "machine", "workers"},
     {"policy"},
@@ -33,6 +43,7 @@ USES_NO_TRANSFORMERS = {
         "errors",
         "documents",
         "home",
+        "host_memory",
         "html_table",
         "pixels",
         "platforms",
@@ -58,6 +69,7 @@ USES_NO_TORCH = {
     "errors",
     "documents",
     "home",
+    "host_memory",
     "html_table",
     "pixels",
     "platforms",

@@ -13,7 +13,7 @@ from prefixkv.cache.prefix_cache import PrefixKVCache
 from prefixkv.cache.snapshot import CacheSnapshot
 from prefixkv.cache.usage import CacheUsage
 from prefixkv.chat.conversation_state import ConversationState
-from prefixkv.chat.device_memory import give_back, memory_errors
+from prefixkv.chat.device_memory import memory_errors
 from prefixkv.chat.picture_intake import take_pictures
 from prefixkv.chat.reader import Reader
 from prefixkv.chat.reading import Reading
@@ -21,6 +21,7 @@ from prefixkv.engine.memory import peak_bytes
 from prefixkv.errors import OptionError, PrefixKVError
 from prefixkv.generation.answer import Answer
 from prefixkv.generation.sampling import Sampling
+from prefixkv.host_memory import give_back
 from prefixkv.inputs.images import Picture
 from prefixkv.inputs.parts import read_parts
 from prefixkv.inputs.picture_size import check_max_pixels
@@ -270,8 +271,7 @@ class Conversation:
             prompt, layout = given.prompt, (*(None for _ in self._waiting), *given.layout)
             images = [open_source(picture) if isinstance(picture, str) else picture for picture in given.pictures]
         pictures = take_pictures(images, self.loaded, self.max_pixels, self._notify)
-        before = self.state()
-        turn = Turn(prompt, (*self._waiting, *pictures), layout=layout)
+        before, turn = self.state(), Turn(prompt, (*self._waiting, *pictures), layout=layout)
         self._turns.append(turn)
         self._waiting.clear()
         try:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 
@@ -37,25 +36,3 @@ def memory_errors(cache: PrefixKVCache, device: torch.device) -> Iterator[None]:
         raise DeviceMemoryError(
             f"{device} {OUT_OF_MEMORY}: give a smaller --budget, a smaller image or a shorter answer"
         ) from None
-
-
-@functools.cache
-def _trim() -> Callable[[int], int] | None:
-    """`malloc_trim` of glibc; None where there is none."""
-    import ctypes
-
-    try:
-        found: Callable[[int], int] = ctypes.CDLL(None).malloc_trim
-    except (OSError, TypeError, AttributeError):  # another C library, or Windows
-        return None
-    return found
-
-
-def give_back() -> None:
-    """Hand the host's memory that is free back to the system.
-
-    Each turn renders the whole conversation anew. Left to itself, what is kept of a turn settles in the gaps of what
-    was freed behind it, and holds all of that.
-    """
-    if trim := _trim():
-        trim(0)

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
+from prefixkv.host_memory import given_back, share_one_arena
+
 if TYPE_CHECKING:
     from prefixkv.models.loading import LoadedModel
 
@@ -85,6 +87,7 @@ class EngineProcess:
 
 def _work(pipe: Connection) -> None:  # pragma: no cover - in a process of its own
     """Load what is ordered, and answer requests until the other end hangs up."""
+    share_one_arena()
     # Ctrl-C reaches all processes of a terminal; the one that was called ends this one.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, name="prefixkv-parent", daemon=True).start()
@@ -92,7 +95,8 @@ def _work(pipe: Connection) -> None:  # pragma: no cover - in a process of its o
     gc.disable()
     from prefixkv.server.engine_host import run_engine
 
-    run_engine(pipe)
+    with given_back():
+        run_engine(pipe)
 
 
 def _end_with_parent() -> None:  # pragma: no cover - in a process of its own

@@ -16,6 +16,7 @@ from typing import Any
 import uvicorn
 
 from prefixkv.errors import EngineLostError, OptionError, PrefixKVError
+from prefixkv.host_memory import given_back
 from prefixkv.server.app import Limits, Service
 from prefixkv.server.desk import Desk
 from prefixkv.server.home_file import remove_home_file, write_home_file
@@ -119,7 +120,8 @@ def serve(
         if engine is not None:
             engine.when_lost(server.end)
         try:
-            server.run(sockets=[listener])
+            with given_back():
+                server.run(sockets=[listener])
         finally:
             remove_home_file()
     if engine is not None and isinstance(engine.failure, EngineLostError):

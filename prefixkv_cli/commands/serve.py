@@ -97,8 +97,11 @@ def serve(
     check_dtype_name(dtype)
     check_model_name(model)
     placement = options.placement(device, device_map, load_in_8bit, load_in_4bit, trust_remote_code)
+    from prefixkv.host_memory import share_one_arena
     from prefixkv.profiles.loading import Loading
 
+    # Before there is a second thread.
+    share_one_arena()
     # Before it loads anything, the process of the model is there.
     with _engine_process(own_process, device) as process:
         # Here, so that the other commands start without the picture code and the server's libraries.
