@@ -109,15 +109,18 @@ def division_of(model: torch.nn.Module) -> tuple[int, int]:
     depend on the number of threads in their last digits, so it depends on the machine and the model alone, not on how
     many processes are in fact started.
 
+    Beside a GPU the host draws and cuts pictures, which is too little for threads to share: those that wait for such
+    work turn in place, and two processes take each other's cores. One thread is faster there.
+
     Args:
         model: on its device.
 
     Returns:
         Processes that fit, and the threads of each.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if next(model.parameters()).device.type != "cpu":
-        return 1, cores
+        return 1, 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
     processes = max(1, min(cores, MOST_PROCESSES, psutil.virtual_memory().total // (MEMORY_SHARE * weights)))
     return processes, max(1, cores // processes)

@@ -18,7 +18,7 @@ from prefixkv.evaluation.engine import engine_digest
 from prefixkv.evaluation.exercise import Exercises
 from prefixkv.evaluation.records import RecordFolder
 from prefixkv.evaluation.results import results
-from prefixkv.evaluation.shard import Missing, Shard
+from prefixkv.evaluation.shard import Missing, Shard, group_size
 from prefixkv.home import home
 from prefixkv.models.loading import LoadedModel, Notify, load_model, profile_name
 from prefixkv.models.placement import Placement
@@ -132,7 +132,8 @@ class Evaluation:
             notify(
                 f"{count} processes share the CUDA devices {', '.join(cards)}: those of one card slow each other down"
             )
-        shard = Shard(self.cells, metrics, self.most_tokens, self._is_side_by_side(loaded), threads, count)
+        size = group_size(loaded.device, len(measured_cells(self.cells))) if self._is_side_by_side(loaded) else 1
+        shard = Shard(self.cells, metrics, self.most_tokens, size, threads, count)
         with Helpers(helpers, _help, self, cards, shard, path, settings, look_ahead, missing) as others:
             share = sum(len(group) for group in shard.groups(missing, len(exercises), launch.number))
 

@@ -11,12 +11,13 @@ import torch
 
 from prefixkv.evaluation.cells import REFERENCE, Cell
 from prefixkv.evaluation.exercise import Exercise, Exercises
+from prefixkv.evaluation.following import ROWS
 from prefixkv.evaluation.measure import Measuring
 from prefixkv.evaluation.records import RecordFolder
 from prefixkv.models.loading import LoadedModel, Notify
 
-SAMPLES = 8
-"""Samples of a group, which are measured side by side: those of numbers 0 to 7, 8 to 15 and so on."""
+SAMPLES, MOST_SAMPLES = 8, 32
+"""Samples of a group, which are measured side by side: at least and at most; see `group_size`."""
 DEVICE_SHARE, HOST_SHARE = 4, 16
 """A group may take one part in so many of the device's memory, or of a host's, where several processes may be."""
 
@@ -36,7 +37,8 @@ class Shard:
         cells: all that are asked for.
         metrics: as for `Measuring`.
         most_tokens: likewise.
-        side_by_side: likewise; else each sample is a group of its own.
+        group_size: samples that are measured side by side: those of numbers 0 to 7, 8 to 15 and so on where it is 8;
+            1 where each is measured by itself.
         threads: of each process.
         count: processes that share the samples.
     """
@@ -44,7 +46,7 @@ class Shard:
     cells: tuple[Cell, ...]
     metrics: tuple[str, ...]
     most_tokens: int
-    side_by_side: bool
+    group_size: int
     threads: int
     count: int
 
@@ -56,7 +58,7 @@ class Shard:
             samples: of all.
             number: of the process.
         """
-        size = SAMPLES if self.side_by_side else 1
+        size = self.group_size
         every = [range(start, min(start + size, samples)) for start in range(0, samples, size)]
         own = every[number :: self.count]
         return [group for group in own if any(index in missing for index in group)]
@@ -85,7 +87,7 @@ class Shard:
         Returns:
             The seconds that it took.
         """
-        measuring = Measuring(loaded, self.metrics, self.most_tokens, self.side_by_side, notify)
+        measuring = Measuring(loaded, self.metrics, self.most_tokens, self.group_size > 1, notify)
         before, began, done = torch.get_num_threads(), time.perf_counter(), 0
         torch.set_num_threads(self.threads)
         try:
@@ -111,6 +113,20 @@ class Shard:
         lacks = [missing[index] for index in group if index in missing]
         longest = max(lacks, key=len)
         return list(dict.fromkeys([*longest, *(cell for each in lacks for cell in each)]))
+
+
+def group_size(device: torch.device, cells: int) -> int:
+    """Samples that are measured side by side.
+
+    A step takes a GPU hardly longer for a full batch than for a single row, so that where cells are few, samples fill
+    it; a host computes every row.
+
+    Args:
+        device: of the model.
+        cells: that evict.
+    """
+    fills = 2 * ROWS // max(1, cells) if device.type == "cuda" else SAMPLES
+    return max(SAMPLES, min(MOST_SAMPLES, fills))
 
 
 def parts(loaded: LoadedModel, group: Sequence[Exercise], cells: Sequence[Cell], most_tokens: int) -> list[slice]:

@@ -13,11 +13,11 @@ import torch
 from prefixkv.evaluation.cells import REFERENCE, Cell, cells_of
 from prefixkv.evaluation.exercise import Exercise
 from prefixkv.evaluation.measure import Measuring
-from prefixkv.evaluation.shard import Shard, parts
+from prefixkv.evaluation.shard import Shard, group_size, parts
 from prefixkv.models.loading import LoadedModel
 
 CELLS = tuple(cells_of("h2o,local", "20%"))
-SHARD = Shard(CELLS, ("ppl",), 8, side_by_side=True, threads=1, count=1)
+SHARD = Shard(CELLS, ("ppl",), 8, group_size=8, threads=1, count=1)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
@@ -26,13 +26,19 @@ def test_groups_are_the_same_for_any_number_of_processes(count: int) -> None:
     shard = replace(SHARD, count=count)
     found = [group for number in range(count) for group in shard.groups(missing, 30, number)]
     assert sorted(found, key=lambda group: group.start) == [range(8), range(8, 16), range(16, 24), range(24, 30)]
-    assert replace(shard, side_by_side=False).groups(missing, 30, 0) == [
+    assert replace(shard, group_size=1).groups(missing, 30, 0) == [
         range(index, index + 1) for index in range(0, 30, count) if index in missing
     ]
 
 
 def test_a_group_that_lacks_nothing_is_left_out() -> None:
     assert SHARD.groups({17: [REFERENCE]}, 30, 0) == [range(16, 24)]
+
+
+def test_a_gpu_has_as_many_samples_at_a_time_as_fill_its_batch() -> None:
+    gpu = torch.device("cuda")
+    assert [group_size(gpu, cells) for cells in (0, 1, 4, 5, 8, 16, 200)] == [32, 32, 32, 25, 16, 8, 8]
+    assert [group_size(torch.device("cpu"), cells) for cells in (0, 1, 200)] == [8, 8, 8]
 
 
 class Folder:

@@ -9,7 +9,7 @@ import torch
 from accelerate import PartialState
 
 from prefixkv.errors import PrefixKVError
-from prefixkv.workers import Helpers, Launch, cards_of, seconds_since_start
+from prefixkv.workers import Helpers, Launch, cards_of, division_of, seconds_since_start
 
 
 class Group:
@@ -95,3 +95,7 @@ def test_helpers_say_what_they_have_found() -> None:
         found = helpers.wait()
     assert [number for number, _ in found] == [10, 20]
     assert all(0 < seconds < 100 for _, seconds in found)
+
+
+def test_beside_a_gpu_the_host_works_with_one_thread() -> None:
+    assert division_of(torch.nn.Linear(1, 1, device="meta")) == (1, 1)
