@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 from prefixkv.errors import PrefixKVError
@@ -143,15 +143,22 @@ def _refuse_powers(template: str) -> None:
     Raises:
         PrefixKVError: it has one.
     """
+    line = _power_line(template)
+    if line is not None:
+        raise PrefixKVError(f"the model's chat template computes a power (**) in line {line}: {_OF_ANOTHER}")
+
+
+@lru_cache(maxsize=8)
+def _power_line(template: str) -> int | None:
+    """The line of a template's first power; parsed once, not for every prompt: that takes longer than rendering it."""
     import jinja2.nodes
 
     try:
         power = parse_template(template).find(jinja2.nodes.Pow)
     # What cannot be parsed is told of where it is rendered.
     except jinja2.TemplateError:
-        return
-    if power is not None:
-        raise PrefixKVError(f"the model's chat template computes a power (**) in line {power.lineno}: {_OF_ANOTHER}")
+        return None
+    return None if power is None else power.lineno
 
 
 def reason(error: BaseException) -> str:

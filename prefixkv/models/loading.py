@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from prefixkv.errors import PrefixKVError
@@ -83,7 +84,7 @@ class LoadedModel:
     takes_images: bool
     load_seconds: float
 
-    @property
+    @cached_property
     def identity(self) -> ModelIdentity:
         """Which model this is, for profiles and configurations."""
         return ModelIdentity.of(self.id, self.model.config, self.geometry.dtype)
