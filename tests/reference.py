@@ -117,3 +117,26 @@ class ReleasedLayer:
         self.seen += 1
         if int(len(self.entries) - self.seen * self.keep_fraction) > 0:
             del self.entries[self.deleted_at]
+
+
+def layer_inputs(
+    model: PreTrainedModel, inputs: dict[str, torch.Tensor], layer: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """What a layer attends with: queries before RoPE, keys after it, and values, each (heads, seen_len, head_dim)."""
+    attention = model.get_decoder().layers[layer].self_attn
+    seen: list[torch.Tensor] = []
+    hook = attention.q_proj.register_forward_hook(lambda module, args, output: seen.append(output[0]))
+    with torch.no_grad():
+        stored = model(**inputs, use_cache=True).past_key_values.layers[layer]
+    hook.remove()
+    queries = seen[0].view(len(seen[0]), -1, attention.head_dim).transpose(0, 1)
+    return queries, stored.keys[0], stored.values[0]
+
+
+def mean_rotation(model: PreTrainedModel, positions: torch.Tensor) -> torch.Tensor:
+    """The mean of a Llama's rotations to some positions, (head_dim, head_dim): queries are rows that it multiplies."""
+    decoder = model.get_decoder()
+    axes = torch.eye(decoder.layers[0].self_attn.head_dim)
+    cosine, sine = (part[0].mean(dim=0) for part in decoder.rotary_emb(axes, positions[None]))
+    first, second = axes.chunk(2, dim=-1)
+    return axes * cosine + torch.cat([-second, first], dim=-1) * sine

@@ -61,9 +61,14 @@ class Chunk:
         else:
             self._settle()
         self._placed: PlacedQueries | None = None
-        if row.look_ahead is not None and row.look_ahead.is_recorded and not row.keeps_all:
-            behind = self._seen if row.next_positions is None else int(row.next_positions.max())
-            self._placed = PlacedQueries(row.look_ahead, behind)
+        if row.look_ahead is not None and row.look_ahead.is_recorded and not (row.keeps_all or row.method.moves):
+            self._placed = PlacedQueries(row.look_ahead, self._behind)
+
+    @property
+    def _behind(self) -> int:
+        """The position of the token behind the chunk."""
+        positions = self._row.next_positions
+        return self._seen if positions is None else int(positions.max())
 
     @property
     def _tried_layers(self) -> int:
@@ -153,12 +158,17 @@ class Chunk:
         layer = row.layers[index]
         is_text = entry_marks(layer, row.is_text) if row.method.keeps_text else None
         ahead = None if self._placed is None else self._placed[index].to(queries.device)
-        if ahead is None and row.look_ahead is not None:
+        rotation = gathered = None
+        if row.look_ahead is not None and row.method.moves:
+            rotation, gathered = row.look_ahead.rotation, row.look_ahead.gathered(index, queries, self._behind)
+        elif ahead is None and row.look_ahead is not None:
             ahead = row.look_ahead.own(queries)
         tail = self._len if self._marks.is_text is None else self._marks.tail
         assert layer.arriving is not None
+        # Of latents the first part is what values are made of.
+        values = layer.arriving[0 if row.geometry.is_latent else 1]
         keys = layer.arriving[0] if keys is None else keys
-        return Evidence(queries, keys, scale, is_text, tail, ahead)
+        return Evidence(queries, keys, scale, is_text, tail, ahead, values, gathered, rotation)
 
     def finish(self) -> None:
         """All layers have read the chunk: cut them to what they hold from now on."""

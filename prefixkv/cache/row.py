@@ -87,7 +87,7 @@ class CacheRow:
         """
         self.geometry, self.budget, self.method = geometry, Budget.parse(budget), get_method(method)
         self.keep_fractions, self.codec = keep_fractions, get_codec(codec)
-        self.look_ahead = look_ahead if self.method.is_guided else None
+        self.look_ahead = None if look_ahead is None else look_ahead.used_by(self.method)
         losses = self.look_ahead.losses if self.look_ahead else Losses()
         self.capacity = Capacity(geometry, self.budget, self.method, losses, self.codec)
         kind = geometry.head_dim, getattr(torch, geometry.dtype), geometry.is_latent, geometry.shape.value_dim

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 
 from prefixkv.kernels.dispatch import attention_mass, attention_peak
 from prefixkv.kernels.row_mass import row_mass
+
+if TYPE_CHECKING:
+    from prefixkv.policy.rotary import Rotation
 
 WINDOW = 64
 """Most queries at the end of a chunk that speak for what will be asked next (SnapKV's observation window)."""
@@ -32,6 +36,11 @@ class Evidence:
         text_tail: tokens at the chunk's end that are text in every row.
         look_ahead: (1, query_heads, count, head_dim), after RoPE: a profile's queries, placed behind the chunk, or what
             stands for them; None where nothing does.
+        values: (batch, stored_heads, key_len, value_dim), of the entries; the latents where these are what is stored.
+        gathered: (1, query_heads, count, head_dim), float32, for methods that move queries: the queries that stand for
+            what is asked next (a profile's, or the chunk's own), all turned to the place behind the chunk; None where
+            the model's rotation is not known.
+        rotation: the model's, likewise.
     """
 
     queries: torch.Tensor
@@ -40,6 +49,9 @@ class Evidence:
     is_text: torch.Tensor | None = None
     text_tail: int = WINDOW
     look_ahead: torch.Tensor | None = None
+    values: torch.Tensor | None = None
+    gathered: torch.Tensor | None = None
+    rotation: Rotation | None = None
 
     @property
     def window(self) -> torch.Tensor:
@@ -65,6 +77,13 @@ class Evidence:
             (batch, query_heads, count, head_dim), in the order of the text; the same places in every layer.
         """
         return self.queries[:, :, sampled_places(self.queries.shape[2], self.queries.device)]
+
+    @property
+    def value_norms(self) -> torch.Tensor:
+        """The length of each value: (batch, kv_heads, key_len), float32."""
+        assert self.values is not None
+        norms = self.values.float().norm(dim=-1)
+        return norms.repeat_interleave(self.keys.shape[1] // norms.shape[1], dim=1)
 
     def attention(self, queries: torch.Tensor) -> torch.Tensor:
         """The attention that each entry receives from queries, summed over them and averaged over a group's heads.

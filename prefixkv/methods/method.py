@@ -53,6 +53,7 @@ class Method:
         adds_up: whether what entries have borne in earlier chunks is added to their score.
         is_guided: whether a profile's look-ahead queries are of use to `score`, which then looks at no other queries
             than the last and these.
+        moves: whether `score` moves queries to places behind the chunk, for which it is given the model's rotation.
         per_head: whether each kv head chooses its own entries; otherwise a layer's heads share one choice.
         sink_tokens: first entries that are never evicted.
         recent_tokens: last entries of a chunk that are always kept when it is compacted.
@@ -82,6 +83,7 @@ class Method:
     queries: Queries = "all"
     adds_up: bool = False
     is_guided: bool = False
+    moves: bool = False
     per_head: bool = False
     sink_tokens: int = 0
     recent_tokens: int = 0

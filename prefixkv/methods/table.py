@@ -10,6 +10,7 @@ import difflib
 from typing import TYPE_CHECKING
 
 from prefixkv.errors import OptionError
+from prefixkv.methods.expected import EXPECTED
 from prefixkv.methods.full import FULL
 from prefixkv.methods.guided import GUIDED
 from prefixkv.methods.h2o import H2O
@@ -27,7 +28,8 @@ GROUP = "prefixkv.methods"
 """The group of entry points."""
 
 METHODS: dict[str, Method] = {
-    method.name: method for method in (FULL, LOCAL, H2O, PREFIXKV, SNAPKV, PYRAMIDKV, KEYDIFF, TGV, RELEASE, GUIDED)
+    method.name: method
+    for method in (FULL, LOCAL, H2O, PREFIXKV, SNAPKV, PYRAMIDKV, KEYDIFF, EXPECTED, TGV, RELEASE, GUIDED)
 }
 """The methods that are loaded, by name."""
 

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 
 from prefixkv.errors import PrefixKVError
 from prefixkv.methods.evidence import sampled_places
+from prefixkv.methods.method import Method
 from prefixkv.models.geometry import KVGeometry
 from prefixkv.policy.precision import Losses
 from prefixkv.policy.rotary import Rotation
@@ -75,6 +76,30 @@ class LookAhead:
         steps = queries.shape[2] - places + _offsets(len(places), queries.device)
         sampled = queries[:, :, places]
         return torch.cat([sampled, self.rotation.advance(sampled[0], steps)[None]], dim=2)
+
+    def used_by(self, method: Method) -> LookAhead | None:
+        """What of it a method uses: all, no more than the model's rotation, or nothing."""
+        if method.is_guided:
+            return self
+        return LookAhead((), torch.empty(0, dtype=torch.int64), self.rotation) if method.moves else None
+
+    def gathered(self, layer: int, queries: torch.Tensor, position: int) -> torch.Tensor:
+        """The queries that stand for what is asked next, all turned to the place behind a chunk.
+
+        Args:
+            layer: number among the compressed layers.
+            queries: (1, query_heads, chunk_len, head_dim), after RoPE: the chunk's own, which stand for what is asked
+                where none are recorded. How far they are moved counts tokens.
+            position: of the token behind the chunk, where recorded queries are placed.
+
+        Returns:
+            (1, query_heads, count, head_dim), float32.
+        """
+        device = queries.device
+        if self.is_recorded:
+            recorded = self.queries[layer].to(device, torch.float32)
+            return self.rotation.turn(recorded, torch.full((recorded.shape[1],), position, device=device))[None]
+        return self.rotation.advance(queries[0].float(), torch.arange(queries.shape[2], 0, -1, device=device))[None]
 
     @classmethod
     def read(cls, payload: bytes, model: torch.nn.Module, geometry: KVGeometry, losses: Losses) -> LookAhead:

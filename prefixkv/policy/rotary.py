@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -19,6 +19,8 @@ from prefixkv.transformers_compat import decoder_of, layer_config, rotation_of, 
 
 AXES = 3
 TOLERANCE = 1e-3
+TOGETHER = 64
+"""Places to which the axes of a head are moved in one go."""
 
 
 class Rotation:
@@ -34,6 +36,7 @@ class Rotation:
         Raises:
             PrefixKVError: the model rotates in a way that is not known here, or not in every layer.
         """
+        self._means: dict[tuple[tuple[int, ...], int, torch.device], torch.Tensor] = {}
         decoder = decoder_of(model)
         self._angles = getattr(decoder, "rotary_emb", None)
         self._apply = rotation_of(decoder) or _rotate_halves
@@ -108,6 +111,27 @@ class Rotation:
         moved = self.turn(queries, steps)
         # Where the model lengthens vectors as it rotates them, that was done once already.
         return self.turn(moved, torch.zeros_like(steps), back=True) if self._lengthens else moved
+
+    def mean_step(self, steps: Sequence[int], head_dim: int, device: torch.device) -> torch.Tensor:
+        """The mean of the rotations that move a query by each of these numbers of places, found once.
+
+        Args:
+            steps: at least one.
+            head_dim: of the queries.
+            device: where they are.
+
+        Returns:
+            (head_dim, head_dim), float32: a query, as a row, times it is the mean of the moved queries.
+        """
+        key = tuple(steps), head_dim, device
+        if key not in self._means:
+            # It outlives the call, so it must be an ordinary tensor even where the call is in inference mode.
+            with torch.inference_mode(False):
+                axes = torch.eye(head_dim, device=device)[:, None]
+                parts = torch.tensor(key[0], device=device).split(TOGETHER)
+                moved = [self.advance(axes.expand(-1, len(part), -1), part).sum(dim=1) for part in parts]
+                self._means[key] = torch.stack(moved).sum(dim=0) / len(steps)
+        return self._means[key]
 
 
 class PositionWatch:

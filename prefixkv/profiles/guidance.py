@@ -23,6 +23,7 @@ from prefixkv.profiles.profile_path import profile_path
 Notify = Callable[[str], None]
 
 _found: weakref.WeakKeyDictionary[Any, LookAhead | None] = weakref.WeakKeyDictionary()
+_without_record: weakref.WeakKeyDictionary[Any, LookAhead | None] = weakref.WeakKeyDictionary()
 
 
 def make_cache(
@@ -78,17 +79,26 @@ def find_look_ahead(model: Any, identity: ModelIdentity, method: str | Method, n
         notify: called with one line where the method wants them and there are none.
 
     Returns:
-        Where there are none, what stands for them; None where the method uses none, or the model's rotation is not
-        known.
+        Where there are none, what stands for them; for a method that only moves queries, what moves them. None where
+        the method does neither, or the model's rotation is not known.
 
     Raises:
         PrefixKVError: the profile is broken.
     """
-    if not get_method(method).is_guided:
-        return None
+    method = get_method(method)
+    if not method.is_guided:
+        return _rotation_alone(model, method, notify) if method.moves else None
     if model not in _found:
         _found[model] = _read(model, identity, notify)
     return _found[model]
+
+
+def _rotation_alone(model: Any, method: Method, notify: Notify) -> LookAhead | None:
+    if model not in _without_record:
+        _without_record[model] = _of_prompts(model)
+        if _without_record[model] is None:
+            notify(f"{method.name} takes queries where they are: how {type(model).__name__} rotates them is not known")
+    return _without_record[model]
 
 
 def _read(model: Any, identity: ModelIdentity, notify: Notify) -> LookAhead | None:

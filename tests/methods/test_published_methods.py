@@ -12,6 +12,7 @@ from prefixkv.cache import attention
 from prefixkv.cache.prefix_cache import PrefixKVCache
 from prefixkv.methods import allocation
 from prefixkv.methods.evidence import Evidence
+from prefixkv.methods.expected import SINKS, expected
 from prefixkv.methods.keydiff import distinct
 from prefixkv.models.geometry import KVGeometry
 from prefixkv.transformers_compat import cache_argument
@@ -149,3 +150,37 @@ def test_release_profile_mode_scales_and_truncates() -> None:
     # At 0.375 the layers need 1, 14 and 14 entries beside the 2 protected ones: 37 + 24 + 24 forgotten, too many;
     # at 0.625: 3, 24 and 24: 35 + 14 + 14 = 63, within 5 of 60; each times 60 / 63, cut off: 33, 13 and 13.
     assert counts == [40 - 33, 40 - 13, 40 - 13]
+
+
+def test_expected_is_the_mean_weight_that_normal_queries_give() -> None:
+    """By hand, no rotation known: two queries (1, 0) and (3, 0), of mean (2, 0) and variance 1 on the first axis.
+
+    A key (a, b) has the expected weight exp(s 2a + s^2 a^2 / 2), with the scale s = 0.5: exp(a + a^2 / 8).
+    """
+    keys = torch.tensor([[[[9.0, 9.0]] * SINKS + [[0.0, 1.0], [1.0, 5.0], [-1.0, 0.0]]]])
+    values = torch.tensor([[[[1.0, 0.0]] * SINKS + [[3.0, 4.0], [0.0, 1.0], [2.0, 0.0]]]])
+    evidence = Evidence(torch.tensor([[[[1.0, 0.0], [3.0, 0.0]]]]), keys, 0.5, values=values)
+    weights = torch.tensor([0.0, 1 + 1 / 8, -1 + 1 / 8]).exp()
+    lengths = torch.tensor([5.0, 1.0, 2.0])
+    scores = expected(evidence)[0, 0]
+    torch.testing.assert_close(scores[SINKS:], weights / weights.sum() * lengths)
+    assert scores[:SINKS].tolist() == [scores[SINKS:].max()] * SINKS
+
+
+def test_expected_averages_over_the_places_behind_the_prompt() -> None:
+    """Against the definition: queries before RoPE, their statistics, and the mean of the model's rotations."""
+    model, inputs = tiny.llava(), tiny.prompt(40)
+    queries, keys, values = reference.layer_inputs(model, inputs, layer=1)
+    turn, weights = reference.mean_rotation(model, 40 + torch.arange(512)), []
+    for head in range(4):
+        before = queries[head, SINKS:]
+        mean, covariance = before.mean(dim=0) @ turn, turn.T @ before.T.cov(correction=0) @ turn
+        key = keys[head // 2, SINKS:]
+        weights.append((key @ mean / 4 + ((key @ covariance) * key).sum(dim=1) / 32).softmax(dim=0))
+    scores = torch.stack(weights).view(2, 2, -1).mean(dim=1) * values.norm(dim=-1)[:, SINKS:]
+    with prefixkv.compress(model, "12tok", "expected") as cache:
+        _prefill(model, inputs, cache)
+        kept = cache.kept_positions(1)[0]
+    for head in range(2):
+        ranked = (SINKS + scores[head, :-1].argsort(descending=True)).tolist()
+        assert set(kept[head].tolist()) == {*range(SINKS), 39, *ranked[: 12 - SINKS - 1]}
