@@ -17,6 +17,7 @@ from prefixkv.methods.h2o import H2O
 from prefixkv.methods.keydiff import KEYDIFF
 from prefixkv.methods.local import LOCAL
 from prefixkv.methods.method import Method
+from prefixkv.methods.mixkv import MIXKV
 from prefixkv.methods.prefixkv import PREFIXKV, RELEASE
 from prefixkv.methods.snapkv import PYRAMIDKV, SNAPKV
 from prefixkv.methods.tgv import TGV
@@ -29,7 +30,7 @@ GROUP = "prefixkv.methods"
 
 METHODS: dict[str, Method] = {
     method.name: method
-    for method in (FULL, LOCAL, H2O, PREFIXKV, SNAPKV, PYRAMIDKV, KEYDIFF, EXPECTED, TGV, RELEASE, GUIDED)
+    for method in (FULL, LOCAL, H2O, PREFIXKV, SNAPKV, PYRAMIDKV, KEYDIFF, EXPECTED, MIXKV, TGV, RELEASE, GUIDED)
 }
 """The methods that are loaded, by name."""
 

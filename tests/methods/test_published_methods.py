@@ -10,7 +10,7 @@ import torch
 import prefixkv
 from prefixkv.cache import attention
 from prefixkv.cache.prefix_cache import PrefixKVCache
-from prefixkv.methods import allocation
+from prefixkv.methods import allocation, mixkv
 from prefixkv.methods.evidence import Evidence
 from prefixkv.methods.expected import SINKS, expected
 from prefixkv.methods.keydiff import distinct
@@ -184,3 +184,28 @@ def test_expected_averages_over_the_places_behind_the_prompt() -> None:
     for head in range(2):
         ranked = (SINKS + scores[head, :-1].argsort(descending=True)).tolist()
         assert set(kept[head].tolist()) == {*range(SINKS), 39, *ranked[: 12 - SINKS - 1]}
+
+
+def test_mixkv_mixes_by_how_alike_the_keys_are() -> None:
+    """By hand: one query of zeros, which pays all 4 entries a quarter; it is the window, so the first 3 are measured.
+
+    Values of length 1, 3 and 2 are 0, 1 and 0.5, then 0, 0.5 and 0.25, which is a quarter in the mean. Keys (1, 0),
+    (2, 0), (0, 1) and (3, 0) have directions of mean (0.75, 0.25), so the third alone is unlike it: 0, 0 and 0.75. Two
+    of them have a mean cosine of (4 x 0.625 - 1) / 3 = 0.5.
+    """
+    keys = torch.tensor([[[[1.0, 0.0], [2.0, 0.0], [0.0, 1.0], [3.0, 0.0]]]])
+    values = torch.tensor([[[[1.0, 0.0], [0.0, 3.0], [2.0, 0.0], [0.0, 0.0]]]])
+    evidence = Evidence(torch.zeros(1, 1, 1, 2), keys, 1.0, values=values)
+    expected = [(0.25 + 0.0 + 0.0) / 2, (0.25 + 0.5 + 0.0) / 2, (0.25 + 0.25 + 0.75) / 2]
+    assert mixkv.mixed(evidence)[0, 0, :3].tolist() == pytest.approx(expected, abs=1e-5)
+
+
+def test_mixkv_keeps_the_window_and_chooses_of_the_rest() -> None:
+    model, inputs = tiny.llava(), tiny.prompt(200)
+    kept = {}
+    for method in ("snapkv", "mixkv"):
+        with prefixkv.compress(model, 0.2, method) as cache:
+            _prefill(model, inputs, cache)
+            kept[method] = [set(head) for head in cache.kept_positions(1)[0].tolist()]
+    assert all(len(head) == 40 and head >= set(range(180, 200)) for head in kept["mixkv"])
+    assert kept["mixkv"] != kept["snapkv"]
