@@ -16,8 +16,8 @@ from prefixkv.evaluation.cells import REFERENCE, Cell, new_cache
 from prefixkv.evaluation.continuation import Continuation, GivenText, OwnAnswer
 from prefixkv.evaluation.exercise import Exercise
 from prefixkv.evaluation.following import Following, State, follow
-from prefixkv.evaluation.prefill import Prefill
 from prefixkv.generation.detokenization import decoded
+from prefixkv.generation.prefill import Prefill
 from prefixkv.generation.sampling import Sampling
 from prefixkv.generation.shaping import shaping_of
 from prefixkv.generation.stop_text import before_stop, stop_texts, stop_watch
@@ -201,7 +201,7 @@ class _Sample:
         self.exercise = exercise
         self._measuring, self._loaded, self._model = measuring, measuring.loaded, measuring.loaded.model
         self._stops, self._wants_kl = stop_tokens(measuring.loaded), "kl" in measuring.metrics
-        self._prefill: Prefill | None = Prefill(measuring.loaded, exercise.inputs)
+        self._prefill: Prefill | None = Prefill(measuring.loaded.model, measuring.loaded.geometry, exercise.inputs)
 
     def begun(self, cell: Cell) -> State:
         """A cell's cache, which has read the prompt."""

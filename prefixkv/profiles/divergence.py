@@ -2,77 +2,81 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
+import psutil
 import torch
-from transformers import Cache, DynamicCache, LogitsProcessor, LogitsProcessorList
 
 from prefixkv.cache import attention
 from prefixkv.cache.prefix_cache import PrefixKVCache
+from prefixkv.generation.forward import read_tokens
+from prefixkv.generation.prefill import Prefill
 from prefixkv.models.completed_passes import completed_passes
-from prefixkv.transformers_compat import cache_argument
+from prefixkv.models.geometry import KVGeometry
 
 Key = TypeVar("Key")
 
+MEMORY_SHARE = 8
+"""Caches that are followed together may take one part in so many of the device's memory."""
 
+
+@torch.no_grad()
 def divergences(
     model: Any,
+    geometry: KVGeometry,
     inputs: Mapping[str, torch.Tensor],
     answer: torch.Tensor,
-    caches: Mapping[Key, Cache],
+    caches: Mapping[Key, PrefixKVCache],
 ) -> tuple[dict[Key, float], int]:
     """Divergence of the predictions along an answer, whole cache against others.
 
+    The model reads the prompt once, for all caches, and then the answer, a token a step, in as many of them at a time,
+    as the rows of one batch, as memory allows.
+
     Args:
         model: of transformers.
+        geometry: of its cache.
         inputs: of one prompt, on the model's device.
         answer: (tokens,), int64: the model's own.
-        caches: empty ones, by what they are called.
+        caches: empty ones of one row, by what they are called.
 
     Returns:
         For each cache the sum of KL(whole || it) in nats, and over how many tokens: all but the first, which is
         predicted from the prompt's own pass.
     """
-    whole = _predictions(model, inputs, answer, DynamicCache(config=model.config))
-    lost = {}
-    for key, cache in caches.items():
-        with attention.installed(model) if isinstance(cache, PrefixKVCache) else nullcontext():
-            lost[key] = sum(map(_divergence, whole[1:], _predictions(model, inputs, answer, cache)[1:]))
-    return lost, max(0, len(whole) - 1)
+    left, lost = list(caches), dict[Key, float]()
+    rows = _most_rows(model, geometry, inputs["input_ids"].shape[1] + len(answer))
+    with attention.installed(model), completed_passes(model):
+        prompt = Prefill(model, geometry, inputs)
+        whole = _predictions(model, prompt, [PrefixKVCache(geometry, "100%", "full")], answer)
+        while left:
+            names, left = left[:rows], left[rows:]
+            others = _predictions(model, prompt, [caches[name] for name in names], answer)
+            nats = [_divergence(right, predicted) for right, predicted in zip(whole, others, strict=True)]
+            lost |= dict(zip(names, torch.stack(nats).sum(dim=0).tolist() if nats else [0.0] * len(names), strict=True))
+    return lost, max(0, len(answer) - 1)
 
 
-class _Dictation(LogitsProcessor):
-    """Lets a model generate a given text and notes what it would have said, in float32."""
-
-    def __init__(self, answer: torch.Tensor, start: int) -> None:
-        self._answer, self._start = answer, start
-        self.predictions: list[torch.Tensor] = []
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        step = input_ids.shape[1] - self._start
-        self.predictions.append(scores[0].float().log_softmax(dim=-1))
-        dictated = torch.full_like(scores, -torch.inf)
-        dictated[:, self._answer[step]] = 0.0
-        return dictated
-
-
-def _divergence(whole: torch.Tensor, other: torch.Tensor) -> float:
-    said = whole > -torch.inf
-    return float((whole[said].exp() * (whole[said] - other[said])).sum())
+def _most_rows(model: Any, geometry: KVGeometry, tokens: int) -> int:
+    """Caches that may be held at the same time, each taken to keep everything."""
+    if model.device.type == "cuda":
+        memory = torch.cuda.get_device_properties(model.device).total_memory
+    else:
+        memory = psutil.virtual_memory().total
+    return max(1, memory // MEMORY_SHARE // (tokens * geometry.token_bytes))
 
 
 def _predictions(
-    model: Any, inputs: Mapping[str, torch.Tensor], answer: torch.Tensor, cache: Cache
+    model: Any, prompt: Prefill, caches: Sequence[PrefixKVCache], answer: torch.Tensor
 ) -> list[torch.Tensor]:
-    dictation = _Dictation(answer, inputs["input_ids"].shape[1])
-    with completed_passes(model):
-        model.generate(
-            **inputs,
-            **cache_argument(cache),
-            max_new_tokens=len(answer),
-            do_sample=False,
-            logits_processor=LogitsProcessorList([dictation]),
-        )
-    return dictation.predictions
+    """Log-probabilities at each token of the answer but the first: (caches, vocabulary), float32."""
+    for cache in caches:
+        prompt.fill(cache)
+    rows = PrefixKVCache.of_rows([cache.row for cache in caches])
+    return [read_tokens(model, rows, token.expand(len(caches))).log_softmax(dim=-1) for token in answer[:-1]]
+
+
+def _divergence(whole: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+    """KL(whole || other) in nats, (caches,); a token that the model never says, at minus infinity, counts nothing."""
+    return (whole.exp() * (whole - others)).nan_to_num(nan=0.0, posinf=torch.inf).double().sum(dim=-1)

@@ -8,11 +8,12 @@ from functools import partial
 from typing import Any
 
 import torch
-from transformers import Cache, DynamicCache
+from transformers import DynamicCache
 
 from prefixkv import __version__
 from prefixkv.cache import attention, hand_off
 from prefixkv.cache.hand_off import AfterAttention, HandOff
+from prefixkv.cache.prefix_cache import PrefixKVCache
 from prefixkv.errors import PrefixKVError
 from prefixkv.generation.forward import picture_errors
 from prefixkv.inputs.positions import answer_room
@@ -191,12 +192,11 @@ def _losses(
         look_ahead = LookAhead.read(queries.read(), loaded.model, loaded.geometry, Losses())
     own = []
     for answer in answers:
-        caches = dict[float | str, Cache](rounded_caches(loaded.model.config, loaded.geometry.shape).items())
+        caches = dict[float | str, PrefixKVCache](rounded_caches(loaded.geometry).items())
         if look_ahead is not None:
             caches.update(evicting_caches(loaded.geometry, look_ahead).items())
             caches.update(mixing_caches(loaded.geometry, look_ahead).items())
-        with torch.no_grad():
-            own.append((answer.index, divergences(loaded.model, answer.inputs, answer.tokens, caches)))
+        own.append((answer.index, divergences(loaded.model, loaded.geometry, answer.inputs, answer.tokens, caches)))
     measured = dict(launch.gather(own) if launch else own)
     each = [measured[index] for index in sorted(measured)]
     tokens = sum(count for _, count in each)

@@ -16,7 +16,7 @@ from prefixkv.evaluation.continuation import GivenText, OwnAnswer
 from prefixkv.evaluation.exercise import without_last
 from prefixkv.evaluation.following import Following, State, follow
 from prefixkv.evaluation.perplexity import Reference, perplexity
-from prefixkv.evaluation.prefill import Prefill
+from prefixkv.generation.prefill import Prefill
 from prefixkv.generation.sampling import Sampling
 from prefixkv.inputs.prompts import Prompt, Turn
 from prefixkv.inputs.token_ids import stop_tokens
@@ -38,7 +38,7 @@ def inputs(demo: LoadedModel) -> dict[str, torch.Tensor]:
 
 
 def _state(loaded: LoadedModel, inputs: dict[str, torch.Tensor], cell: Cell) -> State:
-    prefill, cache = Prefill(loaded, inputs), new_cache(loaded, cell)
+    prefill, cache = Prefill(loaded.model, loaded.geometry, inputs), new_cache(loaded, cell)
     prefill.fill(cache)
     return State(loaded.model, cache, prefill.logits)
 

@@ -15,7 +15,7 @@ from prefixkv.evaluation.cells import Cell, new_cache
 from prefixkv.evaluation.continuation import Continuation, GivenText, OwnAnswer
 from prefixkv.evaluation.following import Following, State, follow
 from prefixkv.evaluation.given_steps import GivenSteps
-from prefixkv.evaluation.prefill import Prefill
+from prefixkv.generation.prefill import Prefill
 from prefixkv.models.geometry import KVGeometry
 from prefixkv.models.loading import LoadedModel
 from tests import tiny
@@ -41,7 +41,10 @@ def loaded(text_model: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> LoadedMo
 
 
 def begun(loaded: LoadedModel, length: int, cell: Cell) -> State:
-    prefill, cache = Prefill(loaded, {"input_ids": tiny.text(length, seed=length)}), new_cache(loaded, cell)
+    prefill, cache = (
+        Prefill(loaded.model, loaded.geometry, {"input_ids": tiny.text(length, seed=length)}),
+        new_cache(loaded, cell),
+    )
     prefill.fill(cache)
     return State(loaded.model, cache, prefill.logits)
 

@@ -12,7 +12,7 @@ from prefixkv.cache.prefix_cache import PrefixKVCache
 from prefixkv.evaluation.cells import Cell, new_cache
 from prefixkv.evaluation.data import DataSource
 from prefixkv.evaluation.exercise import Exercises
-from prefixkv.evaluation.prefill import Prefill
+from prefixkv.generation.prefill import Prefill
 from prefixkv.methods.table import METHODS
 from prefixkv.models.loading import LoadedModel
 from prefixkv.transformers_compat import cache_argument
@@ -44,7 +44,7 @@ def _assert_equal(one: PrefixKVCache, other: PrefixKVCache) -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_filled_cache_is_that_of_its_own_pass(demo: LoadedModel, inputs: dict[str, torch.Tensor], method: str) -> None:
     with torch.inference_mode(), attention.installed(demo.model):
-        prefill = Prefill(demo, inputs)
+        prefill = Prefill(demo.model, demo.geometry, inputs)
         for budget in BUDGETS if not METHODS[method].keeps_all else ("100%",):
             cell = Cell(method, budget)
             own, logits = _own_pass(demo, inputs, cell)
@@ -59,7 +59,7 @@ def test_decoding_on_one_cache_leaves_the_next_one_as_it_was(
 ) -> None:
     model: Any = demo.model
     with torch.inference_mode(), attention.installed(demo.model):
-        prefill = Prefill(demo, inputs)
+        prefill = Prefill(demo.model, demo.geometry, inputs)
         for cell in (Cell("full", "100%"), Cell("prefixkv", "20%")):
             first, second = new_cache(demo, cell), new_cache(demo, cell)
             prefill.fill(first)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from prefixkv.chat.conversation import Conversation
 from prefixkv.errors import PrefixKVError
-from prefixkv.evaluation.prefill import Prefill
+from prefixkv.generation.prefill import Prefill
 from prefixkv.generation.sampling import Sampling
 from prefixkv.inputs.positions import answer_room
 from prefixkv.models.loading import load_model
@@ -53,4 +53,4 @@ def test_an_evaluation_refuses_what_is_too_long(monkeypatch: pytest.MonkeyPatch)
     loaded = small_demo()
     monkeypatch.setattr(loaded.model.config.get_text_config(decoder=True), "max_position_embeddings", 20)
     with pytest.raises(PrefixKVError, match="the prompt has 30 tokens, and the model reads 20"):
-        Prefill(loaded, {"input_ids": torch.zeros(1, 30, dtype=torch.int64)})
+        Prefill(loaded.model, loaded.geometry, {"input_ids": torch.zeros(1, 30, dtype=torch.int64)})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from math import inf
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,7 +19,6 @@ from prefixkv.inputs.prompts import Prompt, Turn
 from prefixkv.kernels.packed_row import key_bits, value_bits
 from prefixkv.models.geometry import KVGeometry
 from prefixkv.models.identity import ModelIdentity
-from prefixkv.models.layer_sizes import EntryShape
 from prefixkv.models.loading import LoadedModel
 from prefixkv.policy.budget import Budget
 from prefixkv.policy.entry_size import EntrySize
@@ -50,9 +50,7 @@ def test_loss_is_that_of_the_rounded_prompt(bits: int, demo: LoadedModel) -> Non
     prompt_len = inputs["input_ids"].shape[1]
     with torch.no_grad():
         answer = demo.model.generate(**inputs, max_new_tokens=40, do_sample=False)[0, prompt_len:]
-        nats, tokens = divergences(
-            demo.model, inputs, answer, rounding.rounded_caches(demo.model.config, demo.geometry.shape)
-        )
+        nats, tokens = divergences(demo.model, demo.geometry, inputs, answer, rounding.rounded_caches(demo.geometry))
         predictions = []
         for is_rounded in (False, True):
             cache = cache_in(demo.model(**inputs, use_cache=True))
@@ -90,7 +88,7 @@ def test_loss_of_eviction_is_that_of_the_compressed_prompt() -> None:
     read = inputs["input_ids"].shape[1]
     answer = model.generate(**inputs, max_new_tokens=12, min_new_tokens=12, do_sample=False)[0, read:]
     with torch.no_grad():
-        nats, tokens = divergences(model, inputs, answer, eviction.evicting_caches(geometry, look_ahead))
+        nats, tokens = divergences(model, geometry, inputs, answer, eviction.evicting_caches(geometry, look_ahead))
         predictions = []
         compressed = PrefixKVCache(geometry, 0.2, "guided", None, look_ahead, "plain")
         for cache, within in (
@@ -203,15 +201,16 @@ def test_a_row_is_whole_bytes() -> None:
 
 def test_a_model_with_a_few_great_keys_is_not_stored_in_four_bits() -> None:
     """Keys with a constant part far larger than what tells them apart, as Qwen2's biases make them."""
-    model, inputs, shape = tiny.llama(layers=4), {"input_ids": tiny.text(200)}, EntryShape(2, 16, 16)
+    model, inputs = tiny.llama(layers=4), {"input_ids": tiny.text(200)}
+    geometry = ModelIdentity.of("tiny", model.config, "float32").geometry
     answer = model.generate(**inputs, max_new_tokens=20, min_new_tokens=20, do_sample=False)[0, 200:]
-    usual = divergences(model, inputs, answer, rounding.rounded_caches(model.config, shape))[0]
+    usual = divergences(model, geometry, inputs, answer, rounding.rounded_caches(geometry))[0]
     for layer in model.model.layers:
         projection = layer.self_attn.k_proj
         projection.bias = torch.nn.Parameter(torch.zeros(projection.out_features))
         with torch.no_grad():
             projection.bias[15::16] = 300.0
-    great = divergences(model, inputs, answer, rounding.rounded_caches(model.config, shape))[0]
+    great = divergences(model, geometry, inputs, answer, rounding.rounded_caches(geometry))[0]
     assert great[4] > 20 * usual[4]
 
 
@@ -238,3 +237,23 @@ def test_two_precisions_are_taken_where_the_model_loses_less_by_them() -> None:
     # A quarter less at least: samples are few.
     assert one == pytest.approx(0.75 * (losses.rounding[bits] + losses.of_evicting(held)), abs=2e-4)
     assert not is_mixed("10%", Losses(**measured))
+
+
+def test_caches_that_do_not_fit_together_are_followed_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, inputs = tiny.llama(layers=2), {"input_ids": tiny.text(100)}
+    geometry = ModelIdentity.of("tiny", model.config, "float32").geometry
+    answer = model.generate(**inputs, max_new_tokens=6, min_new_tokens=6, do_sample=False)[0, 100:]
+
+    def lost() -> dict[float, float]:
+        caches = {share: PrefixKVCache(geometry, share, "h2o", None, None, "plain") for share in (0.5, 0.3, 0.1)}
+        return divergences(model, geometry, inputs, answer, caches)[0]
+
+    together = lost()
+    # Of a whole cache of these tokens two are allowed at a time.
+    room = 8 * 2 * 106 * geometry.token_bytes
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(total=room))
+    seen = []
+    of_rows = PrefixKVCache.of_rows
+    monkeypatch.setattr(PrefixKVCache, "of_rows", lambda rows: seen.append(len(rows)) or of_rows(rows))
+    assert lost() == pytest.approx(together, rel=1e-4)
+    assert seen == [1, 2, 1]

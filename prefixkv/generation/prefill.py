@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -11,12 +12,11 @@ from prefixkv.cache import hand_off
 from prefixkv.cache.hand_off import HandOff
 from prefixkv.cache.prefix_cache import PrefixKVCache
 from prefixkv.cache.states import fill_states, state_tensors
-from prefixkv.evaluation.cells import REFERENCE
 from prefixkv.generation.forward import read_prompt
 from prefixkv.inputs.positions import answer_room
 from prefixkv.kernels import row_lse
+from prefixkv.methods.full import FULL
 from prefixkv.models.geometry import KVGeometry
-from prefixkv.models.loading import LoadedModel
 from prefixkv.policy.text_marks import TextMarks
 
 
@@ -41,7 +41,7 @@ class _Recorder(PrefixKVCache):
     """Stores nothing but notes what every layer's attention was given."""
 
     def __init__(self, geometry: KVGeometry) -> None:
-        super().__init__(geometry, REFERENCE.budget, REFERENCE.method)
+        super().__init__(geometry, "100%", FULL)
         self.passes: list[_LayerPass] = []
         self.marks: TextMarks | None = None
 
@@ -74,19 +74,20 @@ class Prefill:
         logits: (1, vocabulary), float32, of the last position.
     """
 
-    def __init__(self, loaded: LoadedModel, inputs: Mapping[str, torch.Tensor]) -> None:
+    def __init__(self, model: Any, geometry: KVGeometry, inputs: Mapping[str, torch.Tensor]) -> None:
         """Read the prompt.
 
         Args:
-            loaded: the model, inside `prefixkv.cache.attention.installed`.
+            model: of transformers, inside `prefixkv.cache.attention.installed`.
+            geometry: of its cache.
             inputs: the model's inputs for one prompt.
 
         Raises:
             PrefixKVError: it fills the model's positions, or the model does not take its pictures.
         """
-        answer_room(loaded.model.config, inputs["input_ids"].shape[1])
-        self._recorder = _Recorder(loaded.geometry)
-        self.logits = read_prompt(loaded.model, inputs, self._recorder)
+        answer_room(model.config, inputs["input_ids"].shape[1])
+        self._recorder = _Recorder(geometry)
+        self.logits = read_prompt(model, inputs, self._recorder)
 
     def fill(self, cache: PrefixKVCache) -> None:
         """Have an empty cache take in the prompt and compact it.
