@@ -21,6 +21,7 @@ from prefixkv.methods.mixkv import MIXKV
 from prefixkv.methods.prefixkv import PREFIXKV, RELEASE
 from prefixkv.methods.snapkv import PYRAMIDKV, SNAPKV
 from prefixkv.methods.tgv import TGV
+from prefixkv.methods.triattention import TRIATTENTION
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint, EntryPoints
@@ -30,7 +31,21 @@ GROUP = "prefixkv.methods"
 
 METHODS: dict[str, Method] = {
     method.name: method
-    for method in (FULL, LOCAL, H2O, PREFIXKV, SNAPKV, PYRAMIDKV, KEYDIFF, EXPECTED, MIXKV, TGV, RELEASE, GUIDED)
+    for method in (
+        FULL,
+        LOCAL,
+        H2O,
+        PREFIXKV,
+        SNAPKV,
+        PYRAMIDKV,
+        KEYDIFF,
+        EXPECTED,
+        MIXKV,
+        TRIATTENTION,
+        TGV,
+        RELEASE,
+        GUIDED,
+    )
 }
 """The methods that are loaded, by name."""
 

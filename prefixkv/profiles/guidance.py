@@ -89,7 +89,7 @@ def find_look_ahead(model: Any, identity: ModelIdentity, method: str | Method, n
     if not method.is_guided:
         return _rotation_alone(model, method, notify) if method.moves else None
     if model not in _found:
-        _found[model] = _read(model, identity, notify)
+        _found[model] = _read(model, identity, method, notify)
     return _found[model]
 
 
@@ -101,7 +101,7 @@ def _rotation_alone(model: Any, method: Method, notify: Notify) -> LookAhead | N
     return _without_record[model]
 
 
-def _read(model: Any, identity: ModelIdentity, notify: Notify) -> LookAhead | None:
+def _read(model: Any, identity: ModelIdentity, method: Method, notify: Notify) -> LookAhead | None:
     path = profile_path(identity.id)
     missing = f"there is no profile of {identity.id!r}" if path is None else None
     profile = None if path is None else LayerProfile.load(path)
@@ -117,7 +117,7 @@ def _read(model: Any, identity: ModelIdentity, notify: Notify) -> LookAhead | No
         except PrefixKVError as error:
             missing = str(error)
     notify(
-        f"guided works without look-ahead queries of a profile, by a sample of the prompt's own: {missing}; "
+        f"{method.name} works without look-ahead queries of a profile, by the prompt's own: {missing}; "
         f"measure one with `prefixkv profile --model {identity.id}`"
     )
     return _of_prompts(model)

@@ -53,7 +53,7 @@ requests = st.tuples(
 
 
 @pytest.mark.exhaustive(keep=3)
-@pytest.mark.filterwarnings("ignore:guided works without look-ahead")
+@pytest.mark.filterwarnings("ignore:.* works without look-ahead")
 @pytest.mark.parametrize("method", METHODS)
 @settings(max_examples=3, deadline=None, suppress_health_check=list(HealthCheck))
 @given(asked=st.lists(requests, min_size=1, max_size=6), rows=st.integers(1, 6), ahead=st.booleans(), data=st.data())

@@ -50,7 +50,7 @@ def _asked(model: Any, method: str, allowance: int | None, budget: str, lengths:
         return [stream.result(60) for stream in streams], kept
 
 
-@pytest.mark.filterwarnings("ignore:guided works without look-ahead")
+@pytest.mark.filterwarnings("ignore:.* works without look-ahead")
 @settings(max_examples=4, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     method=st.sampled_from(["h2o", "prefixkv", "snapkv", "guided"]),

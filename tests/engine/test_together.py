@@ -66,7 +66,7 @@ requests = st.fixed_dictionaries(
 
 
 @pytest.mark.exhaustive(keep=1)
-@pytest.mark.filterwarnings("ignore:guided works without look-ahead")
+@pytest.mark.filterwarnings("ignore:.* works without look-ahead")
 @pytest.mark.parametrize("most", [16, 64])
 @pytest.mark.parametrize("method", METHODS)
 @settings(max_examples=4, deadline=None, suppress_health_check=list(HealthCheck))
@@ -165,7 +165,7 @@ def test_32_threads_with_all_ways_to_ask_leave_the_model_as_it_was(model: Any) -
 
 
 @pytest.mark.exhaustive
-@pytest.mark.filterwarnings("ignore:guided works without look-ahead")
+@pytest.mark.filterwarnings("ignore:.* works without look-ahead")
 def test_500_requests_of_32_threads_are_answered_as_alone(model: Any) -> None:
     """By the engines of three methods and by caches of `compress`, of random budgets and lengths, some cancelled."""
     random, engines = Random(17), ("guided", "h2o", "snapkv")

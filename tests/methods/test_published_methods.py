@@ -10,11 +10,13 @@ import torch
 import prefixkv
 from prefixkv.cache import attention
 from prefixkv.cache.prefix_cache import PrefixKVCache
-from prefixkv.methods import allocation, mixkv
+from prefixkv.methods import allocation, mixkv, triattention
 from prefixkv.methods.evidence import Evidence
 from prefixkv.methods.expected import SINKS, expected
 from prefixkv.methods.keydiff import distinct
 from prefixkv.models.geometry import KVGeometry
+from prefixkv.policy.look_ahead import LookAhead
+from prefixkv.policy.rotary import Rotation
 from prefixkv.transformers_compat import cache_argument
 from tests import reference, tiny
 
@@ -209,3 +211,49 @@ def test_mixkv_keeps_the_window_and_chooses_of_the_rest() -> None:
             kept[method] = [set(head) for head in cache.kept_positions(1)[0].tolist()]
     assert all(len(head) == 40 and head >= set(range(180, 200)) for head in kept["mixkv"])
     assert kept["mixkv"] != kept["snapkv"]
+
+
+def test_triattention_adds_the_length_of_keys_where_queries_spread() -> None:
+    """By hand, no rotation known, so that each element is a plane; two query heads of one kv head.
+
+    Queries (1, 0) and (-1, 2) have the centre (0, 1) and mean lengths (1, 1): a key (a, b) scores b + |a|. Two of
+    (0, -1) do not spread: -b. Keys (2, 0), (0, 3), (-1, -1) score 2, 3, 0 and 0, -3, 1: mean 5 / 3 and -2 / 3.
+    """
+    queries = torch.tensor([[[[1.0, 0.0], [-1.0, 2.0]], [[0.0, -1.0], [0.0, -1.0]]]])
+    keys = torch.tensor([[[[2.0, 0.0], [0.0, 3.0], [-1.0, -1.0]]]])
+    first, second = torch.tensor([1.0, 4.0, -5.0]) / 42**0.5, torch.tensor([2.0, -7.0, 5.0]) / 78**0.5
+    scores = triattention.centred(Evidence(queries, keys, 1.0))[0, 0]
+    torch.testing.assert_close(scores, torch.maximum(first, second) * 3**0.5)
+
+
+@pytest.mark.parametrize("is_recorded", [False, True], ids=["own", "recorded"])
+def test_triattention_is_a_trigonometric_series(is_recorded: bool) -> None:
+    """Against the definition, in complex numbers; the recorded queries are the prompt's, so that both are the same."""
+    model, inputs = tiny.llava(), tiny.prompt(40)
+    queries, keys, _ = reference.layer_inputs(model, inputs, layer=1)
+    turns = model.get_decoder().rotary_emb.inv_freq.double()
+    before = torch.complex(*queries.double().chunk(2, dim=-1))
+    key = torch.complex(*keys.double().chunk(2, dim=-1)).repeat_interleave(2, dim=0)
+    centre, places = before.mean(dim=1, keepdim=True), torch.arange(40)[:, None]
+    phases = (centre * key.conj() * torch.exp(1j * turns * places)).angle()
+    series = torch.zeros(4, 40, dtype=torch.double)
+    for distance in (2**power for power in range(17)):
+        angles = turns * (40 + distance - places) + phases
+        series += (centre.abs() * key.abs() * angles.cos()).sum(dim=-1) / 17
+    series += ((before.abs().mean(dim=1, keepdim=True) - centre.abs()) * key.abs()).sum(dim=-1)
+    levelled = (series - series.mean(dim=1, keepdim=True)) / series.std(dim=1, keepdim=True, correction=0)
+    expected_scores = levelled.view(2, 2, 40).amax(dim=1).float()
+
+    rotation = Rotation(model)
+    look_ahead = LookAhead([queries] * 4 if is_recorded else (), torch.zeros(40, dtype=torch.int64), rotation)
+    turned = rotation.turn(queries, torch.arange(40))[None]
+    gathered = look_ahead.gathered(1, turned, position=40)
+    scores = triattention.centred(Evidence(turned, keys[None], 0.25, gathered=gathered, rotation=rotation))[0]
+    torch.testing.assert_close(scores, expected_scores, atol=2e-3, rtol=0)
+
+    geometry = KVGeometry.of(model.config, "float32")
+    cache = PrefixKVCache(geometry, "12tok", "triattention", look_ahead=look_ahead)
+    with attention.installed(model):
+        _prefill(model, inputs, cache)
+    for head, kept in enumerate(cache.kept_positions(1)[0].tolist()):
+        assert set(kept) == {39, *scores[head, :-1].argsort(descending=True)[:11].tolist()}

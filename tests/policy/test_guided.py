@@ -256,7 +256,7 @@ def test_without_a_profile_it_says_so_and_works() -> None:
     notices: list[str] = []
     identity = ModelIdentity.of("tiny", model.config, "float32")
     cache = make_cache(model, identity, 0.1, "guided", notices.append)
-    said = "guided works without look-ahead queries of a profile, by a sample of the prompt's own: there is no profile"
+    said = "guided works without look-ahead queries of a profile, by the prompt's own: there is no profile"
     assert notices == [said + " of 'tiny'; measure one with `prefixkv profile --model tiny`"]
     with attention.installed(model):
         _prefill(model, inputs, cache)
