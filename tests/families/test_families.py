@@ -12,7 +12,9 @@ import torch
 from transformers import AutoConfig
 
 import prefixkv
+from prefixkv.chat.conversation import Conversation
 from prefixkv.errors import PrefixKVError
+from prefixkv.generation.sampling import Sampling
 from prefixkv.inputs.prompts import Prompt, Turn
 from prefixkv.models import families as listed
 from prefixkv.models.decoder_weights import LLAMA_LIKE, DecoderWeights, UnknownDecoderError
@@ -25,7 +27,7 @@ from prefixkv.profiles.profile import LayerProfile
 from prefixkv.transformers_compat import cache_argument, decoder_of
 from tests.families import table
 from tests.families.all_families import FAMILIES
-from tests.families.checks import CHECKS, loaded
+from tests.families.checks import CHECKS, loaded, turns
 from tests.families.newer_models import NEWER
 from tests.families.tiny_models import Tiny
 
@@ -37,6 +39,18 @@ def _tiny(family: str) -> Tiny:
     except ImportError as error:
         reason = " ".join(str(error).split())[:60]
         pytest.skip(f"{family} needs a package of its own here: {reason}")
+
+
+@pytest.mark.parametrize("method", ["expected", "mixkv", "triattention"])
+@pytest.mark.parametrize("family", ["Kimi K2.6", "SmolLM"])
+def test_values_may_be_latents_and_a_rotation_unknown(family: str, method: str) -> None:
+    tiny, notices = _tiny(family), list[str]()
+    talk = Conversation(loaded(tiny), "60%", method, sampling=Sampling(3), notify=notices.append)
+    for turn in turns(tiny, ("", "")):
+        assert "".join(talk.ask(turn.prompt, turn.images))
+    assert all(layer.kept_tokens < layer.seen_tokens for layer in talk.cache.usage().layers)
+    is_said = any(notice.startswith("expected takes queries where they are") for notice in notices)
+    assert is_said == (family == "SmolLM" and method == "expected")
 
 
 @pytest.mark.exhaustive(keep=27)
