@@ -38,7 +38,8 @@ def expected(evidence: Evidence) -> torch.Tensor:
     is_whole = queries.shape[2] == keys.shape[2]
     queries = queries[:, :, min(SINKS, queries.shape[2] - 1) if is_whole else 0 :]
     mean = queries.mean(dim=2, keepdim=True)
-    covariance = (queries - mean).mT @ (queries - mean) / queries.shape[2]
+    apart = queries - mean
+    covariance = apart.mT @ apart / queries.shape[2]
     if evidence.rotation is not None:
         turn = evidence.rotation.mean_step(FUTURE, keys.shape[-1], keys.device)
         mean, covariance = mean @ turn, turn.mT @ covariance @ turn
@@ -51,10 +52,10 @@ def expected(evidence: Evidence) -> torch.Tensor:
         logits[..., start : start + BLOCK] = ((block @ covariance + mean) * block).sum(dim=-1)
     # The sinks would take what the others share; they stay in any case.
     sinks = min(SINKS, entries - 1)
-    scores = logits[..., sinks:].softmax(dim=-1).mean(dim=2) * evidence.value_norms[..., sinks:]
-    logits = scores.amax(dim=-1, keepdim=True).repeat(1, 1, entries)
-    logits[..., sinks:] = scores
-    return logits
+    others = logits[..., sinks:].softmax(dim=-1).mean(dim=2) * evidence.value_norms[..., sinks:]
+    scores = others.amax(dim=-1, keepdim=True).repeat(1, 1, entries)
+    scores[..., sinks:] = others
+    return scores
 
 
 EXPECTED = Method(

@@ -27,6 +27,8 @@ SPREAD = 64
 """Places behind a prompt over which its own queries are spread."""
 TOGETHER = 8
 """Layers whose queries are turned in one go."""
+IN_ONE_GO = 2048
+"""Queries of a prompt that are moved behind it in one go."""
 
 
 @dataclass
@@ -99,7 +101,10 @@ class LookAhead:
         if self.is_recorded:
             recorded = self.queries[layer].to(device, torch.float32)
             return self.rotation.turn(recorded, torch.full((recorded.shape[1],), position, device=device))[None]
-        return self.rotation.advance(queries[0].float(), torch.arange(queries.shape[2], 0, -1, device=device))[None]
+        # Turning takes several times the memory of what is turned.
+        steps = torch.arange(queries.shape[2], 0, -1, device=device).split(IN_ONE_GO)
+        parts = zip(queries[0].split(IN_ONE_GO, dim=1), steps, strict=True)
+        return torch.cat([self.rotation.advance(part.float(), step) for part, step in parts], dim=1)[None]
 
     @classmethod
     def read(cls, payload: bytes, model: torch.nn.Module, geometry: KVGeometry, losses: Losses) -> LookAhead:

@@ -154,6 +154,13 @@ def test_release_profile_mode_scales_and_truncates() -> None:
     assert counts == [40 - 33, 40 - 13, 40 - 13]
 
 
+@pytest.fixture
+def in_short_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prompts are worked through in parts that a short one has several of."""
+    monkeypatch.setattr("prefixkv.methods.expected.BLOCK", 16)
+    monkeypatch.setattr("prefixkv.policy.look_ahead.IN_ONE_GO", 16)
+
+
 def test_expected_is_the_mean_weight_that_normal_queries_give() -> None:
     """By hand, no rotation known: two queries (1, 0) and (3, 0), of mean (2, 0) and variance 1 on the first axis.
 
@@ -169,6 +176,7 @@ def test_expected_is_the_mean_weight_that_normal_queries_give() -> None:
     assert scores[:SINKS].tolist() == [scores[SINKS:].max()] * SINKS
 
 
+@pytest.mark.usefixtures("in_short_parts")
 def test_expected_averages_over_the_places_behind_the_prompt() -> None:
     """Against the definition: queries before RoPE, their statistics, and the mean of the model's rotations."""
     model, inputs = tiny.llava(), tiny.prompt(40)
@@ -226,6 +234,7 @@ def test_triattention_adds_the_length_of_keys_where_queries_spread() -> None:
     torch.testing.assert_close(scores, torch.maximum(first, second) * 3**0.5)
 
 
+@pytest.mark.usefixtures("in_short_parts")
 @pytest.mark.parametrize("is_recorded", [False, True], ids=["own", "recorded"])
 def test_triattention_is_a_trigonometric_series(is_recorded: bool) -> None:
     """Against the definition, in complex numbers; the recorded queries are the prompt's, so that both are the same."""
