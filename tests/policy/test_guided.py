@@ -22,6 +22,7 @@ from prefixkv.models.geometry import KVGeometry
 from prefixkv.models.identity import ModelIdentity
 from prefixkv.models.loading import LoadedModel
 from prefixkv.policy.budget import Budget
+from prefixkv.policy.codec import stored_name
 from prefixkv.policy.look_ahead import SPREAD, LookAhead, PlacedQueries, QueryRecorder
 from prefixkv.policy.precision import BEARABLE_LOSS, Losses, packed_bits
 from prefixkv.policy.rotary import Rotation
@@ -336,13 +337,15 @@ def test_without_a_profile_the_prompt_says_in_how_few_bits_it_may_be_stored() ->
     """Sharp attention diverges further, and large, nearly constant elements take the steps of the rounding."""
     keys = torch.randn(1, 2, 300, 64, generator=torch.Generator().manual_seed(1))
     blunt, sharp = _evidence(keys, 0.5), _evidence(keys, 3.0)
-    assert set(_tried(blunt, blunt).rounding) == {4, 2}
-    assert set(_tried(sharp, sharp).rounding) == {4}
+    assert set(_tried(blunt, blunt).rounding) == {4, 42, 2}
+    assert set(_tried(sharp, sharp).rounding) == {4, 42}
     assert set(_tried(blunt).rounding) == {4}, "one layer does not tell enough for 2 bits"
     biased = keys.clone()
     biased[:, 1, :, 7] += 100
     assert not _tried(_evidence(biased, 3.0), sharp).rounding
-    assert _tried(blunt, blunt).rounding[4] < _tried(blunt, blunt).rounding[2] <= BEARABLE_LOSS
+    lost = _tried(blunt, blunt).rounding
+    assert lost[42] == pytest.approx(lost[4] + lost[2] / 8)
+    assert lost[4] < lost[42] < lost[2] <= BEARABLE_LOSS
 
 
 @pytest.mark.parametrize("fractions", [None, (0.3, 0.2, 0.2, 0.1)])
@@ -355,7 +358,8 @@ def test_layers_that_are_tried_are_stored_as_they_would_have_been(fractions: tup
         with attention.installed(model):
             _prefill(model, tiny.prompt(200), tried)
             first = tried.layers[0].bits
-            known = prefixkv.PrefixKVCache(identity.geometry, budget, "guided", fractions, codec=f"int{first}")
+            codec = stored_name(first, False)
+            known = prefixkv.PrefixKVCache(identity.geometry, budget, "guided", fractions, codec=codec)
             _prefill(model, tiny.prompt(200), known)
             for cache in (tried, known) if turns == 2 else ():
                 _prefill(model, {"input_ids": torch.arange(30)[None] % 90}, cache)
