@@ -143,7 +143,6 @@ class Ledger:
 
     Attributes:
         memory_bytes: that may be reserved together.
-        reserved_bytes: that are, on all devices together.
         layers: how many compressed layers are on each device that has a limit of its own; none where none has.
     """
 
@@ -158,8 +157,9 @@ class Ledger:
         self._limits = (memory,) if isinstance(memory, int) else tuple(memory.values())
         counts = Counter(places)
         self.layers = tuple(counts[name] for name in self._names)
-        self.memory_bytes, self.reserved_bytes = sum(self._limits), 0
+        self.memory_bytes = sum(self._limits)
         self._reserved: dict[int | str, tuple[int, ...]] = {}
+        self._sums = [0] * len(self._limits)
 
     def check(self, footprint: Footprint, prompt_tokens: int) -> None:
         """Refuse what does not fit even alone.
@@ -231,20 +231,29 @@ class Ledger:
 
     def reserved(self, name: str) -> int:
         """Bytes that are reserved on a device that has a limit of its own."""
-        return self._sums()[self._names.index(name)]
+        return self._sums[self._names.index(name)]
 
-    def _sums(self, without: Iterable[int | str] = ()) -> list[int]:
-        left = set(without)
-        counted = [amounts for key, amounts in self._reserved.items() if key not in left]
-        return [sum(column) for column in zip(*counted, strict=True)] or [0] * len(self._limits)
+    @property
+    def reserved_bytes(self) -> int:
+        """Bytes that are reserved, on all devices together."""
+        return sum(self._sums)
 
     def _has_room(self, amounts: Sequence[int], without: Iterable[int | str] = ()) -> bool:
-        sums = zip(self._sums(without), amounts, self._limits, strict=True)
-        return all(reserved + count <= limit for reserved, count, limit in sums)
+        sums = self._sums
+        for key in without:
+            sums = _changed(sums, self._reserved.get(key, ()), ())
+        return all(reserved + count <= limit for reserved, count, limit in zip(sums, amounts, self._limits, strict=True))
 
     def _set(self, key: int | str, amounts: tuple[int, ...]) -> None:
-        self.reserved_bytes += sum(amounts) - sum(self._reserved.get(key, ()))
+        # Kept caches may be hundreds, and this is asked about between two steps.
+        self._sums = _changed(self._sums, self._reserved.get(key, ()), amounts)
         self._reserved[key] = amounts
+
+
+def _changed(sums: list[int], less: Sequence[int], more: Sequence[int]) -> list[int]:
+    """Sums without one amount of each device, and with another; an empty one is nothing."""
+    nothing = [0] * len(sums)
+    return [each - gone + come for each, gone, come in zip(sums, less or nothing, more or nothing, strict=True)]
 
 
 def _most(footprint: Footprint) -> tuple[int, ...]:
