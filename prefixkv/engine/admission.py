@@ -242,7 +242,8 @@ class Ledger:
         sums = self._sums
         for key in without:
             sums = _changed(sums, self._reserved.get(key, ()), ())
-        return all(reserved + count <= limit for reserved, count, limit in zip(sums, amounts, self._limits, strict=True))
+        columns = zip(sums, amounts, self._limits, strict=True)
+        return all(reserved + count <= limit for reserved, count, limit in columns)
 
     def _set(self, key: int | str, amounts: tuple[int, ...]) -> None:
         # Kept caches may be hundreds, and this is asked about between two steps.
