@@ -16,6 +16,8 @@ SINKS = 4
 """First entries that stay, whose queries do not count: they are unlike all others (the paper's release)."""
 FUTURE = range(512)
 """Places behind the prompt over which RoPE is averaged (the release's `n_future_positions`)."""
+LEAST = 0.01
+"""Added to the attention, so that values count where it is next to nothing (the release's benchmarks)."""
 BLOCK = 1024
 """Entries that are multiplied by the covariance in one go."""
 
@@ -24,14 +26,14 @@ def expected(evidence: Evidence) -> torch.Tensor:
     """What a query drawn from a normal distribution pays an entry in the mean, times the length of its value.
 
     Queries to come are taken to be normal, with the mean `m` and the covariance `S` of the prompt's own queries before
-    RoPE, both turned by the mean rotation of the next places (section 3.2). The expected unnormalised attention of a
-    key is then `exp(m k / sqrt(d) + k S k / 2 d)`; it is normalised over the entries, averaged over the heads of a
-    group, and multiplied by the norm of the value (section 3.3).
+    RoPE, both turned by the mean rotation of the next places. The expected unnormalised attention of a key is then
+    `exp(m k / sqrt(d) + k S k / 2 d)`; it is normalised over the entries, averaged over the heads of a group, raised by
+    a constant, and multiplied by the norm of the value (steps 1 to 5 of `ExpectedAttentionPress` in NVIDIA/kvpress, the
+    paper's release).
 
-    Deviations: values are measured before the output projection and no constant is added to the attention, both as in
-    the release (NVIDIA/kvpress); queries are brought to one place by moving each from where it is, not taken before
-    RoPE; heads of a layer have equal shares, where the paper lets them compete. Where the model's rotation is not
-    known, queries count where they are.
+    Deviations: values are measured before the output projection, as in the release; queries are brought to one place by
+    moving each from where it is, not taken before RoPE; heads of a layer have equal shares, where the release's
+    benchmarks let them compete. Where the model's rotation is not known, queries count where they are.
     """
     keys = evidence.keys
     queries = evidence.queries.float() if evidence.gathered is None else evidence.gathered
@@ -52,7 +54,7 @@ def expected(evidence: Evidence) -> torch.Tensor:
         logits[..., start : start + BLOCK] = ((block @ covariance + mean) * block).sum(dim=-1)
     # The sinks would take what the others share; they stay in any case.
     sinks = min(SINKS, entries - 1)
-    others = logits[..., sinks:].softmax(dim=-1).mean(dim=2) * evidence.value_norms[..., sinks:]
+    others = (logits[..., sinks:].softmax(dim=-1).mean(dim=2) + LEAST) * evidence.value_norms[..., sinks:]
     scores = others.amax(dim=-1, keepdim=True).repeat(1, 1, entries)
     scores[..., sinks:] = others
     return scores

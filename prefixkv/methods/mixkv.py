@@ -20,7 +20,7 @@ def mixed(evidence: Evidence) -> torch.Tensor:
     """SnapKV's importance and the length of the value, mixed with how little the key resembles the mean key.
 
     With `u(x)` for numbers brought to [0, 1] by their least and largest and then to the mean of the attention `a`, and
-    `n_i = k_i / |k_i|` (section 3 and the release):
+    `n_i = k_i / |k_i|` (`headwisemixkv` of the release, xuyang-liu16/MixKV):
 
     * importance: `a_i + u(|v_i|)`, where `a` is the mean attention of the window, pooled;
     * diversity: `u(-n_i mean_j(n_j))`; `u` is the same for the cosine with the mean, which is what is computed;

@@ -26,7 +26,7 @@ def centred(evidence: Evidence) -> torch.Tensor:
     the planes that is a trigonometric series in `D`: the product of the key and the centre turned so far. Added is
     `(E[|q_f|] - |E[q_f]|) |k_f|`, for planes in which queries spread. Both are averaged over the distances 1, 2, 4,
     ..., 65536 behind the prompt; then a query head's scores are brought to the mean 0 and the deviation 1, and the
-    largest of a group counts (section 4 and the release).
+    largest of a group counts (the series is the paper's equation 2; the rest as in the release, WeianMao/triattention).
 
     The centres are those of the profile's look-ahead queries, and of the prompt's own queries where there is no
     profile. Deviations: the prompt is compressed, once, where the release keeps it and compresses what is written, over
