@@ -20,6 +20,7 @@ from prefixkv.cache.compaction import AHEAD, Compaction, small_bytes
 from prefixkv.cache.scoring import entry_marks, score
 from prefixkv.kernels.dispatch import gather
 from prefixkv.methods.evidence import Evidence
+from prefixkv.methods.precedence import with_newest
 from prefixkv.policy.look_ahead import PlacedQueries
 from prefixkv.policy.method_calls import choose
 from prefixkv.policy.precision import FINE_BITS
@@ -52,7 +53,7 @@ class Chunk:
         row.is_text = marks.behind(row.is_text, 1, row.seen_tokens, self._len)
         self._is_evicted = any(layer.stored_tokens < layer.seen_tokens for layer in row.layers)
         self._before = row.layers[0].bits
-        self._fits = False
+        self._fits, self._newest = False, 0
         self._compaction: Compaction | None = None
         self._trial: RoundingTrial | None = None
         self._tried: list[tuple[int, torch.Tensor | None]] = []
@@ -89,6 +90,9 @@ class Chunk:
             if row.bits is not None and layer.keys is not None and layer.bits != row.bits and not row.fine:
                 layer.repack(row.bits)
         self._fits = not self._is_evicted and row.capacity.holds_all(self._seen, row.bits, row.fine)
+        if not self._fits:
+            even = row.capacity.total(self._seen, row.bits, row.fine) // row.geometry.layers
+            self._newest = 0 if row.fine else min(self._len, row.method.newest_len(even))
         self._compaction = None if self._shares.is_known else self._new_compaction()
 
     def _new_compaction(self) -> Compaction:
@@ -120,6 +124,7 @@ class Chunk:
         else:
             evidence = self.evidence(index, queries, scale, keys)
             importance, pictures = score(row.method, layer, evidence)
+            importance = with_newest(importance, self._newest)
             if self._trial is not None:
                 layer.hold(importance, self._len)
                 self._tried.append((index, pictures))
@@ -144,8 +149,9 @@ class Chunk:
         self._settle()
         for index, pictures in self._tried:
             layer = row.layers[index]
+            assert layer.importance is not None
+            layer.importance = with_newest(layer.importance, self._newest)
             if self._fits or self._compaction is None:
-                assert layer.importance is not None
                 count = self._count(index, layer.kept_tokens)
                 move, packs = layer.shrunk(count, row.bits, choose(row.method, layer.importance, count))
                 layer.fill(gather([move], packs)[0])
@@ -175,7 +181,7 @@ class Chunk:
         if self._compaction is not None and not self._fits and not self._row.keeps_all:
             self._compaction.finish()
         for layer in self._row.layers:
-            layer.open_queue(self._row.method.evictable(layer.kept_tokens))
+            layer.open_queue(self._row.method.evictable(layer.kept_tokens, self._newest))
 
 
 def _text_tokens(row: CacheRow, seen_tokens: int) -> int:

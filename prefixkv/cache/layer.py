@@ -5,6 +5,8 @@ A layer knows how many entries it has read and which it still stores; how many i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from prefixkv.cache.decode_limit import DecodeLimit
@@ -177,14 +179,16 @@ class CompressedLayer(EntriesInRuns):
             rows, bits = (torch.cat([self.keys, keys], dim=2), torch.cat([self.values, values], dim=2)), None
         return self.move(rows, indices, count), bits
 
-    def open_queue(self, slots: range) -> None:
+    def open_queue(self, slots: Sequence[range]) -> None:
         """Mark the compaction as done.
 
         Args:
             slots: entries that may be evicted while decoding, the first one first; generated entries follow them.
         """
         assert self.keys is not None
-        self.set_queue(torch.arange(slots.start, slots.stop, slots.step, dtype=torch.int32, device=self.device))
+        device = self.device
+        parts = [torch.arange(each.start, each.stop, each.step, dtype=torch.int32, device=device) for each in slots]
+        self.set_queue(torch.cat(parts))
         self.anchor_seen, self.anchor_kept = self.seen_tokens, self.kept_tokens
 
     def set_queue(self, slots: torch.Tensor) -> None:

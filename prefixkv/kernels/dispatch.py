@@ -82,7 +82,9 @@ def attention_mass(queries: torch.Tensor, keys: torch.Tensor, scale: float) -> t
     return _run("attention_mass", queries, queries, keys, scale)
 
 
-def attention_peak(queries: torch.Tensor, keys: torch.Tensor, scale: float, own: int = 0) -> torch.Tensor:
+def attention_peak(
+    queries: torch.Tensor, keys: torch.Tensor, scale: float, own: int = 0
+) -> tuple[torch.Tensor, torch.Tensor]:
     """See `prefixkv.kernels.attention_peak`."""
     return _run("attention_peak", queries, queries, keys, scale, own)
 

@@ -116,6 +116,17 @@ def mixed(even: Sequence[int], by_threshold: Sequence[int]) -> list[int]:
     return kept
 
 
+def mixed_floor(least: int, even: int, floor: int) -> int:
+    """The floor of the allocation by threshold with which `mixed` gives every layer a least number of entries.
+
+    Args:
+        least: entries that every layer shall keep, where the even share has as many.
+        even: the even share of a layer.
+        floor: entries that every layer keeps anyhow.
+    """
+    return min(even, max(floor, (EVEN_PARTS + 1) * least - EVEN_PARTS * even))
+
+
 def trimmed(counts: Sequence[int], total: int) -> list[int]:
     """Sizes that add up to no more than the total: what is too much goes from the largest layers, one by one.
 

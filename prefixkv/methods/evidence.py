@@ -10,6 +10,7 @@ import torch
 
 from prefixkv.kernels.dispatch import attention_mass, attention_peak
 from prefixkv.kernels.row_mass import row_mass
+from prefixkv.methods.precedence import with_means
 
 if TYPE_CHECKING:
     from prefixkv.policy.rotary import Rotation
@@ -96,19 +97,23 @@ class Evidence:
         """
         return attention_mass(queries, self.keys, self.scale)
 
-    def peak(self) -> torch.Tensor:
-        """The largest attention that each entry receives from the question or from a query that looks ahead.
+    def peak(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The largest attention that each entry receives from the question or a query that looks ahead, and the mean.
 
-        Those are the look-ahead queries; without any, a sample of the chunk's own, which see all entries here, the
-        later ones too.
+        What looks ahead are the look-ahead queries; without any, a sample of the chunk's own, which see all entries
+        here, the later ones too. In the mean the question has one half, and they have the other.
 
         Returns:
-            (batch, kv_heads, key_len), float32.
+            Two of (batch, kv_heads, key_len), float32.
         """
         question = self.question
         ahead = self.sampled if self.look_ahead is None else self.look_ahead
         queries = torch.cat([question, ahead.expand(question.shape[0], -1, -1, -1)], dim=2)
         return attention_peak(queries, self.keys, self.scale, own=question.shape[2])
+
+    def foreseen(self) -> torch.Tensor:
+        """Importance by `peak`, its means among the first: (batch, kv_heads, key_len), float32."""
+        return with_means(*self.peak())
 
     @property
     def key_distance(self) -> torch.Tensor:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from prefixkv.methods import allocation
 from prefixkv.methods.layers_read import LayersRead
-from prefixkv.methods.method import Method
+from prefixkv.methods.method import FEW, Method
 
 if TYPE_CHECKING:
     import torch
@@ -15,21 +15,27 @@ if TYPE_CHECKING:
 
 
 def foreseen(evidence: Evidence) -> torch.Tensor:
-    """The largest attention that any query pays of those that stand for what comes next.
+    """The largest attention that any query pays of those that stand for what comes next, and among the first the mean.
 
     These are the prompt's last text queries, for what it asks, and the look-ahead queries of a profile, for what the
     model will look at while it answers. Without a profile a sample of the prompt's own queries stands for those: what
     parts of a text or a picture look at in each other is what a model looks at that goes through them. The maximum,
-    since an entry that is needed once is needed.
+    since an entry that is needed once is needed; but of few entries some are the first by the mean.
     """
-    return evidence.peak()
+    return evidence.foreseen()
 
 
 def mixed(read: LayersRead) -> list[int]:
-    """Most of it even, the rest by the threshold over all that has arrived, as a cut does not follow the threshold."""
+    """Most of it even, the rest by the threshold over all that has arrived, as a cut does not follow the threshold.
+
+    No layer goes below `2 * FEW` entries, or the even share where that is less: with a few entries each, a layer that
+    lacks some does more harm than another has good of them.
+    """
     even = allocation.uniform(read.total, read.layers)
     even = [min(len(curve), count) for curve, count in zip(read.curves, even, strict=False)]
-    counts = allocation.mixed(even, allocation.prefix(read.curves, read.room, read.floor))
+    floor = allocation.mixed_floor(2 * FEW, min(even), read.floor)
+    room = max(read.room, floor * len(even))
+    counts = allocation.mixed(even, allocation.prefix(read.curves, room, floor))
     if read.is_hard_limit:
         counts = allocation.trimmed(counts, read.room)
     elif len(read.curves) < read.layers:
@@ -49,5 +55,6 @@ GUIDED = Method(
     recent_tokens=1,
     window="least",
     written_tokens=32,
+    newest_first=True,
     packs=True,
 )

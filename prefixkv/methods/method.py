@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 
     from prefixkv.methods.evidence import Evidence
 
-LASTING = 8
+LASTING = 2
 """The most important one part in so many of the kept entries is never evicted, with `least`."""
+FEW = 16
+"""So many entries of each kind come first where a layer holds only a few (`prefixkv.methods.precedence`)."""
 WRITTEN = 6
 """One part in so many of the kept entries makes way for what is written, with `least` and `written_tokens`."""
 DISTANCE = 25
@@ -64,7 +66,9 @@ class Method:
             recent share, or everything behind the sinks, oldest first; or the least important ones, least important
             first. Generated entries follow, oldest first.
         written_tokens: with `least`, so many of the kept entries make way for the last tokens written, or a sixth where
-            that is more, as far as an eighth of the entries stays; half of them where it is 0.
+            that is more, as far as half of the entries stays; half of them where it is 0.
+        newest_first: with `least`, whether a chunk's last entries, `FEW` at most, rank first where layers hold few
+            (see `newest_len`), and make way while decoding.
         positions: where the model believes to be: at its true place in the text, or at the length of the first layer's
             compressed cache, as PrefixKV's release has it.
         rounding: of shares while decoding and from a configuration: exact, or as PrefixKV's release has it.
@@ -92,6 +96,7 @@ class Method:
     keeps_text: bool = False
     window: Eviction = "all"
     written_tokens: int = 0
+    newest_first: bool = False
     positions: Literal["true", "compressed"] = "true"
     rounding: Literal["exact", "release"] = "exact"
     packs: bool = False
@@ -160,11 +165,23 @@ class Method:
         share = int(self.recent_fraction * kept_len)
         return max(self.recent_tokens, share if self.recent_most is None else min(share, self.recent_most))
 
-    def evictable(self, kept_len: int) -> range:
+    def newest_len(self, even: int) -> int:
+        """The last entries of a chunk that take every second one of the first ranks, with `newest_first`.
+
+        `FEW` where layers hold up to twice as many, of which decoding then evicts these only; fewer where they hold
+        more, and none where `written_tokens` of twice `FEW` leave half of the entries.
+
+        Args:
+            even: entries that a layer holds in the mean.
+        """
+        return min(FEW, max(0, 2 * FEW - even // 2)) if self.newest_first else 0
+
+    def evictable(self, kept_len: int, newest: int = 0) -> list[range]:
         """Kept entries that decoding may evict, the first one first; generated entries follow when these are gone.
 
         Args:
             kept_len: entries of the layer after its compaction.
+            newest: how many of the chunk's last entries have every second one of the first ranks.
 
         Returns:
             Indices into the kept entries, of which there is at least one: in text order; for `least` in the order of
@@ -172,13 +189,16 @@ class Method:
             end, or the middle where the layer is shorter than that.
         """
         if self.window == "least":
-            least = max(self.written_tokens, kept_len // WRITTEN) if self.written_tokens else kept_len - kept_len // 2
-            lasting = max(kept_len // LASTING, kept_len - least)
-            return range(kept_len - 1, min(lasting, kept_len - 1) - 1, -1)
+            most = max(self.written_tokens, kept_len // WRITTEN) if self.written_tokens else kept_len
+            most = max(1, min(most, kept_len - kept_len // LASTING))
+            behind = min(2 * newest, kept_len)
+            oldest_first = range((behind - 1) // 2 * 2, -1, -2)[:most]
+            least = range(kept_len - 1, kept_len - 1 - (most - len(oldest_first)), -1)
+            return [each for each in (least, oldest_first) if each]
         if self.window == "distance":
             start = kept_len - DISTANCE if kept_len > DISTANCE else kept_len // 2
         elif self.window == "recent":
             start = kept_len - self.recent_len(kept_len)
         else:
             start = self.sink_tokens
-        return range(max(0, min(start, kept_len - 1)), kept_len)
+        return [range(max(0, min(start, kept_len - 1)), kept_len)]

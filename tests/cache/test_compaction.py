@@ -13,6 +13,8 @@ from prefixkv.cache.layer import CompressedLayer
 from prefixkv.cache.prefix_cache import PrefixKVCache
 from prefixkv.cache.row import CacheRow
 from prefixkv.methods import allocation
+from prefixkv.methods.method import FEW
+from prefixkv.methods.precedence import with_newest
 from prefixkv.models.geometry import KVGeometry
 from prefixkv.policy.curve_transfer import CurveTransfer
 from prefixkv.policy.ranking import rank
@@ -106,9 +108,11 @@ def test_guided_shares_are_mostly_even_and_partly_by_one_threshold(monkeypatch: 
     cache = PrefixKVCache(geometry, "4%", "guided")
     with attention.installed(model), torch.no_grad():
         model(**tiny.prompt(TOKENS, seed=5), **cache_argument(cache))
-    curves = [rank(importance, 0, 1).curves()[0].tolist() for importance in seen]
     total = cache.row.capacity.total(TOKENS, cache.row.bits)
-    expected = allocation.mixed(allocation.uniform(total, LAYERS), allocation.prefix(curves, total, 1))
+    newest, even = cache.method.newest_len(total // LAYERS), allocation.uniform(total, LAYERS)
+    curves = [rank(with_newest(importance, newest), 0, 1).curves()[0].tolist() for importance in seen]
+    floor = allocation.mixed_floor(2 * FEW, min(even), 1)
+    expected = allocation.mixed(even, allocation.prefix(curves, total, floor))
     assert [layer.kept_tokens for layer in cache.layers] == expected
     assert sum(expected) == total
 

@@ -30,15 +30,27 @@ def _weights(queries: torch.Tensor, keys: torch.Tensor, scale: float, own: int) 
 def test_peak_is_the_maximum_of_the_matrix(own: int, query_heads: int, kv_heads: int) -> None:
     torch.manual_seed(0)
     queries, keys = torch.randn(2, query_heads, 5, 16), torch.randn(2, kv_heads, 9, 16)
-    expected = _weights(queries, keys, 0.25, own).amax(dim=(2, 3))
-    torch.testing.assert_close(attention_peak(queries, keys, 0.25, own).double(), expected, atol=1e-6, rtol=1e-5)
+    matrix = _weights(queries, keys, 0.25, own)
+    peak, mean = attention_peak(queries, keys, 0.25, own)
+    torch.testing.assert_close(peak.double(), matrix.amax(dim=(2, 3)), atol=1e-6, rtol=1e-5)
+    kinds = [part.mean(dim=(2, 3)) for part in (matrix[:, :, :, :own], matrix[:, :, :, own:]) if part.shape[3]]
+    torch.testing.assert_close(mean.double(), torch.stack(kinds).mean(dim=0), atol=1e-6, rtol=1e-5)
+
+
+def test_both_kinds_of_queries_have_half_of_the_mean_however_many_they_are() -> None:
+    torch.manual_seed(0)
+    queries, keys = torch.randn(1, 2, 150, 16), torch.randn(1, 2, 170, 16)
+    _, mean = attention_peak(queries, keys, 0.25, own=100)
+    _, asked = attention_peak(queries[:, :, :100], keys, 0.25, own=100)
+    _, ahead = attention_peak(queries[:, :, 100:], keys, 0.25)
+    torch.testing.assert_close(mean, (asked + ahead) / 2)
 
 
 def test_peak_takes_the_same_queries_for_every_row() -> None:
     torch.manual_seed(0)
     queries, keys = torch.randn(1, 4, 3, 16), torch.randn(3, 2, 7, 16)
-    alone = [attention_peak(queries, keys[row : row + 1], 0.25) for row in range(3)]
-    torch.testing.assert_close(attention_peak(queries, keys, 0.25), torch.cat(alone))
+    alone = [torch.stack(attention_peak(queries, keys[row : row + 1], 0.25)) for row in range(3)]
+    torch.testing.assert_close(torch.stack(attention_peak(queries, keys, 0.25)), torch.cat(alone, dim=1))
 
 
 def test_row_mass_of_all_rows_is_the_attention_mass() -> None:

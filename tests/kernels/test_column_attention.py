@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -37,13 +39,24 @@ def peak(matrix: torch.Tensor) -> torch.Tensor:
     return matrix.amax(dim=(2, 3))
 
 
+def mean(matrix: torch.Tensor, own: int) -> torch.Tensor:
+    """The mean over the group and over the first `own` queries, over the others, and over both kinds of them."""
+    parts = [part.mean(dim=(2, 3)) for part in (matrix[:, :, :, :own], matrix[:, :, :, own:]) if part.shape[3]]
+    return torch.stack(parts).mean(dim=0)
+
+
 def check(name: str, queries: torch.Tensor, keys: torch.Tensor, scale: float, *own: int) -> None:
-    reduce, first = (mass, queries.shape[2]) if name == "attention_mass" else (peak, *own, 0)[:2]
-    result = implementation(name, keys, "triton")(queries, keys, scale, *own)
-    assert result.dtype == torch.float32
+    found = implementation(name, keys, "triton")(queries, keys, scale, *own)
+    if name == "attention_mass":
+        first, pairs = queries.shape[2], [(mass, found)]
+    else:
+        first = (*own, 0)[0]
+        pairs = [(peak, found[0]), (partial(mean, own=first), found[1])]
     rows = queries.expand(keys.shape[0], -1, -1, -1)
-    exact = reduce(weights(rows.double(), keys.double(), scale, first))
-    assert_precise(result, reduce(weights(rows, keys, scale, first)), exact)
+    matrix, exact = weights(rows, keys, scale, first), weights(rows.double(), keys.double(), scale, first)
+    for reduce, result in pairs:
+        assert result.dtype == torch.float32
+        assert_precise(result, reduce(matrix), reduce(exact))
 
 
 SHAPES = [(1, 1), (1, 9), (13, 13), (31, 65), (64, 64), (63, 127), (65, 129), (100, 257)]

@@ -10,4 +10,5 @@ from prefixkv.kernels.triton.column_attention import column_attention
 
 def attention_mass(queries: torch.Tensor, keys: torch.Tensor, scale: float) -> torch.Tensor:
     """As the plain twin; the rows' log-sum-exp is taken over from the attention call where that left it."""
-    return column_attention(queries, keys, scale, own=queries.shape[2], peak=False, row_lse=row_lse.recall(queries))
+    own, lse = queries.shape[2], row_lse.recall(queries)
+    return column_attention(queries, keys, scale, own=own, peak=False, row_lse=lse)[0]

@@ -12,6 +12,8 @@ import torch
 import triton
 import triton.language as tl
 
+from prefixkv.kernels.attention_peak import query_weights
+
 LOG2_E = 1.4426950408889634
 _LOG2_E = tl.constexpr(LOG2_E)
 ROW_PROGRAMS = 512
@@ -69,13 +71,14 @@ def _row_kernel(
 @triton.jit
 def _column_kernel(
     q_ptr, k_ptr, top_ptr, sum_ptr, out_ptr, q_batch, q_head, q_row, k_batch, k_head, k_row,
-    stat_row, stat_part, kv_heads, query_len, key_len, offset, scale2,
+    stat_row, stat_part, kv_heads, query_len, key_len, offset, scale2, own, own_weight, other_weight,
     HEAD_DIM: tl.constexpr, D: tl.constexpr, GROUP: tl.constexpr, PARTS: tl.constexpr, M: tl.constexpr, N: tl.constexpr,
     CAUSAL: tl.constexpr, PEAK: tl.constexpr, FLOAT32: tl.constexpr,
 ):  # fmt: skip
-    """out[batch, kv head, j]: sum over the queries and mean over the group, or maximum over both, of the weights.
+    """out[0, batch, kv head, j]: sum over the queries and mean over the group, or maximum over both, of the weights.
 
-    With PARTS = 0, `top` is the natural log-sum-exp and there are no sums.
+    With PEAK, out[1, batch, kv head, j] is their mean, in which the first `own` queries have another weight than the
+    others. With PARTS = 0, `top` is the natural log-sum-exp and there are no sums.
     """
     block, row = tl.program_id(0), tl.program_id(1)
     batch, kv_head = row // kv_heads, row % kv_heads
@@ -88,7 +91,7 @@ def _column_kernel(
     first = 0
     if CAUSAL:
         first = tl.maximum(block * N - offset, 0) // M * M
-    reduced = tl.zeros([N, M], tl.float32)
+    reduced, mean = tl.zeros([N, M], tl.float32), tl.zeros([N], tl.float32)
     for member in range(GROUP):
         head = kv_head * GROUP + member
         q_base = q_ptr + batch.to(tl.int64) * q_batch + head.to(tl.int64) * q_head
@@ -114,10 +117,14 @@ def _column_kernel(
                     weights = tl.where(columns[:, None] <= offset + rows[None, :], weights, 0.0)
             if PEAK:
                 reduced = tl.maximum(reduced, weights)
+                mean += tl.sum(weights * tl.where(rows < own, own_weight, other_weight)[None, :], axis=1)
             else:
                 reduced += weights
     result = tl.max(reduced, axis=1) if PEAK else tl.sum(reduced, axis=1) / GROUP
     tl.store(out_ptr + row.to(tl.int64) * key_len + columns, result, columns < key_len)
+    if PEAK:
+        behind = (tl.num_programs(1) + row).to(tl.int64) * key_len
+        tl.store(out_ptr + behind + columns, mean / GROUP, columns < key_len)
 
 
 def column_attention(
@@ -139,13 +146,14 @@ def column_attention(
         scale: factor on the dot products.
         own: how many of the queries, the first ones, belong to the last keys: query `i` sees keys
             `0 .. key_len - own + i`. So the others see all.
-        peak: maximum over queries and group; otherwise sum over queries, mean over the group.
+        peak: maximum over queries and group, and the mean as `prefixkv.kernels.attention_peak` weighs it; otherwise sum
+            over queries, mean over the group.
         row_lse: (batch, query_heads, query_len), float32, natural log-sum-exp of every row, where it is known from the
             attention call; the last of longer rows, with strides to match.
         tiles: queries in a tile, keys in a tile, warps and stages of the second pass; chosen where None.
 
     Returns:
-        (batch, kv_heads, key_len), float32.
+        (1 or, with `peak`, 2, batch, kv_heads, key_len), float32.
     """
     batch, query_heads, query_len, head_dim = queries.shape
     kv_heads, key_len = keys.shape[1:3]
@@ -171,10 +179,11 @@ def column_attention(
             M=m, N=n, num_warps=4 if m < 128 else 8, num_stages=2,
         )  # fmt: skip
     m, n, warps, stages = tiles or _tiles(query_len, dims, float32)
-    out = torch.empty(batch, kv_heads, key_len, dtype=torch.float32, device=keys.device)
+    out = torch.empty(1 + peak, batch, kv_heads, key_len, dtype=torch.float32, device=keys.device)
     _column_kernel[(triton.cdiv(key_len, n), batch * kv_heads)](
         queries, keys, top, total, out, *strides, stat_row, rows * query_len, kv_heads, query_len, key_len, offset,
-        scale2, **shape, PARTS=parts, M=m, N=n, PEAK=peak, num_warps=warps, num_stages=stages,
+        scale2, own, *query_weights(query_len, own), **shape, PARTS=parts, M=m, N=n, PEAK=peak, num_warps=warps,
+        num_stages=stages,
     )  # fmt: skip
     return out
 
