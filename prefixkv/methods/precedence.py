@@ -8,11 +8,11 @@ from prefixkv.methods.method import FEW
 
 
 def with_means(peak: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
-    """Importance by the largest attention, where the first entries by the mean count as those of their rank do.
+    """Importance by the largest attention, where two of the first entries by the mean come before each of the others.
 
     The largest attention says what some query needs. Where few entries stay it leaves out those that all queries need a
-    little, and these are worth more than further peaks. Only the first `FEW` are changed, so that a layer which holds
-    many keeps what it would have kept.
+    little, and these are worth more than further peaks. Only the first `FEW` by the mean are changed, so that a layer
+    which holds many keeps what it would have kept.
 
     Args:
         peak: (batch, heads, entries), float32, not negative: the largest attention to each entry.
@@ -22,8 +22,10 @@ def with_means(peak: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
         The importance, same shape.
     """
     count = min(FEW, peak.shape[-1])
-    # One step below the peak of the same rank, whose own entry comes before.
-    raised = torch.nextafter(peak.topk(count).values, peak.new_zeros(()))
+    # Two steps and one step of float32 above the peak that comes behind both.
+    top = peak.new_full((), torch.inf)
+    second = torch.nextafter(peak.topk((count + 1) // 2).values, top)
+    raised = torch.stack([torch.nextafter(second, top), second], dim=-1).flatten(-2)[..., :count]
     places = mean.topk(count).indices
     return peak.scatter(-1, places, torch.maximum(peak.gather(-1, places), raised))
 
