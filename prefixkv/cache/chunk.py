@@ -181,7 +181,7 @@ class Chunk:
         if self._compaction is not None and not self._fits and not self._row.keeps_all:
             self._compaction.finish()
         for layer in self._row.layers:
-            layer.open_queue(self._row.method.evictable(layer.kept_tokens, self._newest))
+            layer.open_queue(*self._row.method.evictable(layer.kept_tokens, self._newest))
 
 
 def _text_tokens(row: CacheRow, seen_tokens: int) -> int:

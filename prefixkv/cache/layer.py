@@ -5,8 +5,6 @@ A layer knows how many entries it has read and which it still stores; how many i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 
 from prefixkv.cache.decode_limit import DecodeLimit
@@ -179,7 +177,7 @@ class CompressedLayer(EntriesInRuns):
             rows, bits = (torch.cat([self.keys, keys], dim=2), torch.cat([self.values, values], dim=2)), None
         return self.move(rows, indices, count), bits
 
-    def open_queue(self, slots: Sequence[range]) -> None:
+    def open_queue(self, *slots: range) -> None:
         """Mark the compaction as done.
 
         Args:
