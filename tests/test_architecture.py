@@ -38,24 +38,7 @@ LEVELS = (
 )
 """From the bottom up: a part may import from its own level and from those below, and no two parts import each other."""
 
-USES_NO_TRANSFORMERS = {
-    *(
-        "errors",
-        "documents",
-        "home",
-        "host_memory",
-        "html_table",
-        "pixels",
-        "platforms",
-        "schemas",
-        "kernels",
-        "methods",
-        "policy",
-        "inputs",
-        "machine",
-        "workers",
-    ),
-}
+USES_NO_TRANSFORMERS = {*LEVELS[0] - {"transformers_compat"}, "kernels", *LEVELS[2], *LEVELS[3]}
 USES_INSIDE_OF_TRANSFORMERS = {
     "transformers_compat",
     "cache/compressed_attention",
@@ -66,15 +49,7 @@ USES_INSIDE_OF_TRANSFORMERS = {
 }
 """Files that import modules of transformers which are no documented part of it; others take what `transformers` has."""
 USES_NO_TORCH = {
-    "errors",
-    "documents",
-    "home",
-    "host_memory",
-    "html_table",
-    "pixels",
-    "platforms",
-    "schemas",
-    "transformers_compat",
+    *LEVELS[0],
     "policy/budget",
     "policy/codec",
     "methods/allocation",

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import psutil
 import torch
 
 from prefixkv.evaluation.cells import REFERENCE, Cell
@@ -14,6 +13,7 @@ from prefixkv.evaluation.exercise import Exercise, Exercises
 from prefixkv.evaluation.following import ROWS
 from prefixkv.evaluation.measure import Measuring
 from prefixkv.evaluation.records import RecordFolder
+from prefixkv.models.choice import memory_bytes
 from prefixkv.models.loading import LoadedModel, Notify
 
 SAMPLES, MOST_SAMPLES = 8, 32
@@ -142,10 +142,7 @@ def parts(loaded: LoadedModel, group: Sequence[Exercise], cells: Sequence[Cell],
         Slices of the group, in order. They depend on the machine, the samples and the cells alone.
     """
     sizes = [_bytes(loaded, exercise, cells, most_tokens) for exercise in group]
-    if loaded.device.type == "cuda":
-        most = torch.cuda.get_device_properties(loaded.device).total_memory // DEVICE_SHARE
-    else:
-        most = psutil.virtual_memory().total // HOST_SHARE
+    most = memory_bytes(loaded.device) // (DEVICE_SHARE if loaded.device.type == "cuda" else HOST_SHARE)
 
     def halves(start: int, stop: int) -> list[slice]:
         if stop - start == 1 or sum(sizes[start:stop]) <= most:

@@ -59,12 +59,13 @@ def real_model(device: torch.device, here: Callable[[str], bool] = is_here) -> t
     Returns:
         The best of those that fit and are here, and True; or the best that fits, and False.
     """
-    fits = fitting_models(_memory_bytes(device), device.type != "cuda")
+    fits = fitting_models(memory_bytes(device), device.type != "cuda")
     found = next((model for model in fits if here(model.id)), None)
     return (found, True) if found is not None else (fits[0], False)
 
 
-def _memory_bytes(device: torch.device) -> int:
+def memory_bytes(device: torch.device) -> int:
+    """All memory of a CUDA device, or of the host for any other."""
     if device.type == "cuda":
         import torch
 

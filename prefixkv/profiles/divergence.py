@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
-import psutil
 import torch
 
 from prefixkv.cache import attention
 from prefixkv.cache.prefix_cache import PrefixKVCache
 from prefixkv.generation.forward import read_tokens
 from prefixkv.generation.prefill import Prefill
+from prefixkv.models.choice import memory_bytes
 from prefixkv.models.completed_passes import completed_passes
 from prefixkv.models.geometry import KVGeometry
 
@@ -60,11 +60,7 @@ def divergences(
 
 def _most_rows(model: Any, geometry: KVGeometry, tokens: int) -> int:
     """Caches that may be held at the same time, each taken to keep everything."""
-    if model.device.type == "cuda":
-        memory = torch.cuda.get_device_properties(model.device).total_memory
-    else:
-        memory = psutil.virtual_memory().total
-    return max(1, memory // MEMORY_SHARE // (tokens * geometry.token_bytes))
+    return max(1, memory_bytes(model.device) // MEMORY_SHARE // (tokens * geometry.token_bytes))
 
 
 def _predictions(

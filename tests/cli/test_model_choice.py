@@ -64,7 +64,7 @@ def test_what_fits_is_by_memory() -> None:
 def test_what_is_here_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    monkeypatch.setattr(choice, "_memory_bytes", lambda device: 80 * GIB)
+    monkeypatch.setattr(choice, "memory_bytes", lambda device: 80 * GIB)
     llava, qwen, small = REAL_MODELS
     cuda, cpu = torch.device("cuda"), torch.device("cpu")
     assert real_model(cuda, lambda name: False) == (llava, False)
