@@ -13,12 +13,13 @@ import transformers
 
 from prefixkv.errors import OptionError, PrefixKVError
 from prefixkv.evaluation.cells import REFERENCE, Cell, measured_cells, new_cache
+from prefixkv.evaluation.claims import Claims
 from prefixkv.evaluation.data import FIRST_TOKENS, DataSource
 from prefixkv.evaluation.engine import engine_digest
 from prefixkv.evaluation.exercise import Exercises
 from prefixkv.evaluation.records import RecordFolder
 from prefixkv.evaluation.results import results
-from prefixkv.evaluation.shard import Missing, Shard, group_size
+from prefixkv.evaluation.shard import Missing, Shard, Span, group_size
 from prefixkv.home import home
 from prefixkv.models.loading import LoadedModel, Notify, load_model, profile_name
 from prefixkv.models.placement import Placement
@@ -115,8 +116,10 @@ class Evaluation:
         settings = self._settings(loaded, metrics, threads)
         path = self.folder or _own_folder(self.model, self.source, settings)
         look_ahead = _look_ahead_digest(loaded, self.cells, notify)
+        claims = Claims(path)
         if launch.is_main:
             RecordFolder(path, settings)
+            claims.begin()
         launch.wait()
         folder = RecordFolder(path, settings, look_ahead)
         missing = _missing(folder, self.cells, len(exercises))
@@ -135,18 +138,18 @@ class Evaluation:
         size = group_size(loaded.device, len(measured_cells(self.cells))) if self._is_side_by_side(loaded) else 1
         shard = Shard(self.cells, metrics, self.most_tokens, size, threads, count)
         with Helpers(helpers, _help, self, cards, shard, path, settings, look_ahead, missing) as others:
-            share = sum(len(group) for group in shard.groups(missing, len(exercises), launch.number))
 
             def step(done: int) -> None:
                 others.check()
-                progress(done * len(missing) // share, len(missing))
+                progress(done, len(missing))
 
-            took = shard.measure(loaded, exercises, folder, missing, launch.number, step, notify)
-            times = [(started, took), *others.wait()]
+            span = shard.measure(loaded, exercises, folder, missing, launch.number, step, notify)
+            times = launch.gather([(started, span), *others.wait()])
         if missing:
-            spent = "; ".join(f"{started:.1f} s to start and {took:.1f} s of work" for started, took in times)
-            notify(f"measured {len(missing)} samples: {spent}")
-        launch.wait()
+            progress(len(missing), len(missing))
+            notify(f"measured {len(missing)} samples in {_spent(times)}")
+        if launch.is_main:
+            claims.end()
         return self._figures(loaded, exercises, folder, settings, notify) if launch.is_main else None
 
     def _figures(
@@ -212,11 +215,11 @@ def _help(
     missing: Missing,
     number: int,
     parent: int,
-) -> tuple[float, float]:
+) -> tuple[float, Span]:
     """What a further process does, on a CUDA device of its own where there are enough.
 
     Returns:
-        The seconds until it began to measure, and those that measuring took.
+        The seconds until it began to measure, and from when to when it measured.
     """
 
     def step(done: int) -> None:
@@ -227,6 +230,13 @@ def _help(
     exercises, folder = Exercises(loaded, *evaluation._cut), RecordFolder(path, settings, look_ahead)
     started = seconds_since_start()
     return started, shard.measure(loaded, exercises, folder, missing, number, step, _silent)
+
+
+def _spent(times: Sequence[tuple[float, Span]]) -> str:
+    """What processes have spent, all together from the first one's beginning to the last one's end, and each."""
+    first, last = min(began for _, (began, _) in times), max(ended for _, (_, ended) in times)
+    each = (f"{started:.1f} s to start and {ended - began:.1f} s of work" for started, (began, ended) in times)
+    return f"{last - first:.1f} s: {'; '.join(each)}"
 
 
 def _look_ahead_digest(loaded: LoadedModel, cells: tuple[Cell, ...], notify: Notify) -> str | None:

@@ -1,14 +1,16 @@
-"""One process's part of an evaluation's samples: whole groups of consecutive ones."""
+"""An evaluation's samples in groups of consecutive ones, which processes take and measure."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
-from prefixkv.evaluation.cells import REFERENCE, Cell
+from prefixkv.evaluation.cells import REFERENCE, Cell, measured_cells
+from prefixkv.evaluation.claims import Claims
 from prefixkv.evaluation.exercise import Exercise, Exercises
 from prefixkv.evaluation.following import ROWS
 from prefixkv.evaluation.measure import Measuring
@@ -21,6 +23,8 @@ SAMPLES, MOST_SAMPLES = 8, 32
 DEVICE_SHARE, HOST_SHARE = 4, 16
 """A group may take one part in so many of the device's memory, or of a host's, where several processes may be."""
 
+Span = tuple[float, float]
+"""From when to when, in seconds of the system's clock."""
 Missing = Mapping[int, Sequence[Cell]]
 """By the number of a sample, the cells that have no record, the reference among them; never none."""
 
@@ -50,18 +54,24 @@ class Shard:
     threads: int
     count: int
 
-    def groups(self, missing: Missing, samples: int, number: int) -> list[range]:
-        """The groups of a process that lack something.
+    def groups(self, missing: Missing, samples: int) -> list[range]:
+        """The groups that lack something, in the order in which they are taken.
+
+        Towards the end they are halved, so that no process has long to wait for the last one, down to as many samples
+        as still fill a batch: a step of fewer rows takes a GPU hardly less time.
 
         Args:
             missing: what is missing.
             samples: of all.
-            number: of the process.
         """
-        size = self.group_size
-        every = [range(start, min(start + size, samples)) for start in range(0, samples, size)]
-        own = every[number :: self.count]
-        return [group for group in own if any(index in missing for index in group)]
+        size, fills = self.group_size, math.ceil(ROWS / max(1, len(measured_cells(self.cells))))
+        every, start = list[range](), 0
+        while start < samples:
+            while size >= 2 * fills and samples - start <= 2 * size:
+                size //= 2
+            every.append(range(start, min(start + size, samples)))
+            start += size
+        return [group for group in every if any(index in missing for index in group)]
 
     def measure(
         self,
@@ -72,8 +82,8 @@ class Shard:
         number: int,
         step: Callable[[int], None],
         notify: Notify,
-    ) -> float:
-        """Measure what is missing of the groups of a process.
+    ) -> Span:
+        """Measure what is missing, group after group, of those that no other process takes.
 
         Args:
             loaded: the model.
@@ -81,17 +91,18 @@ class Shard:
             folder: where records go.
             missing: what is missing.
             number: of the process.
-            step: called with the samples of the process that are done.
+            step: called with the samples that are done by all processes, as far as this one can tell.
             notify: as for `Measuring`.
 
         Returns:
-            The seconds that it took.
+            When it began and when it ended.
         """
         measuring = Measuring(loaded, self.metrics, self.most_tokens, self.group_size > 1, notify)
-        before, began, done = torch.get_num_threads(), time.perf_counter(), 0
+        before, began, claims = torch.get_num_threads(), time.time(), Claims(folder.path)
+        groups = self.groups(missing, len(exercises))
         torch.set_num_threads(self.threads)
         try:
-            for group in self.groups(missing, len(exercises), number):
+            for group in claims.take(groups):
                 lacking = [cell for cell in self._in_order(missing, group) if cell != REFERENCE]
                 asked = [exercises[index] for index in group]
                 for part in parts(loaded, asked, lacking, self.most_tokens):
@@ -101,11 +112,12 @@ class Shard:
                     for index, records in zip(indices, found, strict=True):
                         if index in missing:
                             folder.append(number, index, {cell: records[cell] for cell in missing[index]})
-                done += sum(index in missing for index in group)
-                step(done)
+                # Each of the others has one in hand.
+                done = groups[: max(1, claims.taken() + 1 - self.count)]
+                step(sum(index in missing for each in done for index in each))
         finally:
             torch.set_num_threads(before)
-        return time.perf_counter() - began
+        return began, time.time()
 
     @staticmethod
     def _in_order(missing: Missing, group: Sequence[int]) -> list[Cell]:
