@@ -85,7 +85,7 @@ class PrefixKVCache(LeftLayers, RefusingCache, ShownByUsage):
 
     def _hold(self, rows: Sequence[CacheRow]) -> None:
         self.rows = list(rows)
-        self._marks = TextMarks(None, 0)
+        self._marks: TextMarks | None = None
         self._is_in_pass = False
         self._pass = RowsPass(self.rows)
         self.states = RowStates(self.rows)
@@ -196,6 +196,11 @@ class PrefixKVCache(LeftLayers, RefusingCache, ShownByUsage):
         """Say which tokens of the next chunk are text; where nobody says, all are."""
         self._marks = marks
 
+    @property
+    def is_marked(self) -> bool:
+        """Whether it was said for a chunk that was not read yet."""
+        return self._marks is not None
+
     def count_step(self) -> None:
         """Count a column as read whose tokens a step has stored in the rows by itself."""
         self._columns = [columns + 1 for columns in self._columns]
@@ -206,7 +211,8 @@ class PrefixKVCache(LeftLayers, RefusingCache, ShownByUsage):
 
     def end_pass(self) -> None:
         """Settle what each row holds from now on."""
-        self._is_in_pass = False
+        # Of a pass that has failed there may be marks.
+        self._is_in_pass, self._marks = False, None
         for row in self.rows:
             row.end_pass()
 
@@ -228,7 +234,9 @@ class PrefixKVCache(LeftLayers, RefusingCache, ShownByUsage):
         """
         batch, new_len = key_states.shape[0], key_states.shape[2]
         self.open_rows(batch)
-        marks, self._marks = (self._marks, TextMarks(None, 0)) if layer_idx == self._places[0] else (None, self._marks)
+        marks: TextMarks | None = None
+        if layer_idx == self._places[0]:
+            marks, self._marks = self._marks or TextMarks(None, 0), None
         for row in self.rows if marks is not None else ():
             row.is_in_pass, row.beside = self._is_in_pass, batch
         self._columns[layer_idx] += new_len

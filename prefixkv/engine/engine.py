@@ -15,6 +15,7 @@ import torch
 from transformers import PreTrainedModel
 
 from prefixkv.cache.compaction import small_bytes
+from prefixkv.cache.reading_graphs import MOST_TOKENS
 from prefixkv.cache.row import CacheRow
 from prefixkv.decoder.stages import layer_devices
 from prefixkv.engine.admission import Footprint, Ledger
@@ -35,6 +36,7 @@ from prefixkv.generation.stop_text import stop_texts, stop_watch
 from prefixkv.inputs.positions import answer_room
 from prefixkv.inputs.prompts import Prompt
 from prefixkv.inputs.token_ids import end_tokens
+from prefixkv.kernels.dispatch import reads_in_kernels
 from prefixkv.methods.method import Method
 from prefixkv.methods.table import DEFAULT_METHOD
 from prefixkv.models.identity import ModelIdentity
@@ -107,7 +109,8 @@ class Engine:
         self._new_row("100%")
         self._numbers, self._is_closed = itertools.count(1), False
         self._trace = Trace(None if trace is None else Path(trace))
-        scheduler: Scheduler[Request] = Scheduler(ledger, most_rows, allowance)
+        short_tokens = MOST_TOKENS if reads_in_kernels(self._model.device) else 0
+        scheduler: Scheduler[Request] = Scheduler(ledger, most_rows, allowance, short_tokens)
         self._worker = Worker(self._model, scheduler, most_rows, self._trace, notify)
         # Also when the interpreter ends, before the libraries below are taken down.
         self._finalizer = weakref.finalize(self, _stop, self._worker, self._trace)

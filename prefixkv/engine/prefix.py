@@ -19,8 +19,8 @@ from prefixkv.cache.prefix_cache import PrefixKVCache
 from prefixkv.cache.prefix_entries import PrefixEntries, PrefixRow, most_queries
 from prefixkv.cache.row import CacheRow
 from prefixkv.engine.admission import Ledger
+from prefixkv.engine.host_inputs import read_from_host
 from prefixkv.engine.request import Request
-from prefixkv.generation.forward import read_prompt
 from prefixkv.transformers_compat import picture_token_ids, setting
 
 
@@ -173,8 +173,7 @@ class Prefixes:
         if found is None:
             row = PrefixRow(request.row.geometry, part.most_queries)
             cache = PrefixKVCache.of_rows([row])
-            inputs = on_device(self._model, cut(request.inputs, 0, part.tokens))
-            read_prompt(self._model, inputs, cache)
+            read_from_host(self._model, cut(request.inputs, 0, part.tokens), cache)
             found = self._held[part.key] = row.as_prefix()
             self.read += 1
         return found
@@ -196,14 +195,3 @@ def _sees_later(inputs: Mapping[str, torch.Tensor]) -> bool:
     """
     has_grids = any(name.endswith("_grid_thw") for name in inputs)
     return "token_type_ids" in inputs or ("mm_token_type_ids" in inputs and not has_grids)
-
-
-def on_device(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor]) -> dict[str, Any]:
-    """Inputs where the model is, floats in its precision. A GPU copies them by itself, behind what it has to do."""
-    moved = {}
-    for name, value in inputs.items():
-        dtype = model.dtype if value.is_floating_point() else value.dtype
-        if model.device.type == "cuda" and not value.is_cuda:
-            value = value.to(dtype).pin_memory()
-        moved[name] = value.to(model.device, dtype, non_blocking=True)
-    return moved

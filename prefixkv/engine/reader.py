@@ -9,11 +9,12 @@ from transformers import PreTrainedModel
 
 from prefixkv.cache.prefix_cache import PrefixKVCache
 from prefixkv.cache.prefix_entries import PrefixEntries
+from prefixkv.engine.host_inputs import read_from_host
 from prefixkv.engine.kept import KeptCache
-from prefixkv.engine.prefix import cut, on_device
+from prefixkv.engine.prefix import cut
 from prefixkv.engine.request import Request
 from prefixkv.generation.choice import RowChoice
-from prefixkv.generation.forward import read_prompt, refuse_no_numbers
+from prefixkv.generation.forward import refuse_no_numbers
 from prefixkv.generation.logprobs import Logprobs, LogprobTensors
 
 
@@ -41,14 +42,11 @@ def read(
     Raises:
         PrefixKVError: the model does not take the pictures, or what it says are no numbers.
     """
-    inputs = None if earlier is None else _continued(model, request, earlier)
+    inputs = None if earlier is None else _continued(request, earlier)
     if prefix is not None:
-        inputs = on_device(model, cut(request.inputs, prefix.tokens))
+        inputs = cut(request.inputs, prefix.tokens)
         prefix.begin(request.row)
-    elif inputs is None:
-        inputs = on_device(model, request.inputs)
-    cache = PrefixKVCache.of_rows([request.row])
-    logits = read_prompt(model, inputs, cache)
+    logits = read_from_host(model, inputs or request.inputs, PrefixKVCache.of_rows([request.row]))
     request.inputs, request.prompt = {}, None
     sampling = request.sampling
     request.row.reserve(sampling.max_new_tokens - 1 + ahead)
@@ -61,7 +59,7 @@ def read(
     return int(token), scored
 
 
-def _continued(model: PreTrainedModel, request: Request, earlier: KeptCache) -> dict[str, Any] | None:
+def _continued(request: Request, earlier: KeptCache) -> dict[str, Any] | None:
     """Have the row hold what an earlier prompt and its answer have left, and give the inputs of what follows.
 
     Returns:
@@ -74,4 +72,4 @@ def _continued(model: PreTrainedModel, request: Request, earlier: KeptCache) -> 
     # Each layer onto the device on which it computes, of several.
     earlier.snapshot.restore(request.row, None)
     request.stream.cached_tokens = len(earlier.name.ids)
-    return on_device(model, rest)
+    return rest

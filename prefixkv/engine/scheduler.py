@@ -34,6 +34,8 @@ FREE_PLACE = 32
 """A place that waits for a further prompt counts as so many rows that wait for their step."""
 MOST_EAGER = 64
 """The allowance is exceeded by this factor at most."""
+SHORT_EAGER = 3
+"""And by this one for a short prompt: while its host is at that a GPU has the time for about two steps."""
 
 
 class Scheduler(Generic[R]):
@@ -46,7 +48,7 @@ class Scheduler(Generic[R]):
         running: those that decode, by number.
     """
 
-    def __init__(self, ledger: Ledger, most_rows: int, allowance: int | None) -> None:
+    def __init__(self, ledger: Ledger, most_rows: int, allowance: int | None, short_tokens: int = 0) -> None:
         """Begin with no request.
 
         Args:
@@ -55,12 +57,13 @@ class Scheduler(Generic[R]):
             allowance: prompt tokens that may be read between two steps of running rows, while few others wait; where
                 one part of a pass is of more, it is followed by as many steps as its allowances. None: no steps
                 between.
+            short_tokens: a prompt of no more keeps the host busy for longer than the device.
         """
         self.ledger = ledger
         self.waiting: deque[R] = deque()
         self.reading: R | None = None
         self.running: dict[int, R] = {}
-        self._most_rows, self._allowance = most_rows, allowance
+        self._most_rows, self._allowance, self._short_tokens = most_rows, allowance, short_tokens
         self._debt = 0.0
         self._is_held = False
 
@@ -119,13 +122,17 @@ class Scheduler(Generic[R]):
         """Prompt tokens that may be read between two steps now.
 
         A step takes about as long for few rows as for many. So the more places are free beside those that run, for
-        which there are prompts, the more is read first; a single prompt takes nothing from the rows that run.
+        which there are prompts, the more is read first; a single prompt takes nothing from the rows that run. While the
+        host is busy with a short prompt a device computes the steps between its parts beside them, at no cost.
         """
         if self._allowance is None or not self.running:
             return None
         unread = len(self.waiting) + (self.reading is not None)
         others = max(0, min(unread, self._most_rows - len(self.running)) - 1)
-        return self._allowance * min(MOST_EAGER, 1 + FREE_PLACE * others / len(self.running))
+        first = self.reading or (self.waiting[0] if self.waiting else None)
+        is_short = first is not None and first.prompt_tokens <= self._short_tokens
+        most = SHORT_EAGER if is_short else MOST_EAGER
+        return self._allowance * min(most, 1 + FREE_PLACE * others / len(self.running))
 
     def must_step(self, tokens: float) -> bool:
         """Whether running rows take a step before a part of a prompt is read whose work is that of so many tokens."""

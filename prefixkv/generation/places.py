@@ -6,6 +6,8 @@ import functools
 
 import torch
 
+from prefixkv.kernels.sending import sent
+
 
 @functools.lru_cache(maxsize=256)
 def place_index(places: tuple[int, ...], device: torch.device) -> slice | torch.Tensor:
@@ -16,8 +18,9 @@ def place_index(places: tuple[int, ...], device: torch.device) -> slice | torch.
         device: of the tensors.
 
     Returns:
-        A slice where the places are the first ones, else (rows,), int64, on the device.
+        A slice where the places are the first ones, else (rows,), int64, on the device, for which the host does not
+        wait: whenever one of many rows has left there are other places.
     """
     if places == tuple(range(len(places))):
         return slice(0, len(places))
-    return torch.tensor(places, device=device)
+    return sent(torch.tensor(places), device)

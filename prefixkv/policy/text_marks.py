@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from prefixkv.kernels.sending import sent
 from prefixkv.transformers_compat import cache_in, picture_token_ids
 
 
@@ -25,18 +26,19 @@ class TextMarks:
     tail: int
 
     @classmethod
-    def of(cls, tokens: torch.Tensor, picture_tokens: list[int]) -> TextMarks:
-        """Read them off token ids.
+    def of(cls, tokens: torch.Tensor, picture_tokens: list[int], device: torch.device) -> TextMarks:
+        """Read them off token ids; of a GPU's this waits for it.
 
         Args:
             tokens: (batch, chunk_len), int64.
             picture_tokens: ids that stand for a part of a picture.
+            device: where the marks are wanted.
         """
         is_picture = torch.isin(tokens, torch.tensor(picture_tokens, device=tokens.device))
         places = is_picture.any(dim=0).nonzero()[:, 0].tolist()
         if not places:
             return cls(None, tokens.shape[1])
-        return cls(~is_picture, tokens.shape[1] - 1 - places[-1])
+        return cls(sent(~is_picture, device), tokens.shape[1] - 1 - places[-1])
 
     def row(self, index: int, columns: slice | torch.Tensor) -> TextMarks:
         """One row's marks, without its padding.
@@ -75,6 +77,19 @@ class TextMarks:
         return marks
 
 
+def mark_chunk(cache: Any, tokens: torch.Tensor, picture_tokens: list[int], device: torch.device) -> None:
+    """Mark the chunk that a cache reads next, if it asks for it and nobody has.
+
+    Args:
+        cache: of transformers.
+        tokens: (batch, chunk_len), int64, on any device.
+        picture_tokens: ids that stand for a part of a picture.
+        device: of the model.
+    """
+    if hasattr(cache, "mark") and not cache.is_marked and (tokens.shape[1] > 1 or not cache.seen_tokens):
+        cache.mark(TextMarks.of(tokens, picture_tokens, device))
+
+
 @contextlib.contextmanager
 def marked(model: Any) -> Iterator[None]:
     """Mark the chunks of every forward pass of the model on a cache that asks for it.
@@ -88,9 +103,8 @@ def marked(model: Any) -> Iterator[None]:
         return
 
     def mark(part: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        cache, tokens = cache_in(kwargs), kwargs.get("input_ids")
-        if tokens is not None and hasattr(cache, "mark") and (tokens.shape[1] > 1 or not cache.seen_tokens):
-            cache.mark(TextMarks.of(tokens, pictures))
+        if (tokens := kwargs.get("input_ids")) is not None:
+            mark_chunk(cache_in(kwargs), tokens, pictures, tokens.device)
 
     handle = model.register_forward_pre_hook(mark, with_kwargs=True)
     try:

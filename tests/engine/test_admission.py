@@ -329,9 +329,9 @@ def test_an_engine_with_limits_answers_as_one_with_a_single_size(monkeypatch: py
             engine.submit({"input_ids": tiny.text(70)}, "50%", Sampling(5))
 
 
-def _running(rows: int, most_rows: int) -> Scheduler[Asked]:
+def _running(rows: int, most_rows: int, short_tokens: int = 0) -> Scheduler[Asked]:
     """A scheduler with rows that run, 100 tokens to a step."""
-    scheduler: Scheduler[Asked] = Scheduler(Ledger(1000), most_rows, allowance=100)
+    scheduler: Scheduler[Asked] = Scheduler(Ledger(1000), most_rows, 100, short_tokens)
     for number in range(rows):
         scheduler.add(Asked(number, 0, Footprint(1, 1)))
         request = scheduler.next_to_read()
@@ -390,3 +390,12 @@ def test_many_prompts_go_before_few_rows() -> None:
         (64, 50, 65): 9,
         (1, 50, 2): 9,
     }
+
+
+@pytest.mark.parametrize(("short_tokens", "steps"), [(999, [0, 1, 1, 1]), (1000, [3, 4, 4, 4])])
+def test_rows_step_while_short_prompts_fill_places(short_tokens: int, steps: list[int]) -> None:
+    """However many prompts wait, a short one leaves a device the time for steps, which only the host is short of."""
+    scheduler = _running(8, 64, short_tokens)
+    for number in range(100, 150):
+        scheduler.add(Asked(number, 1000, Footprint(1, 1)))
+    assert [sum(_steps_between(scheduler, 50)) for _ in range(4)] == steps

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from prefixkv.kernels.sending import sent
+
 
 def job_table(rows: list[list[int]], device: torch.device) -> torch.Tensor:
     """Send a table to the device, which the host does not wait for.
@@ -15,5 +17,4 @@ def job_table(rows: list[list[int]], device: torch.device) -> torch.Tensor:
     Returns:
         (jobs, numbers), int64.
     """
-    table = torch.tensor(rows, dtype=torch.int64)
-    return table.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else table.to(device)
+    return sent(torch.tensor(rows, dtype=torch.int64), device)
