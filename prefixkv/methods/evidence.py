@@ -21,6 +21,8 @@ SAMPLE = 256
 """Most of a prompt's own queries that stand for what is asked next, where no profile has look-ahead queries."""
 POOL = 5
 """Entries over which SnapKV averages."""
+MOST = 0.99
+"""Attention above this counts as this where it is set against what is left of it."""
 
 
 @dataclass(frozen=True)
@@ -81,9 +83,9 @@ class Evidence:
 
     @property
     def value_norms(self) -> torch.Tensor:
-        """The length of each value: (batch, kv_heads, key_len), float32."""
+        """The length of each value: (batch, kv_heads, key_len), float32. On a GPU the values are not copied for it."""
         assert self.values is not None
-        norms = self.values.float().norm(dim=-1)
+        norms = torch.linalg.vector_norm(self.values, dim=-1, dtype=torch.float32)
         return norms.repeat_interleave(self.keys.shape[1] // norms.shape[1], dim=1)
 
     def attention(self, queries: torch.Tensor) -> torch.Tensor:
@@ -112,8 +114,21 @@ class Evidence:
         return attention_peak(queries, self.keys, self.scale, own=question.shape[2])
 
     def foreseen(self) -> torch.Tensor:
-        """Importance by `peak`, its means among the first: (batch, kv_heads, key_len), float32."""
-        return with_means(*self.peak())
+        """Importance by how far the output of attention may move without the entry, the means among the first.
+
+        Where an entry with the weight `a` and the value `v` goes, the other weights grow until they sum to 1 again, and
+        the output `o` moves by `a / (1 - a) * (o - v)`: at most by `a / (1 - a)` times the sum of the two lengths. `a`
+        is the largest attention here, and for the length of an output stands the mean length of the head's values.
+        (VATP, arXiv 2406.12335, multiplies attention by the length of the value, and keeps the first tokens, whose
+        values are short, apart; here they stay by their attention, which leaves little to others.)
+
+        Returns:
+            (batch, kv_heads, key_len), float32.
+        """
+        peak, mean = self.peak()
+        lengths = self.value_norms
+        moved = peak / (1 - peak.clamp(max=MOST)) * (lengths + lengths.mean(dim=-1, keepdim=True))
+        return with_means(moved, mean)
 
     @property
     def key_distance(self) -> torch.Tensor:

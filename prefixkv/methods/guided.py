@@ -15,12 +15,13 @@ if TYPE_CHECKING:
 
 
 def foreseen(evidence: Evidence) -> torch.Tensor:
-    """The largest attention that any query pays of those that stand for what comes next, and among the first the mean.
+    """How far the output of attention may move without an entry, for any query that stands for what comes next.
 
-    These are the prompt's last text queries, for what it asks, and the look-ahead queries of a profile, for what the
+    That follows from the largest attention that such a query pays to the entry and from the length of its value. The
+    queries are the prompt's last text queries, for what it asks, and the look-ahead queries of a profile, for what the
     model will look at while it answers. Without a profile a sample of the prompt's own queries stands for those: what
     parts of a text or a picture look at in each other is what a model looks at that goes through them. The maximum,
-    since an entry that is needed once is needed; but of few entries some are the first by the mean.
+    since an entry that is needed once is needed; but of few entries some are the first by the mean attention.
     """
     return evidence.foreseen()
 

@@ -81,23 +81,27 @@ def test_queries_are_placed_where_the_model_would_ask_them() -> None:
         torch.testing.assert_close(PlacedQueries(look_ahead, 17)[layer][0], expected, atol=5e-3, rtol=5e-3)
 
 
-def _dealt(cache: prefixkv.PrefixKVCache, peak: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
-    """The importance that follows from the largest and the mean attention, (kv_heads, tokens)."""
-    return with_newest(with_means(peak[None], mean[None]), _newest_len(cache, peak.shape[-1]))[0]
+def _dealt(cache: prefixkv.PrefixKVCache, peak: torch.Tensor, mean: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """The importance that follows from the largest and the mean attention and the values, (kv_heads, tokens)."""
+    lengths = values.square().sum(dim=-1).sqrt()
+    assert peak.max() < 0.99
+    moved = peak / (1 - peak) * (lengths + lengths.sum(dim=-1, keepdim=True) / lengths.shape[-1])
+    return with_newest(with_means(moved[None], mean[None]), _newest_len(cache, peak.shape[-1]))[0]
 
 
 def _newest_len(cache: prefixkv.PrefixKVCache, tokens: int) -> int:
     return cache.method.newest_len(cache.row.capacity.total(tokens, cache.row.bits) // len(cache.layers))
 
 
-def test_importance_is_the_largest_attention_of_the_question_and_of_the_look_ahead() -> None:
+def test_importance_follows_from_the_largest_attention_of_the_question_and_of_the_look_ahead() -> None:
     model, inputs = tiny.llava(), tiny.prompt(90)
     matrices = reference.whole_matrices(model, inputs)
     look_ahead = _look_ahead(model)
     identity = ModelIdentity.of("tiny", model.config, "float32")
     cache = prefixkv.PrefixKVCache(identity.geometry, 0.25, "guided", look_ahead=look_ahead)
     with torch.no_grad():
-        keys = [layer.keys[0] for layer in cache_in(model(**inputs)).layers]
+        stock = cache_in(model(**inputs)).layers
+        keys, values = [layer.keys[0] for layer in stock], [layer.values[0] for layer in stock]
     with attention.installed(model):
         _prefill(model, inputs, cache)
     for layer in range(4):
@@ -105,7 +109,7 @@ def test_importance_is_the_largest_attention_of_the_question_and_of_the_look_ahe
         placed = PlacedQueries(look_ahead, 90)[layer][0].reshape(2, 6, 16)
         ahead = (placed @ keys[layer].transpose(1, 2) * 16**-0.5).softmax(dim=-1)
         mean = (question.mean(dim=1) + ahead.mean(dim=1)) / 2
-        importance = _dealt(cache, torch.maximum(question.amax(dim=1), ahead.amax(dim=1)), mean)
+        importance = _dealt(cache, torch.maximum(question.amax(dim=1), ahead.amax(dim=1)), mean, values[layer])
         stored = cache.layers[layer]
         assert stored.importance is not None
         kept = cache.kept_positions(layer)[0]
@@ -117,7 +121,7 @@ def test_importance_is_the_largest_attention_of_the_question_and_of_the_look_ahe
 
 @pytest.mark.parametrize("moves", [False, True])
 @pytest.mark.parametrize("length", [90, 400])
-def test_without_a_profile_importance_is_the_largest_attention_of_the_prompts_own_queries(
+def test_without_a_profile_importance_follows_from_the_attention_of_the_prompts_own_queries(
     length: int, moves: bool
 ) -> None:
     model, inputs = tiny.llava(), tiny.prompt(length)
@@ -126,7 +130,8 @@ def test_without_a_profile_importance_is_the_largest_attention_of_the_prompts_ow
     look_ahead = LookAhead.of_prompts(model) if moves else None
     cache = prefixkv.PrefixKVCache(identity.geometry, 0.25, "guided", look_ahead=look_ahead)
     with torch.no_grad():
-        keys = [layer.keys[0] for layer in cache_in(model(**inputs)).layers]
+        stock = cache_in(model(**inputs)).layers
+        keys, values = [layer.keys[0] for layer in stock], [layer.values[0] for layer in stock]
     with attention.installed(model):
         _prefill(model, inputs, cache)
     places = Evidence(torch.arange(length).view(1, 1, -1, 1), torch.zeros(1, 1, length, 1), 1.0).sampled.flatten()
@@ -144,11 +149,37 @@ def test_without_a_profile_importance_is_the_largest_attention_of_the_prompts_ow
             behind = (moved @ keys[layer].unsqueeze(1).transpose(-1, -2) * 16**-0.5).softmax(dim=-1)
             ahead = torch.cat([ahead, behind], dim=2)
         mean = (asked.mean(dim=(1, 2)) + ahead.mean(dim=(1, 2))) / 2
-        importance = _dealt(cache, torch.maximum(asked.amax(dim=(1, 2)), ahead.amax(dim=(1, 2))), mean)
+        peak = torch.maximum(asked.amax(dim=(1, 2)), ahead.amax(dim=(1, 2)))
+        importance = _dealt(cache, peak, mean, values[layer])
         kept = cache.kept_positions(layer)[0]
         stored = cache.layers[layer].importance
         assert stored is not None
         torch.testing.assert_close(stored[0], importance.gather(1, kept), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("sharpness", [0.3, 1.0])
+def test_the_output_of_attention_moves_no_farther_than_importance_says(sharpness: float) -> None:
+    """Values have one length, which no output exceeds; sharp queries pay 98 % of their attention to one entry."""
+    generator = torch.Generator().manual_seed(5)
+    queries, keys, values = (torch.randn(1, 2, count, 16, generator=generator) for count in (8, 60, 60))
+    values = 3 * torch.nn.functional.normalize(values[:, :1], dim=-1)
+    keys = keys[:, :1]
+    logits = sharpness * queries @ keys.mT
+    importance = Evidence(queries, keys, sharpness, look_ahead=queries, values=values, text_tail=1).foreseen()[0, 0]
+    output = logits.softmax(dim=-1) @ values
+    for entry in range(59):
+        left = logits.index_fill(3, torch.tensor([entry]), -torch.inf).softmax(dim=-1) @ values
+        assert (left - output).norm(dim=-1).amax() <= importance[entry] + 1e-5
+
+
+def test_the_length_of_a_value_decides_between_entries_that_are_looked_at_alike() -> None:
+    keys, values = torch.zeros(1, 1, 40, 8), torch.ones(1, 1, 40, 8)
+    values[:, :, 30] *= 5
+    values[:, :, 31] *= 0.1
+    importance = Evidence(torch.zeros(1, 1, 1, 8), keys, 1.0, values=values, text_tail=1).foreseen()[0, 0, 16:]
+    # Each has a fortieth of the attention; the mean of the lengths is 1 + (4 - 0.9) / 40 times that of the others.
+    expected = 8**0.5 / 39 * torch.tensor([1 + 1.0775, 5 + 1.0775, 0.1 + 1.0775])
+    torch.testing.assert_close(importance[[0, 14, 15]], expected)
 
 
 def test_a_prompts_own_queries_are_moved_behind_it() -> None:
