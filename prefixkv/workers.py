@@ -1,12 +1,9 @@
-"""Several processes at one evaluation: started here, or by `accelerate launch`; each measures its own samples."""
+"""Several processes at one work: how a launcher has started this one, and how a machine is divided among them."""
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import signal
 import time
-from collections.abc import Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +41,7 @@ class Launch:
         """
         self.number, self.count, self.device = 0, 1, device
         self._state: Any = None
-        if any(int(os.environ.get(name) or 1) > 1 for name in _SIZES):
+        if is_launched():
             import torch
             from accelerate import PartialState
 
@@ -90,6 +87,11 @@ class Launch:
         from accelerate.utils import gather_object
 
         return gather_object(own)
+
+
+def is_launched() -> bool:
+    """Whether a launcher has started this process beside others."""
+    return any(int(os.environ.get(name) or 1) > 1 for name in _SIZES)
 
 
 def _require_own_gpu(devices: int) -> None:
@@ -146,88 +148,3 @@ def cards_of(device: torch.device, named: str) -> list[str]:
 def seconds_since_start() -> float:
     """Seconds since this process was started, Python's own start among them."""
     return time.time() - psutil.Process().create_time()
-
-
-class Helpers:
-    """Further processes on this machine, started afresh and ended with the `with`.
-
-    Attributes:
-        count: how many.
-    """
-
-    def __init__(self, count: int, work: Callable[..., Any], *arguments: Any) -> None:
-        """Prepare; nothing is started yet.
-
-        Args:
-            count: how many.
-            work: a function of a module, called with the arguments, the helper's number, from 1 on, and this process's
-                id; what it returns is small and can be pickled.
-            *arguments: what can be pickled.
-        """
-        # A fork of a process that has run torch may hang in its thread pool.
-        context = multiprocessing.get_context("spawn")
-        self.count = count
-        self._failures, self._results = context.SimpleQueue(), context.SimpleQueue()
-        given = work, arguments, os.getpid(), self._failures, self._results
-        self._processes = [
-            context.Process(target=_serve, args=(*given, number), daemon=True) for number in range(1, count + 1)
-        ]
-
-    def __enter__(self) -> Helpers:
-        """Start them."""
-        for process in self._processes:
-            process.start()
-        return self
-
-    def __exit__(self, *reason: object) -> None:
-        """End those that still run."""
-        for process in self._processes:
-            if process.is_alive():
-                process.terminate()
-            process.join()
-
-    def check(self) -> None:
-        """Raise what a helper has raised.
-
-        Raises:
-            PrefixKVError: a helper has failed, or was killed.
-        """
-        if not self._failures.empty():
-            raise self._failures.get()
-        for process in self._processes:
-            if process.exitcode:
-                raise PrefixKVError(
-                    f"a process of this evaluation has ended with code {process.exitcode}, perhaps for lack of memory: "
-                    "run it again, which goes on from here, with --processes 1"
-                )
-
-    def wait(self) -> list[Any]:
-        """Until all have finished.
-
-        Returns:
-            What the work of each has returned, by number.
-
-        Raises:
-            PrefixKVError: a helper has failed, or was killed.
-        """
-        for process in self._processes:
-            process.join()
-        self.check()
-        found = dict(self._results.get() for _ in self._processes)
-        return [found[number] for number in sorted(found)]
-
-
-def parent_is_gone(parent: int) -> bool:
-    """Whether the process that started this one has ended."""
-    return os.getppid() != parent
-
-
-def _serve(
-    work: Callable[..., Any], arguments: tuple[Any, ...], parent: int, failures: Any, results: Any, number: int
-) -> None:
-    # Ctrl-C reaches all processes of a terminal; the one that was called ends the others.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        results.put((number, work(*arguments, number, parent)))
-    except Exception as error:
-        failures.put(error if isinstance(error, PrefixKVError) else PrefixKVError(f"{type(error).__name__}: {error}"))

@@ -14,13 +14,13 @@ from prefixkv_cli.batch_report import doing, say_how_far, say_what_is_there
 from prefixkv_cli.progress_bar import progress_bar
 
 if TYPE_CHECKING:
-    from prefixkv.batch.children import Children
     from prefixkv.batch.cluster import Cluster
     from prefixkv.batch.lines import Line
     from prefixkv.batch.processes import Processes
     from prefixkv.batch.results import ResultFile
     from prefixkv.batch.run import Batch, Progress
     from prefixkv.batch.speed import Speed
+    from prefixkv.children import Children
     from prefixkv.profiles.loading import Loading
 
 

@@ -28,7 +28,7 @@ LEVELS = (
         "transformers_compat",
     },
     {"models", "kernels"},
-    {"methods", "inputs", "machine", "workers"},
+    {"methods", "inputs", "machine", "workers", "children"},
     {"policy"},
     {"cache"},
     {"profiles", "generation", "decoder"},
@@ -50,6 +50,7 @@ USES_INSIDE_OF_TRANSFORMERS = {
 """Files that import modules of transformers which are no documented part of it; others take what `transformers` has."""
 USES_NO_TORCH = {
     *LEVELS[0],
+    "children",
     "policy/budget",
     "policy/codec",
     "methods/allocation",
@@ -84,7 +85,8 @@ USES_NO_TORCH = {
     "inputs/turn",
     "kernels/packed_row",
     "cache/usage",
-    "batch/children",
+    "evaluation/claims",
+    "evaluation/other_processes",
     "engine/admission",
     "engine/counts",
     "engine/scheduler",

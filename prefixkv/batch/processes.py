@@ -14,15 +14,34 @@ from collections.abc import Iterator, Sequence
 from multiprocessing.connection import wait
 from typing import Any
 
-from prefixkv.batch.children import Child, Children
 from prefixkv.batch.lines import Line
 from prefixkv.batch.run import Batch, by_pictures
-from prefixkv.batch.speed import Speed
+from prefixkv.batch.speed import ProcessSeconds, Speed
+from prefixkv.children import Child, Children
 from prefixkv.errors import OptionError, PrefixKVError
 from prefixkv.profiles.loading import Loading
 
 BLOCK = 8
 """Lines that a process is dealt at a time."""
+
+
+@dataclasses.dataclass
+class Answering:
+    """A process that answers lines.
+
+    Attributes:
+        child: itself.
+        lines: that it has and that are not answered, by number.
+        seconds: that it took to start, and to work.
+        is_free: whether it waits for lines.
+        has_ended: whether it is no longer there.
+    """
+
+    child: Child
+    lines: dict[int, Line] = dataclasses.field(default_factory=dict)
+    seconds: ProcessSeconds = dataclasses.field(default_factory=ProcessSeconds)
+    is_free: bool = False
+    has_ended: bool = False
 
 
 class Processes:
@@ -43,12 +62,12 @@ class Processes:
         Raises:
             OptionError: there are not so many GPUs, or the model is to be on several.
         """
-        self._children = children.every
-        places = _places(len(self._children), loading)
+        self._answering = [Answering(child) for child in children.every]
+        places = _places(len(self._answering), loading)
         names = {name: value for line in asked.lines for name, value in (line.template_args or {}).items()}
         quiet = dataclasses.replace(asked, lines=(), notify=Batch.notify)
         self._tasks = [
-            (dataclasses.replace(loading, device=place), quiet, names, len(self._children)) for place in places
+            (dataclasses.replace(loading, device=place), quiet, names, len(self._answering)) for place in places
         ]
         self._notify, self._told, self.speed = asked.notify, set[str](), Speed()
         self._left: deque[Line] = deque()
@@ -56,8 +75,8 @@ class Processes:
 
     def __enter__(self) -> Processes:
         """Tell each its task: it loads the model."""
-        for child, task in zip(self._children, self._tasks, strict=True):
-            child.send(task)
+        for one, task in zip(self._answering, self._tasks, strict=True):
+            one.child.send(task)
         return self
 
     def __exit__(self, *reason: object) -> None:
@@ -91,20 +110,20 @@ class Processes:
                 missing -= 1
                 yield record
             self._deal()
-        for child in self._alive():
-            child.send(None)
+        for one in self._alive():
+            one.child.send(None)
         while self._alive():
             for _ in self._heard():
                 pass
         self.speed.seconds = time.perf_counter() - began
-        self.speed.processes = [child.seconds for child in self._children]
+        self.speed.processes = [one.seconds for one in self._answering]
 
-    def _alive(self) -> list[Child]:
-        return [child for child in self._children if not child.has_ended]
+    def _alive(self) -> list[Answering]:
+        return [one for one in self._answering if not one.has_ended]
 
     def _heard(self) -> list[dict[str, Any]]:
         """Wait until a process says something; the records among it."""
-        by_pipe = {child.ours: child for child in self._alive()}
+        by_pipe = {one.child.ours: one for one in self._alive()}
         if not by_pipe:
             raise PrefixKVError(
                 "all processes have ended, perhaps for lack of memory: run the command again, which goes on from "
@@ -112,62 +131,62 @@ class Processes:
             )
         return [record for pipe in wait(list(by_pipe)) for record in self._take(by_pipe[pipe])]  # type: ignore[index]
 
-    def _take(self, child: Child) -> list[dict[str, Any]]:
+    def _take(self, one: Answering) -> list[dict[str, Any]]:
         """What one process says; a record, if it is one."""
         try:
-            kind, content = child.ours.recv()
+            kind, content = one.child.ours.recv()
         except (EOFError, OSError):
-            self._lose(child)
+            self._lose(one)
             return []
         if kind == "record":
-            del child.lines[content["line"]]
+            del one.lines[content["line"]]
             return [content]
         if kind == "more":
-            child.send(self._block(child))
+            one.child.send(self._block(one))
         elif kind == "free":
-            child.is_free = True
+            one.is_free = True
         elif kind == "ready":
-            settings, child.seconds.startup_seconds = content
+            settings, one.seconds.startup_seconds = content
             self._settings = self._settings or settings
         elif kind == "notice":
             self._say(content)
         elif kind == "speed":
-            child.seconds.seconds += content.seconds
-            child.seconds.tokens += content.tokens
+            one.seconds.seconds += content.seconds
+            one.seconds.tokens += content.tokens
             self.speed = Speed.together([self.speed, content])
         else:
             raise content
         return []
 
-    def _lose(self, child: Child) -> None:
+    def _lose(self, one: Answering) -> None:
         """A process has ended: its lines are dealt out again."""
-        child.has_ended = True
-        child.process.join()
-        if child.lines or child.process.exitcode:
+        one.has_ended = True
+        one.child.process.join()
+        if one.lines or one.child.process.exitcode:
             self._notify(
-                f"a process has ended with code {child.process.exitcode}, perhaps for lack of memory: "
-                f"{len(child.lines)} lines that it had are dealt out again"
+                f"a process has ended with code {one.child.process.exitcode}, perhaps for lack of memory: "
+                f"{len(one.lines)} lines that it had are dealt out again"
             )
-        self._left.extendleft(reversed(child.lines.values()))
-        child.lines = {}
+        self._left.extendleft(reversed(one.lines.values()))
+        one.lines = {}
 
     def _deal(self) -> None:
-        for child in self._alive():
-            if child.is_free and self._left:
-                child.is_free = False
-                child.send(self._block(child))
+        for one in self._alive():
+            if one.is_free and self._left:
+                one.is_free = False
+                one.child.send(self._block(one))
 
-    def _block(self, child: Child) -> list[Line]:
+    def _block(self, one: Answering) -> list[Line]:
         """The next lines for a process, those of the same pictures together; none where it has its share already."""
         unanswered = len(self._left) + sum(len(each.lines) for each in self._alive())
         share = math.ceil(unanswered / max(1, len(self._alive())))
         block: list[Line] = []
-        while self._left and len(child.lines) + len(block) < share:
+        while self._left and len(one.lines) + len(block) < share:
             follows = bool(block) and bool(block[-1].sources) and block[-1].sources == self._left[0].sources
             if len(block) >= BLOCK and not follows:
                 break
             block.append(self._left.popleft())
-        child.lines |= {line.number: line for line in block}
+        one.lines |= {line.number: line for line in block}
         return block
 
     def _say(self, text: str) -> None:

@@ -4,31 +4,31 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 
+from prefixkv.children import Children
 from prefixkv.errors import OptionError, PrefixKVError
 from prefixkv.evaluation.cells import REFERENCE, Cell, measured_cells, new_cache
 from prefixkv.evaluation.claims import Claims
 from prefixkv.evaluation.data import FIRST_TOKENS, DataSource
 from prefixkv.evaluation.engine import engine_digest
 from prefixkv.evaluation.exercise import Exercises
+from prefixkv.evaluation.other_processes import MEASURED, SAMPLES_PER_PROCESS, OtherProcesses, no_processes
 from prefixkv.evaluation.records import RecordFolder
 from prefixkv.evaluation.results import results
 from prefixkv.evaluation.shard import Missing, Shard, Span, group_size
 from prefixkv.home import home
-from prefixkv.models.loading import LoadedModel, Notify, load_model, profile_name
+from prefixkv.models.loading import LoadedModel, Notify, find_device, load_model, profile_name
 from prefixkv.models.placement import Placement
 from prefixkv.models.weight_digest import tensor_digest, weight_digest
 from prefixkv.profiles.guidance import leave_out_profile
-from prefixkv.workers import Helpers, Launch, cards_of, division_of, parent_is_gone, seconds_since_start
-
-SAMPLES_PER_HELPER = 8
-"""A further process is worth its start for so many samples."""
+from prefixkv.workers import Launch, cards_of, division_of, seconds_since_start
 
 Progress = Callable[[int, int], None]
 """Called with samples done and samples in all."""
@@ -84,15 +84,19 @@ class Evaluation:
         return self.source, self.context_tokens, self.continuation_tokens, self.first_token
 
     def run(
-        self, progress: Progress = lambda done, total: None, notify: Notify = lambda text: None
+        self,
+        progress: Progress = lambda done, total: None,
+        notify: Notify = lambda text: None,
+        children: Children | None = None,
     ) -> dict[str, Any] | None:
         """Measure what is missing and give the figures.
 
         A sample that is measured is in the folder; a run that is stopped goes on from there.
 
         Args:
-            progress: called when a sample of this process is done.
+            progress: called when samples are done.
             notify: called with one line for each thing that the user should know.
+            children: of `further_processes`, started, if that was done before this module was imported.
 
         Returns:
             The figures, see `results`; None in a process that does not report.
@@ -101,14 +105,18 @@ class Evaluation:
             OptionError: a metric that the data does not allow.
             PrefixKVError: data, model or folder are not as they should be.
         """
-        with Launch(self.device) as launch:
-            return self._share_in(launch, progress, notify)
+        with Launch(self.device) as launch, OtherProcesses(children or no_processes(), notify) as others:
+            return self._share_in(launch, others, progress, notify)
 
-    def _share_in(self, launch: Launch, progress: Progress, notify: Notify) -> dict[str, Any] | None:
+    def _share_in(
+        self, launch: Launch, others: OtherProcesses, progress: Progress, notify: Notify
+    ) -> dict[str, Any] | None:
         """Measure this process's samples; the figures in the process that reports."""
         if not launch.is_main:
             notify = _silent
         device = launch.device if self.placement.device_map is None else self.device
+        cards = cards_of(find_device(device), device) if self.placement.device_map is None else []
+        others.prepare(self, cards or [device])
         loaded = self._load(device, notify)
         exercises = Exercises(loaded, *self._cut)
         metrics = self._metrics(exercises)
@@ -128,23 +136,27 @@ class Evaluation:
         if len(missing) < len(exercises):
             notify(f"{len(exercises) - len(missing)} of {len(exercises)} samples are measured already in {path}")
         wanted = most_processes if self.processes is None else self.processes
-        helpers = min(wanted - 1, len(missing) // SAMPLES_PER_HELPER) if launch.count == 1 else 0
-        count = launch.count + helpers
-        cards = cards_of(loaded.device, self.device) if self.placement.device_map is None else []
-        if helpers and cards and count > len(cards):
+        further = min(wanted - 1, len(missing) // SAMPLES_PER_PROCESS) if launch.count == 1 else 0
+        count = launch.count + further
+        if further and cards and count > len(cards):
             notify(
                 f"{count} processes share the CUDA devices {', '.join(cards)}: those of one card slow each other down"
             )
         size = group_size(loaded.device, len(measured_cells(self.cells))) if self._is_side_by_side(loaded) else 1
         shard = Shard(self.cells, metrics, self.most_tokens, size, threads, count)
-        with Helpers(helpers, _help, self, cards, shard, path, settings, look_ahead, missing) as others:
+        others.measure(further, (shard, path, settings, look_ahead, missing))
 
-            def step(done: int) -> None:
-                others.check()
-                progress(done, len(missing))
+        def step(done: int) -> None:
+            others.check()
+            progress(done, len(missing))
 
-            span = shard.measure(loaded, exercises, folder, missing, launch.number, step, notify)
-            times = launch.gather([(started, span), *others.wait()])
+        began, ended = shard.measure(loaded, exercises, folder, missing, launch.number, step, notify)
+        spans = others.wait()
+        if others.has_lost:
+            claims.begin()
+            left = _missing(folder, self.cells, len(exercises))
+            _, ended = replace(shard, count=1).measure(loaded, exercises, folder, left, 0, lambda done: None, notify)
+        times = launch.gather([(started, (began, ended)), *spans])
         if missing:
             progress(len(missing), len(missing))
             notify(f"measured {len(missing)} samples in {_spent(times)}")
@@ -205,31 +217,31 @@ class Evaluation:
         }
 
 
-def _help(
-    evaluation: Evaluation,
-    cards: Sequence[str],
-    shard: Shard,
-    path: Path,
-    settings: dict[str, Any],
-    look_ahead: str | None,
-    missing: Missing,
-    number: int,
-    parent: int,
-) -> tuple[float, Span]:
-    """What a further process does, on a CUDA device of its own where there are enough.
+def measure_with_others(pipe: Connection, evaluation: Evaluation, device: str, number: int) -> None:
+    """What a further process does.
 
-    Returns:
-        The seconds until it began to measure, and from when to when it measured.
+    Args:
+        pipe: to the process that was called, which sends what is to be measured and is told, at the end, the seconds
+            until measuring began, and from when to when it was.
+        evaluation: what is evaluated.
+        device: of this process.
+        number: of this process.
     """
 
     def step(done: int) -> None:
-        if parent_is_gone(parent):
-            raise SystemExit(1)
+        # Nothing is sent any more: what can be received is the end of the process that was called.
+        if pipe.poll():
+            pipe.recv()
 
-    loaded = evaluation._load(cards[number % len(cards)] if cards else evaluation.device, _silent)
-    exercises, folder = Exercises(loaded, *evaluation._cut), RecordFolder(path, settings, look_ahead)
-    started = seconds_since_start()
-    return started, shard.measure(loaded, exercises, folder, missing, number, step, _silent)
+    loaded = evaluation._load(device, _silent)
+    if loaded.device.type == "cuda":
+        # What names no device of its own belongs here, too, and not onto the first card.
+        torch.cuda.set_device(loaded.device)
+    exercises = Exercises(loaded, *evaluation._cut)
+    shard, path, settings, look_ahead, missing = pipe.recv()
+    folder, started = RecordFolder(path, settings, look_ahead), seconds_since_start()
+    span = shard.measure(loaded, exercises, folder, missing, number, step, _silent)
+    pipe.send((MEASURED, (started, span)))
 
 
 def _spent(times: Sequence[tuple[float, Span]]) -> str:

@@ -160,7 +160,6 @@ def batch(
     check_max_pixels(max_pixels)
     questions = read_questions(files or (), prompts, prompt or (), data)
     out_file = _out_file(out, bool(prompt), questions, json)
-
     elsewhere = AnswersElsewhere(out, overwrite) if out is not None and _is_elsewhere(out) else None
     if elsewhere is not None:
         out_file = elsewhere.path
@@ -172,10 +171,11 @@ def batch(
             f"{name} writes answers to a file, and --trace follows one process: give --out FILE, no --trace"
         )
 
-    from prefixkv.batch.children import Children
+    from prefixkv.children import Children
     from prefixkv.workers import Launch
 
-    with Launch(device) as launch, Children(processes if processes > 1 else 0) as children:
+    waiting = Children(processes if processes > 1 else 0, "prefixkv.batch.dealt_lines", "answer_dealt")
+    with Launch(device) as launch, waiting as children:
         if launch.count > 1 and (ray is not None or processes > 1):
             name = "--ray" if ray is not None else "--processes"
             raise OptionError(f"{name} starts processes itself: run the command by itself, not by a launcher")

@@ -23,6 +23,7 @@ from prefixkv_cli.reports.page import check_report
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from prefixkv.children import Children
     from prefixkv.evaluation.run import Evaluation
 
 METRICS = ("ppl", "rouge", "accuracy", "kl")
@@ -173,29 +174,35 @@ def evaluate(
     pictures: Iterator[Image] = iter(())
     if source.kind in ("file", "pictures"):
         pictures = (question.picture() for question in source.questions() if question.picture is not None)
-    model = model_for_data(model, device, pictures, source.kind in ("scenes", "followups", "documents"), data)
+    from prefixkv.evaluation.other_processes import further_processes
 
-    from prefixkv.evaluation.run import Evaluation
+    with further_processes(source, processes) as children:
+        # Before torch is imported here, which they do at the same time.
+        children.start()
+        model = model_for_data(model, device, pictures, source.kind in ("scenes", "followups", "documents"), data)
 
-    figures = _run(
-        Evaluation(
-            model,
-            source,
-            tuple(cells),
-            wanted,
-            max_new_tokens,
-            context_tokens,
-            continuation_tokens,
-            out,
-            device,
-            dtype,
-            processes,
-            side_by_side,
-            placement,
-            first_token,
-            not no_profile,
+        from prefixkv.evaluation.run import Evaluation
+
+        figures = _run(
+            Evaluation(
+                model,
+                source,
+                tuple(cells),
+                wanted,
+                max_new_tokens,
+                context_tokens,
+                continuation_tokens,
+                out,
+                device,
+                dtype,
+                processes,
+                side_by_side,
+                placement,
+                first_token,
+                not no_profile,
+            ),
+            children,
         )
-    )
     if figures is None:
         return
     if plot is not None:
@@ -236,10 +243,10 @@ def _metrics(text: str | None) -> tuple[str, ...]:
     return wanted
 
 
-def _run(evaluation: Evaluation) -> dict[str, Any] | None:
+def _run(evaluation: Evaluation, children: Children) -> dict[str, Any] | None:
     with progress_bar("measuring") as update:
         try:
-            return evaluation.run(lambda done, total: update(completed=done, total=total), output.notice)
+            return evaluation.run(lambda done, total: update(completed=done, total=total), output.notice, children)
         except KeyboardInterrupt:
             output.notice("stopped: the same command goes on from here")
             raise

@@ -12,10 +12,10 @@ import psutil
 import pytest
 
 from prefixkv.batch import processes
-from prefixkv.batch.children import Children
 from prefixkv.batch.lines import Line
 from prefixkv.batch.processes import Processes
 from prefixkv.batch.run import Batch
+from prefixkv.children import Children
 from prefixkv.demo.questions import question_set
 from prefixkv.errors import OptionError, PrefixKVError
 from prefixkv.models.placement import Placement
@@ -65,12 +65,13 @@ def test_two_processes_give_the_bytes_of_one_and_one_that_is_killed_takes_no_lin
 
 
 def prepared(count: int = 2, **loading: Any) -> Processes:
-    return Processes(Children(count), Loading("demo", **loading), Batch((), Path(), Budget.parse("20%"), "h2o"))
+    children = Children(count, "prefixkv.batch.dealt_lines", "answer_dealt")
+    return Processes(children, Loading("demo", **loading), Batch((), Path(), Budget.parse("20%"), "h2o"))
 
 
 def test_the_share_of_a_process_falls_as_lines_are_answered_and_pictures_stay_together() -> None:
     several = prepared(2, device="cpu")
-    first, second = several._children
+    first, second = several._answering
     several._left.extend(Line(number, str(number)) for number in range(1, 31))
     assert [line.number for line in several._block(first)] == list(range(1, 9))
     assert [line.number for line in several._block(first)] == list(range(9, 16))
@@ -82,7 +83,7 @@ def test_the_share_of_a_process_falls_as_lines_are_answered_and_pictures_stay_to
     # Five lines of one picture and all ten of the next.
     assert [line.number for line in several._block(second)] == list(range(35, 50))
     several._left.clear()
-    second.ours.close()
+    second.child.ours.close()
 
 
 def test_more_processes_than_cards_and_a_divided_model_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,7 +110,7 @@ def test_what_does_not_go_with_processes_is_refused_in_one_line(more: list[str],
 
 def test_where_all_have_ended_a_line_says_so() -> None:
     several = prepared(2, device="cpu")
-    for child in several._children:
-        child.has_ended = True
+    for one in several._answering:
+        one.has_ended = True
     with pytest.raises(PrefixKVError, match="fewer --processes"):
         several._heard()

@@ -6,17 +6,19 @@ import json
 import os
 import signal
 import subprocess
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from prefixkv.demo.questions import question_set
 from prefixkv.demo.scenes import draw_scene
 from prefixkv.models.geometry import KVGeometry
 from prefixkv_cli.self_check import conclusions
-from tests.cli.program import ENVIRONMENT, PROGRAM, Run, launched
+from tests.cli.program import ENVIRONMENT, PROGRAM, Run, launched, run_here
 from tools.demo.evaluate import answer_questions
 
 QUICK = ("eval", "--model", "demo", "--processes", "1", "--budgets", "100%,20%", "--methods", "full,local,h2o")
@@ -251,6 +253,30 @@ def test_side_by_side_two_processes_write_what_one_writes(run: Run, tmp_path: Pa
     for file in (tmp_path / "2").glob("records-*.jsonl"):
         own = {record["sample"] for record in _records_of(file)}
         assert own == set().union(*(group for group in groups if group & own))
+
+
+@pytest.mark.exhaustive
+def test_what_a_killed_process_had_taken_is_measured_by_the_other(tmp_path: Path) -> None:
+    words = ["eval", "--model", "demo", "--device", "cpu", "--data", "scenes:16:2", "--methods", "h2o"]
+    words += ["--budgets", "20%", "--metrics", "accuracy", "--max-new-tokens", "6", "--one-by-one", "--json"]
+    alone = run_here(*words, "--processes", "1", "--out", str(tmp_path / "alone"))
+    out, killed = tmp_path / "together", list[int]()
+
+    def kill() -> None:
+        while not ((out / "records-1.jsonl").exists() and len((out / "records-1.jsonl").read_bytes()) > 1000):
+            time.sleep(0.01)
+        # Beside it there is the process that Python's own resources are tracked by.
+        (worker,) = (each for each in psutil.Process().children() if "spawn_main" in " ".join(each.cmdline()))
+        worker.kill()
+        killed.append(worker.pid)
+
+    threading.Thread(target=kill, daemon=True).start()
+    together = run_here(*words, "--processes", "2", "--out", str(out))
+    assert (together.returncode, len(killed)) == (0, 1), together.stderr
+    assert together.stderr.count("a process has ended with code -9") == 1
+    assert together.stdout == alone.stdout
+    assert len(_records(out)) == 32
+    assert not (out / "taken").exists()
 
 
 def _records_of(file: Path) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ import torch
 from accelerate import PartialState
 
 from prefixkv.errors import PrefixKVError
-from prefixkv.workers import Helpers, Launch, cards_of, division_of, seconds_since_start
+from prefixkv.workers import Launch, cards_of, division_of, seconds_since_start
 
 
 class Group:
@@ -85,16 +85,8 @@ def test_each_process_has_a_card_unless_one_was_named(
     assert cards_of(torch.device(device), named) == cards
 
 
-def doubled(factor: int, number: int, parent: int) -> tuple[int, float]:
-    return factor * number, seconds_since_start()
-
-
-@pytest.mark.exhaustive
-def test_helpers_say_what_they_have_found() -> None:
-    with Helpers(2, doubled, 10) as helpers:
-        found = helpers.wait()
-    assert [number for number, _ in found] == [10, 20]
-    assert all(0 < seconds < 100 for _, seconds in found)
+def test_a_process_knows_how_long_it_is_there() -> None:
+    assert 0 < seconds_since_start() < 10**5
 
 
 def test_beside_a_gpu_the_host_works_with_one_thread() -> None:

@@ -7,16 +7,16 @@ the one that starts them finds out what is asked. Knows nothing of torch.
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import multiprocessing
 import signal
 from multiprocessing.connection import Connection
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from prefixkv.batch.speed import ProcessSeconds
 from prefixkv.errors import PrefixKVError
 
-if TYPE_CHECKING:
-    from prefixkv.batch.lines import Line
+FAILURE = "failure"
+"""The kind of message by which a process says what it has raised; it ends then."""
 
 
 @dataclasses.dataclass
@@ -27,40 +27,51 @@ class Child:
         process: itself.
         ours: this end of the pipe to it.
         theirs: the other end.
-        lines: that it has and that are not answered, by number.
-        seconds: that it took to start, and to work.
-        is_free: whether it waits for lines.
-        has_ended: whether it is no longer there.
     """
 
     process: Any
     ours: Connection
     theirs: Connection
-    lines: dict[int, Line] = dataclasses.field(default_factory=dict)
-    seconds: ProcessSeconds = dataclasses.field(default_factory=ProcessSeconds)
-    is_free: bool = False
-    has_ended: bool = False
 
     def send(self, content: Any) -> None:
-        """Give it its task, lines, or None for no more; one that has died is noticed when it is listened to."""
+        """Give it a task, work, or None for no more; one that has died is noticed when it is listened to."""
         try:
             self.ours.send(content)
         except OSError:
             return
 
+    def end(self) -> None:
+        """End it, if it still runs."""
+        self.ours.close()
+        if self.process.is_alive():
+            self.process.terminate()
+        if self.process.pid is not None:
+            self.process.join()
+
 
 class Children:
-    """So many processes, ended with the `with`."""
+    """So many processes, ended with the `with`.
 
-    def __init__(self, count: int) -> None:
-        """Prepare; nothing is started yet."""
+    Attributes:
+        every: of them.
+    """
+
+    def __init__(self, count: int, module: str, function: str) -> None:
+        """Prepare; nothing is started yet.
+
+        Args:
+            count: how many.
+            module: full name of the module that they import at once.
+            function: name of a function in it. It is called with the other end of the pipe and, as further arguments,
+                what comes first through it: a tuple.
+        """
         # A fork of a process that has run torch may hang in its thread pool.
         context = multiprocessing.get_context("spawn")
         self.every: list[Child] = []
         for number in range(count):
             ours, theirs = context.Pipe()
             process = context.Process(
-                target=_wait_for_task, args=(theirs,), name=f"prefixkv-batch-{number}", daemon=True
+                target=_wait_for_task, args=(theirs, module, function), name=f"prefixkv-{number}", daemon=True
             )
             self.every.append(Child(process, ours, theirs))
 
@@ -77,25 +88,24 @@ class Children:
 
     def __exit__(self, *reason: object) -> None:
         """End those that still run."""
+        self.end()
+
+    def end(self) -> None:
+        """End those that still run."""
         for child in self.every:
-            child.ours.close()
-            if child.process.is_alive():
-                child.process.terminate()
-            if child.process.pid is not None:
-                child.process.join()
+            child.end()
 
 
-def _wait_for_task(pipe: Connection) -> None:  # pragma: no cover - in a process of its own
-    """Import what answers lines, and answer those that are dealt until nothing comes any more."""
+def _wait_for_task(pipe: Connection, module: str, function: str) -> None:  # pragma: no cover - in a process of its own
+    """Import what does the work, and do it as long as the process that has started this one is there."""
     # Ctrl-C reaches all processes of a terminal; the one that was called ends the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        from prefixkv.batch.dealt_lines import answer_dealt
-
-        answer_dealt(pipe, *pipe.recv())
+        work = getattr(importlib.import_module(module), function)
+        work(pipe, *pipe.recv())
     except (EOFError, ConnectionError):
         # The one that deals is gone.
         return
     except Exception as error:
         failure = error if isinstance(error, PrefixKVError) else PrefixKVError(f"{type(error).__name__}: {error}")
-        pipe.send(("failure", failure))
+        pipe.send((FAILURE, failure))
