@@ -95,13 +95,22 @@ class Compaction:
         """
         if pictures is not None:
             self._shares.add_pictures(pictures)
-        if not self._is_small:
+        if self._is_small:
+            if index == len(self._layers) - 1:
+                # Before the pass ends: a step of other rows that is queued there is not waited for with the curves.
+                self._rank_all()
+        else:
             layer = self._layers[index]
             # The device goes on with the model: ranks are not used before a layer is cut.
             with self._side.beside(layer.device):
                 self._rank([layer])
             if is_last and index < len(self._layers) - 1 and not self._waits:
                 self._advance(index)
+
+    def _rank_all(self) -> None:
+        for device, layers in groupby(self._layers, key=lambda layer: layer.device):
+            with self._side.beside(device):
+                self._rank(list(layers))
 
     def _rank(self, layers: Sequence[CompressedLayer]) -> None:
         """Rank the entries of layers of one device, which have read as much, by one sort."""
@@ -135,9 +144,6 @@ class Compaction:
 
     def finish(self) -> None:
         """Cut every layer to what it keeps, now that all have read the chunk."""
-        if self._is_small:
-            for _, layers in groupby(self._layers, key=lambda layer: layer.device):
-                self._rank(list(layers))
         last = len(self._layers) - 1
         counts = self._counts(last + 1, last)
         cuts = [(layer, min(count, layer.stored_tokens)) for layer, count in zip(self._layers, counts, strict=True)]

@@ -14,7 +14,7 @@ from prefixkv.decoder.captured import CapturedStep
 from prefixkv.engine.captured_rows import formats_of
 from prefixkv.engine.stepper import Stepper
 from prefixkv.generation.choice import RowChoice
-from prefixkv.generation.forward import read_prompt, refuse_no_numbers
+from prefixkv.generation.forward import are_numbers, read_prompt, refuse_no_numbers
 from prefixkv.generation.sampling import Sampling
 from prefixkv.generation.shaping import Shaping
 
@@ -96,7 +96,7 @@ def decode_rows(
     for place in places:
         choice.set(place, each[place], 0, shaped[place])
     tokens: list[int] = choice(logits, places).tolist()
-    refuse_no_numbers(model, logits)
+    refuse_no_numbers(bool(are_numbers(model, logits)))
     yield tokens
     if sampling.max_new_tokens == 1:
         return

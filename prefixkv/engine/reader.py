@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from transformers import PreTrainedModel
 
 from prefixkv.cache.prefix_cache import PrefixKVCache
@@ -14,8 +15,9 @@ from prefixkv.engine.kept import KeptCache
 from prefixkv.engine.prefix import cut
 from prefixkv.engine.request import Request
 from prefixkv.generation.choice import RowChoice
-from prefixkv.generation.forward import refuse_no_numbers
+from prefixkv.generation.forward import are_numbers, refuse_no_numbers
 from prefixkv.generation.logprobs import Logprobs, LogprobTensors
+from prefixkv.kernels.sending import Fetching
 
 
 def read(
@@ -34,7 +36,7 @@ def read(
         ahead: tokens that may be read beyond its longest answer.
         prefix: what its prompt begins with, where that was read; else None.
         earlier: the cache that it goes on from; None for none.
-        queued: called when all of it is queued, before a GPU is waited for.
+        queued: called when all of it is queued, before a GPU is waited for; may queue more.
 
     Returns:
         The answer's first token, and how likely it was where that was asked for.
@@ -53,10 +55,13 @@ def read(
     choice = RowChoice(1, logits.device)
     choice.set(0, sampling, 0, request.shaping)
     token = choice(logits, [0])
+    # Neither is waited for together with what is queued behind it.
+    found = Fetching(torch.stack([token[0], are_numbers(model, logits).long()]))
     queued()
-    refuse_no_numbers(model, logits)
+    number, are_there = found.host.tolist()
+    refuse_no_numbers(bool(are_there))
     scored = None if sampling.logprobs is None else LogprobTensors.of(logits[0], token, sampling.logprobs).fetched()
-    return int(token), scored
+    return number, scored
 
 
 def _continued(request: Request, earlier: KeptCache) -> dict[str, Any] | None:

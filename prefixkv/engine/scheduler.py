@@ -134,6 +134,11 @@ class Scheduler(Generic[R]):
         most = SHORT_EAGER if is_short else MOST_EAGER
         return self._allowance * min(most, 1 + FREE_PLACE * others / len(self.running))
 
+    @property
+    def owes_step(self) -> bool:
+        """Whether running rows are owed a step for what was read."""
+        return bool(self.running) and self._debt > 0
+
     def must_step(self, tokens: float) -> bool:
         """Whether running rows take a step before a part of a prompt is read whose work is that of so many tokens."""
         allowance = self.allowance

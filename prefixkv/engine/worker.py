@@ -55,8 +55,7 @@ class Worker:
         # By place, the requests of each step that is queued, the oldest first.
         self._queued: deque[dict[int, Request]] = deque()
         self._thread: threading.Thread | None = None
-        # Streams with tokens of which nobody was told yet.
-        self._untold: list[Stream] = []
+        self._untold: list[Stream] = []  # With tokens of which nobody was told yet.
         # The request whose prompt is read, while the model computes for it and not for a step between.
         self._reading: Request | None = None
         self.used_bytes, self.generated_tokens, self._looked_at = 0, 0, 0.0
@@ -101,10 +100,9 @@ class Worker:
         with self.lock:
             self.kept.settle(self.scheduler.waiting)
             self.prefixes.settle(self.scheduler.waiting)
-            if self.scheduler.is_idle:
+            if is_idle := self.scheduler.is_idle:
                 self._thread = None
-                return True
-            return False
+            return is_idle
 
     def _turn(self) -> None:
         self._interrupt()
@@ -132,10 +130,7 @@ class Worker:
                 self._end(request, reason)
 
     def _pause(self, tokens: float) -> None:
-        """Running rows take the steps that are due before a further part of a prompt is read.
-
-        Args:
-            tokens: that part's work.
+        """Running rows take the steps that are due before a part of a prompt is read that is so many tokens' work.
 
         Raises:
             PassInterruptedError: the prompt need not be read on.
@@ -155,12 +150,11 @@ class Worker:
     def _read(self, request: Request, is_shared: bool, earlier: KeptCache | None) -> None:
         failure: Exception | None = None
         self._tell()
+        self._reading = request
         try:
-            self._reading = request
             with self._trace.span("read", request=request.number, tokens=request.prompt_tokens, shared=is_shared):
                 prefix = self.prefixes.entries(request) if is_shared else None
-                # Tokens that are there are handed out while a device may still read.
-                token, logprobs = read(self._model, request, AHEAD, prefix, earlier, partial(self._hand_out, 0))
+                token, logprobs = read(self._model, request, AHEAD, prefix, earlier, self._while_read)
         except Exception as error:  # whatever it is, it is this request's own
             failure = told(error, self._model.device)
         self._reading = None
@@ -180,6 +174,11 @@ class Worker:
         if failure is not None:
             self._leave(request)
             request.stream.fail(failure)
+
+    def _while_read(self) -> None:
+        """All of a prompt is queued: a device is given the step that is due before the first token is waited for."""
+        is_due = self.scheduler.owes_step and self._stepper.is_captured
+        self._step() if is_due else self._hand_out(0)
 
     def _give_up(self, request: Request, failure: Exception) -> None:
         """The prompt could not be read, or need not be: it waits for memory if others run, else it has failed."""

@@ -57,18 +57,28 @@ def read_prompt(model: PreTrainedModel, inputs: Mapping[str, Any], cache: Any) -
         return output.logits[:, -1].float()
 
 
-def refuse_no_numbers(model: PreTrainedModel, logits: torch.Tensor) -> None:
-    """Refuse what a model says whose numbers have overflowed; waits for the device.
+def are_numbers(model: PreTrainedModel, logits: torch.Tensor) -> torch.Tensor:
+    """Whether what a model says are numbers, (), bool, on its device, which is not waited for.
 
     Args:
-        model: whose own settings may ask for such numbers to be replaced (`remove_invalid_values`).
-        logits: (batch, vocabulary); minus infinity is one that a model never chooses.
+        model: whose own settings may ask for others to be replaced (`remove_invalid_values`).
+        logits: (batch, vocabulary); minus infinity is a number that a model never chooses.
+    """
+    if getattr(model.generation_config, "remove_invalid_values", None):
+        return logits.new_ones((), dtype=torch.bool)
+    return (logits < math.inf).all()
+
+
+def refuse_no_numbers(are_there: bool) -> None:
+    """Refuse what a model says whose numbers have overflowed.
+
+    Args:
+        are_there: what `are_numbers` has said.
 
     Raises:
         PrefixKVError: one is NaN or infinite.
     """
-    is_asked_for = getattr(model.generation_config, "remove_invalid_values", None)
-    if not is_asked_for and not bool((logits < math.inf).all()):
+    if not are_there:
         raise PrefixKVError("what the model says is not a number (NaN): try --dtype float32, or another model")
 
 

@@ -6,18 +6,20 @@ from functools import cached_property
 
 import torch
 
+from prefixkv.kernels.sending import Fetching
+
 
 class CurveTransfer:
     """A curve that is copied beside what the device does next."""
 
-    def __init__(self, host: torch.Tensor, arrived: torch.cuda.Event | None) -> None:
-        """Wait for a copy that has begun.
+    def __init__(self, curves: Fetching, layer: int) -> None:
+        """Name one of several curves.
 
         Args:
-            host: (seen_len,), float64, where it arrives.
-            arrived: recorded behind the copy; None where it is there.
+            curves: (layers, seen_len), float64.
+            layer: which of them.
         """
-        self._host, self._arrived = host, arrived
+        self._curves, self._layer = curves, layer
 
     @classmethod
     def begin(cls, curves: torch.Tensor) -> list[CurveTransfer]:
@@ -26,22 +28,15 @@ class CurveTransfer:
         Args:
             curves: (layers, seen_len), float64.
         """
-        host, arrived = curves, None
-        if curves.is_cuda:
-            host = torch.empty(curves.shape, dtype=curves.dtype, pin_memory=True)
-            host.copy_(curves, non_blocking=True)
-            arrived = torch.cuda.Event()
-            arrived.record(torch.cuda.current_stream(curves.device))
-        return [cls(curve, arrived) for curve in host]
+        fetching = Fetching(curves)
+        return [cls(fetching, layer) for layer in range(len(curves))]
 
     @property
     def is_there(self) -> bool:
         """Whether nobody would have to wait."""
-        return self._arrived is None or self._arrived.query()
+        return self._curves.is_there
 
     @cached_property
     def numbers(self) -> list[float]:
         """The curve. The first call waits until the device has come that far, and no longer."""
-        if self._arrived is not None:
-            self._arrived.synchronize()
-        return self._host.tolist()
+        return self._curves.host[self._layer].tolist()

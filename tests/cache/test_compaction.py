@@ -72,7 +72,7 @@ def test_lag_and_slack_do_not_change_what_is_kept(
 def test_a_small_chunk_is_cut_once(
     method: str, spare: int, is_cut_early: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its layers are ranked together, and keep what they keep one by one."""
+    """Its layers are ranked together, before the pass has ended, and keep what they keep one by one."""
     model = tiny.llava(layers=LAYERS, seed=2)
     geometry = KVGeometry.of(model.config.get_text_config(), "float32")
     expected = _read(method, "5%", geometry, model)
@@ -82,10 +82,19 @@ def test_a_small_chunk_is_cut_once(
         compaction.Compaction, "_cut", lambda self, *arguments: (cuts.append(1), cut(self, *arguments))[1]
     )
     begin: Any = compaction.Compaction
+    ranked: list[bool] = []
+    finish = compaction.Compaction.finish
+
+    def watched_finish(self: compaction.Compaction) -> None:
+        ranked.append(all(layer.ranks is not None or layer._order is not None for layer in self._layers))
+        finish(self)
+
+    monkeypatch.setattr(compaction.Compaction, "finish", watched_finish)
     small = TOKENS * geometry.token_bytes + spare
     monkeypatch.setattr(chunk, "Compaction", lambda *arguments: begin(*arguments[:-2], 1, small))
     found = _read(method, "5%", geometry, model)
     assert bool(cuts) == (is_cut_early and method in ("prefixkv", "guided"))
+    assert ranked == [True] or is_cut_early
     assert [layer.kept_tokens for layer in found.layers] == [layer.kept_tokens for layer in expected.layers]
     for one, other in zip(found.layers, expected.layers, strict=True):
         assert one.keys is not None

@@ -14,8 +14,10 @@ import prefixkv
 from prefixkv.cache.row import CacheRow
 from prefixkv.engine import worker
 from prefixkv.engine.pauses import pauses
+from prefixkv.engine.stepper import Stepper
 from prefixkv.engine.stream import Stream
 from prefixkv.generation.sampling import Sampling
+from prefixkv.kernels.sending import Fetching
 from prefixkv.models.decoder_weights import DecoderWeights
 from tests import tiny
 
@@ -84,6 +86,42 @@ def test_running_rows_get_tokens_while_a_prompt_is_read(model: Any, monkeypatch:
     # the end of the pass.
     assert given_while_read[0] == 0
     assert 2 <= given_while_read[1] <= 4
+
+
+def test_a_device_has_a_step_while_a_first_token_is_waited_for(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a prompt that is read in one go beside a row that runs; a stand-in for a step that a device replays."""
+    events, read, advance = list[str](), worker.read, Stepper.advance
+
+    class Watched(Fetching):
+        @property
+        def host(self) -> torch.Tensor:
+            events.append("waits")
+            return super().host
+
+    def watched_read(*arguments: Any) -> Any:
+        events.append("reads")
+        return read(*arguments)
+
+    def watched_step(stepper: Stepper) -> None:
+        events.append("steps")
+        advance(stepper)
+
+    monkeypatch.setattr("prefixkv.engine.reader.Fetching", Watched)
+    monkeypatch.setattr(worker, "read", watched_read)
+    monkeypatch.setattr(Stepper, "advance", watched_step)
+    monkeypatch.setattr(Stepper, "is_captured", True)
+    with prefixkv.Engine(model, "h2o", "40MiB", allowance=1000) as engine:
+        first = engine.submit(tiny.prompt(60), "50%", Sampling(400), stop_tokens=())
+        next(first)
+        second = engine.submit(tiny.prompt(90, seed=2), "50%", Sampling(5, temperature=0.7, seed=3), stop_tokens=())
+        found = second.result(60)
+        first.cancel()
+    assert events[:2] == ["reads", "waits"]
+    begun = events.index("reads", 1)
+    assert events[begun : begun + 3] == ["reads", "steps", "waits"]
+    with prefixkv.Engine(model, "h2o", "40MiB") as engine:
+        alone = engine.submit(tiny.prompt(90, seed=2), "50%", Sampling(5, temperature=0.7, seed=3), stop_tokens=())
+        assert alone.result(60) == found
 
 
 def test_a_prompt_is_not_read_on_for_nobody(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,9 +20,9 @@ from prefixkv.generation.prefill import Prefill
 from prefixkv.generation.sampling import Sampling
 from prefixkv.inputs.prompts import Prompt, Turn
 from prefixkv.inputs.token_ids import stop_tokens
+from prefixkv.kernels.sending import Fetching
 from prefixkv.methods.table import METHODS
 from prefixkv.models.loading import LoadedModel
-from prefixkv.policy.curve_transfer import CurveTransfer
 from prefixkv.transformers_compat import cache_argument
 from tests import tiny
 
@@ -146,17 +146,11 @@ def test_a_cache_is_copied_though_what_its_last_chunk_waited_for_cannot_be(
 ) -> None:
     """On a GPU a cache holds the events behind which its curves came; the stand-in for them cannot be copied either."""
 
-    class Arrived:
+    class Arrived(Fetching):
         def __reduce__(self) -> Any:
             raise TypeError("cannot pickle 'Event' object")
 
-        def query(self) -> bool:
-            return True
-
-        def synchronize(self) -> None:
-            pass
-
-    monkeypatch.setattr(CurveTransfer, "begin", lambda curves: [CurveTransfer(curve, Arrived()) for curve in curves])
+    monkeypatch.setattr("prefixkv.policy.curve_transfer.Fetching", Arrived)
     with torch.inference_mode(), attention.installed(demo.model):
         for cell in (*CELLS, Cell("guided", "10%")):
             state = _state(demo, inputs, cell)
