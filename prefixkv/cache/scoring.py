@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from prefixkv.cache.layer import CompressedLayer
+from prefixkv.cache.shared_scores import Scores, known_scores
 from prefixkv.methods.evidence import Evidence
 from prefixkv.methods.method import Method
 from prefixkv.policy import method_calls
@@ -13,8 +14,8 @@ TEXT_FIRST = 2.0
 """Added to the importance of text, which is at most 1, so that it comes before any picture's."""
 
 
-def score(method: Method, layer: CompressedLayer, evidence: Evidence) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Score the entries of a layer that has just attended.
+def score(method: Method, layer: CompressedLayer, evidence: Evidence) -> Scores:
+    """Score the entries of a layer that has just attended, or take what was said of them for another cache.
 
     Args:
         method: the recipe.
@@ -25,6 +26,17 @@ def score(method: Method, layer: CompressedLayer, evidence: Evidence) -> tuple[t
         (1, heads, entries), float32, `heads` 1 where they share a choice; and the importance of picture entries
         together, as the scorer said it, one number that stays on the device; None where pictures do not count.
     """
+    known = known_scores()
+    if known is None:
+        return _score(method, layer, evidence)
+    if method.name not in known:
+        known[method.name] = _score(method, layer, evidence)
+    importance, pictures = known[method.name]
+    # A layer that keeps all may take it for its own.
+    return importance.clone(), pictures
+
+
+def _score(method: Method, layer: CompressedLayer, evidence: Evidence) -> Scores:
     scores = method_calls.score(method, evidence)
     assert layer.arriving is not None
     stored_heads = layer.arriving[0].shape[1]

@@ -207,7 +207,7 @@ class _Sample:
         """A cell's cache, which has read the prompt."""
         assert self._prefill is not None
         cache = new_cache(self._loaded, cell)
-        self._prefill.fill(cache)
+        self._prefill.fill(cache, shares_scores=True)
         return State(self._model, cache, self._prefill.logits)
 
     def forget_prompt(self) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ import torch
 from prefixkv.cache import hand_off
 from prefixkv.cache.hand_off import HandOff
 from prefixkv.cache.prefix_cache import PrefixKVCache
+from prefixkv.cache.shared_scores import Scores, shared
 from prefixkv.cache.states import fill_states, state_tensors
 from prefixkv.generation.forward import read_prompt
 from prefixkv.inputs.positions import answer_room
@@ -31,6 +33,7 @@ class _LayerPass:
     scale: float = 0.0
     lse: torch.Tensor | None = None
     whole_keys: torch.Tensor | None = None
+    scores: dict[str, Scores] = field(default_factory=dict)
 
     def note(self, queries: torch.Tensor, scale: float, keys: torch.Tensor | None = None) -> None:
         self.whole_keys = keys
@@ -89,11 +92,13 @@ class Prefill:
         self._recorder = _Recorder(geometry)
         self.logits = read_prompt(model, inputs, self._recorder)
 
-    def fill(self, cache: PrefixKVCache) -> None:
+    def fill(self, cache: PrefixKVCache, shares_scores: bool = False) -> None:
         """Have an empty cache take in the prompt and compact it.
 
         Args:
             cache: of the same model.
+            shares_scores: whether entries are scored once for all caches of a method that are filled so: these have the
+                same look-ahead queries, or none.
         """
         if self._recorder.marks is not None:
             cache.mark(self._recorder.marks)
@@ -103,7 +108,8 @@ class Prefill:
             if word is not None and word.after is not None and layer.queries is not None:
                 if layer.lse is not None:
                     row_lse.remember(layer.queries, layer.lse)
-                word.after(layer.queries, layer.scale, layer.whole_keys)
+                with shared(layer.scores) if shares_scores else nullcontext():
+                    word.after(layer.queries, layer.scale, layer.whole_keys)
                 row_lse.forget()
         # The cache's model will write into them.
         states = state_tensors(self._recorder.row.states)

@@ -10,11 +10,16 @@ import torch
 from prefixkv.cache import attention
 from prefixkv.cache.prefix_cache import PrefixKVCache
 from prefixkv.evaluation.cells import Cell, new_cache
+from prefixkv.evaluation.continuation import GivenText
 from prefixkv.evaluation.data import DataSource
 from prefixkv.evaluation.exercise import Exercises
+from prefixkv.evaluation.following import State, follow
 from prefixkv.generation.prefill import Prefill
+from prefixkv.methods.evidence import Evidence
+from prefixkv.methods.method import Method
 from prefixkv.methods.table import METHODS
 from prefixkv.models.loading import LoadedModel
+from prefixkv.policy import method_calls
 from prefixkv.transformers_compat import cache_argument
 
 BUDGETS = ("100%", "7%", "400KiB")
@@ -52,6 +57,31 @@ def test_filled_cache_is_that_of_its_own_pass(demo: LoadedModel, inputs: dict[st
             prefill.fill(filled)
             assert torch.equal(prefill.logits, logits)
             _assert_equal(filled, own)
+
+
+@pytest.mark.exhaustive(keep=1)
+@pytest.mark.parametrize("method", ["h2o", "guided", "prefixkv"])
+def test_a_method_scores_a_layer_once_for_all_caches_that_share(
+    demo: LoadedModel, inputs: dict[str, torch.Tensor], method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored: list[str] = []
+    score = method_calls.score
+
+    def counted(method: Method, evidence: Evidence) -> torch.Tensor:
+        scored.append(method.name)
+        return score(method, evidence)
+
+    monkeypatch.setattr(method_calls, "score", counted)
+    with torch.inference_mode(), attention.installed(demo.model):
+        prefill = Prefill(demo.model, demo.geometry, inputs)
+        for cell in (Cell(method, "53.3%", "int8"), Cell(method, "7%", "int4"), Cell("snapkv", "20%")):
+            alone, sharing = new_cache(demo, cell), new_cache(demo, cell)
+            prefill.fill(alone)
+            scored.clear()
+            prefill.fill(sharing, shares_scores=True)
+            assert len(scored) == (demo.geometry.layers if (cell.method, cell.budget) != (method, "7%") else 0)
+            _assert_equal(sharing, alone)
+            follow(State(demo.model, sharing, prefill.logits), [GivenText([5] * 12)])
 
 
 def test_decoding_on_one_cache_leaves_the_next_one_as_it_was(
