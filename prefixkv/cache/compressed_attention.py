@@ -19,7 +19,6 @@ from prefixkv.cache.capped_attention import capped_attention
 from prefixkv.cache.hand_off import Attend, HandOff
 from prefixkv.errors import PrefixKVError
 from prefixkv.kernels import row_lse
-from prefixkv.kernels.packing import turn
 from prefixkv.kernels.scored_attention import scored_attention
 
 
@@ -68,9 +67,6 @@ def attend(
             "the prompt is padded, which a single prompt need not be: leave the padding away, or take the cache of "
             "`prefixkv.compress` for a batch"
         )
-    if word.is_turned:
-        # Few queries are turned, and one output turned back, instead of all keys and values.
-        query = turn(query)
     mask = _visible(attention_mask, query, key.shape[2])
     softcap, sinks = kwargs.pop("softcap", None), kwargs.pop("s_aux", None)
     if softcap is None and sinks is None:
@@ -84,7 +80,7 @@ def attend(
     if word.after is not None:
         word.after(query, scale, None if word.latents is None else key)
         row_lse.forget()
-    return turn(output) if word.is_turned else output, None
+    return output, None
 
 
 @torch.compiler.disable

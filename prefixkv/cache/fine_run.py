@@ -8,6 +8,9 @@ from prefixkv.cache.stored_entries import StoredEntries
 from prefixkv.kernels.dispatch import gather
 from prefixkv.kernels.gathering import Move
 
+Run = tuple[torch.Tensor, torch.Tensor, int | None]
+"""Keys and values, (1, kv_heads, entries, head_dim) or packed, and the bits in which they are; None for whole ones."""
+
 
 class FineRun(StoredEntries):
     """The most important entries of a layer, which are only read."""
@@ -78,9 +81,10 @@ class EntriesInRuns(StoredEntries):
         return self.kept_tokens + self.fine.kept_tokens
 
     @property
-    def is_one_run(self) -> bool:
-        """Whether all entries are in one precision, read turned where they are packed."""
-        return not self.fine.kept_tokens and (self.bits is None or self.is_read_turned)
+    def runs(self) -> list[Run]:
+        """What is stored, as it is stored: of the fine run if there is one, then of the buffer."""
+        runs = [self.fine, self] if self.fine.kept_tokens else [self]
+        return [(*run.stored, run.bits) for run in runs]
 
     def bytes_of(self, kept_tokens: int) -> int:
         """Bytes of the fine run's entries and so many of the buffer's."""
@@ -96,18 +100,6 @@ class EntriesInRuns(StoredEntries):
     def entries(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values, (1, kv_heads, stored_tokens, head_dim), in that order; views where nothing is packed."""
         return _joined(self.fine.entries, super().entries) if self.fine.kept_tokens else super().entries
-
-    @property
-    def read(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """The same for one step, turned as `StoredEntries.read` says."""
-        return _joined(self.fine.read, super().read) if self.fine.kept_tokens else super().read
-
-    def read_into(self, copy: torch.Tensor) -> None:
-        """The same, written to a copy of `stored_tokens` entries."""
-        fine = self.fine.kept_tokens
-        if fine:
-            self.fine.read_into(copy[:, :, :fine])
-        super().read_into(copy[:, :, fine:])
 
     def unite(self) -> None:
         """Make both one, in the model's own precision, with a chunk ahead that is scored with all of them."""

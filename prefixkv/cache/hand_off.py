@@ -55,7 +55,6 @@ class HandOff:
         after: called once attention is done with the queries (batch, query_heads, query_len, head_dim), the scale, and
             the keys where these are not those that are stored; None where nothing is left to do.
         rows: attends instead, where there are several rows.
-        is_turned: whether keys and values are turned as `prefixkv.kernels.packing.turn` turns.
         again: word for further attention calls on the same keys, of layers that read this one's; None where there are
             none.
         latents: what the keys and values were made of, where they are not themselves stored; else None.
@@ -67,7 +66,6 @@ class HandOff:
     rows: AttendRows | None = None
     sums_all: bool = False
     may_round: bool = False
-    is_turned: bool = False
     again: HandOff | None = None
     latents: Latents | None = None
 

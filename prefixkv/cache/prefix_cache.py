@@ -240,7 +240,7 @@ class PrefixKVCache(LeftLayers, RefusingCache, ShownByUsage):
         for row in self.rows if marks is not None else ():
             row.is_in_pass, row.beside = self._is_in_pass, batch
         self._columns[layer_idx] += new_len
-        if batch == 1:
+        if batch == 1 and not self._pass.can_step(layer_idx, key_states, value_states):
             if marks is not None:
                 self.row.mark(marks)
             return self.row.update(key_states, value_states, layer_idx)

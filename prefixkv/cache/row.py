@@ -222,9 +222,8 @@ class CacheRow:
         index, new_len = self._numbers[place], keys.shape[2]
         layer = self.layers[index]
         if layer.seen_tokens and new_len == 1 and layer.arriving is None:
-            keys, values = self.store_step(keys, values, place).read
-            again = again and HandOff(is_turned=layer.is_read_turned)
-            hand_off.leave(keys, HandOff(is_turned=layer.is_read_turned, again=again))
+            keys, values = self.store_step(keys, values, place).entries
+            hand_off.leave(keys, HandOff(again=again))
             return keys, values
         if self.prefix is not None:
             if index == 0:

@@ -33,6 +33,22 @@ class RowsPass:
         self._columns: Sequence[slice | torch.Tensor] | None = None
         self._read: dict[int, list[_Read | None]] = {}
 
+    def can_step(self, place: int, key: torch.Tensor, value: torch.Tensor) -> bool:
+        """Whether new keys and values are those of a step that all rows may make by one call, if it is plain attention.
+
+        Args:
+            place: the layer, among all decoder layers.
+            key: (batch, kv_heads, new_len, head_dim).
+            value: same shape.
+        """
+        geometry = self._rows[0].geometry
+        is_apart = place in self._rows[0].windows or geometry.bare_layers or geometry.is_latent
+        return self._is_step(place, key.shape[2]) and not is_apart and self._steps.can_attend(key, value)
+
+    def _is_step(self, place: int, new_len: int) -> bool:
+        """Whether it is one token of each row, none of them padding, and all have read a prompt of their own."""
+        return new_len == 1 and all(row.seen_at(place) and row.prefix is None for row in self._rows)
+
     def attend(
         self,
         place: int,
@@ -60,12 +76,9 @@ class RowsPass:
             (batch, new_len, query_heads, head_dim); 0 where a row is padded.
         """
         batch, query_heads, new_len = query.shape[:3]
-        is_shared = bool(self._rows[0].geometry.bare_layers)
-        # A step is one token of each row, none of them padding.
-        is_step = new_len == 1 and all(row.seen_at(place) for row in self._rows)
-        can_step = is_step and scale is not None and place not in self._rows[0].windows and not is_shared
-        if can_step and scale is not None and self._steps.can_attend(query, key, value):
+        if scale is not None and self.can_step(place, key, value):
             return self._steps.attend(self._rows, place, query, key, value, scale)
+        is_shared, is_step = bool(self._rows[0].geometry.bare_layers), self._is_step(place, new_len)
         output: torch.Tensor | None = None
         read: list[_Read | None] = []
         if self._columns is None:

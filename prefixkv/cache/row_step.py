@@ -1,32 +1,35 @@
-"""Steps of several rows on the CPU: entries of all rows are packed in one call, and one attention call reads many."""
+"""Steps on the CPU: the new entries of all rows are packed in one call, and a row's entries are unpacked by few."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+from itertools import groupby
+from operator import itemgetter
 
 import torch
 
-from prefixkv.cache.layer import CompressedLayer
+from prefixkv.cache.fine_run import Run
 from prefixkv.cache.row import CacheRow
 from prefixkv.cache.stored_entries import packed_pair
 from prefixkv.kernels.packed_row import key_bits, value_bits
 from prefixkv.kernels.packing import turn, unpack_turned
 
-BLOCK_BYTES = 2 * 2**20
-"""Keys and values that are read at once, of one row at least: about what a core's cache holds."""
-
 
 class RowSteps:
-    """Has rows attend together in steps that read one token of each."""
+    """Has rows attend in steps that read one token of each.
+
+    A query loses nothing by being turned as packed vectors are: few queries are turned, and few outputs turned back,
+    instead of all keys and values. Rows attend one after the other: bringing several together for one call, padded to
+    the longest, costs more than the calls.
+    """
 
     def __init__(self) -> None:
-        """Begin without working copies, which are then used again by all layers and steps."""
-        self._copy, self._packed = torch.empty(0), torch.empty(0, dtype=torch.uint8)
+        """Begin without a working copy, which is then used again by all rows, layers and steps."""
+        self._copy = torch.empty(0)
 
-    def can_attend(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> bool:
+    def can_attend(self, key: torch.Tensor, value: torch.Tensor) -> bool:
         """Whether `attend` takes these: a GPU has a captured step, and only float32 queries may be turned."""
-        return query.device.type == "cpu" and query.dtype == torch.float32 and key.shape == value.shape
+        return key.device.type == "cpu" and key.dtype == torch.float32 and key.shape == value.shape
 
     def attend(
         self,
@@ -53,81 +56,46 @@ class RowSteps:
         count, kv_heads, _, head_dim = key.shape
         stored: dict[int | None, tuple[torch.Tensor, torch.Tensor]] = {None: (key, value)}
         stored |= {bits: packed_pair(key, value, bits) for bits in {row.bits for row in rows} if bits is not None}
-        layers = []
-        for index, row in enumerate(rows):
-            keys, values = stored[row.bits]
-            layers.append(row.store_step(keys[index : index + 1], values[index : index + 1], place))
         # The heads of a group ask the same keys: they stand for several queries of one head.
-        queries = _turned(query, layers).reshape(count, kv_heads, -1, head_dim)
-        longest = max(layer.stored_tokens for layer in layers)
-        together = max(1, BLOCK_BYTES // (2 * longest * kv_heads * head_dim * query.element_size()))
-        outputs = [
-            self._attend(layers[start : start + together], queries[start : start + together], scale)
-            for start in range(0, count, together)
-        ]
-        return _turned(torch.cat(outputs).reshape(query.shape), layers).transpose(1, 2)
+        queries = query.reshape(count, kv_heads, -1, head_dim)
+        outputs = []
+        for index, row in enumerate(rows):
+            here = slice(index, index + 1)
+            keys, values = stored[row.bits]
+            layer = row.store_step(keys[here], values[here], place)
+            outputs.append(self._attend(layer.runs, queries[here], scale))
+        output = torch.cat(outputs) if count > 1 else outputs[0]
+        return output.view(query.shape).transpose(1, 2)
 
-    def _attend(self, layers: Sequence[CompressedLayer], queries: torch.Tensor, scale: float) -> torch.Tensor:
-        """Attend to what some rows have stored, which is read into the working copy, padded to the longest."""
-        count, kv_heads, _, head_dim = queries.shape
-        lengths = [layer.stored_tokens for layer in layers]
-        shape = (2, count, kv_heads, max(lengths), head_dim)
-        size = 2 * count * kv_heads * max(lengths) * head_dim
-        if self._copy.numel() < size:
-            self._copy = queries.new_empty(size)
-        copy = self._copy[:size].view(shape)
-        bits = layers[0].bits
-        if bits is not None and all(layer.bits == bits and layer.is_one_run for layer in layers):
-            self._unpack(layers, lengths, bits, copy)
-        else:
-            for index, (layer, length) in enumerate(zip(layers, lengths, strict=True)):
-                layer.read_into(copy[:, index, :, :length])
-                copy[:, index, :, length:] = 0
-        seen = None
-        if min(lengths) < max(lengths):
-            seen = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None, None, None]
-        return torch.nn.functional.scaled_dot_product_attention(queries, copy[0], copy[1], seen, scale=scale)
+    def _attend(self, runs: Sequence[Run], queries: torch.Tensor, scale: float) -> torch.Tensor:
+        """Attend to all runs of one row, (1, kv_heads, group, head_dim)."""
+        attention = torch.nn.functional.scaled_dot_product_attention
+        keys, values, pair = runs[0]
+        if pair is None:
+            return attention(queries, keys, values, scale=scale)
+        keys, values = self._unpack(runs, queries)
+        return turn(attention(turn(queries), keys, values, scale=scale))
 
-    def _unpack(self, layers: Sequence[CompressedLayer], lengths: Sequence[int], bits: int, copy: torch.Tensor) -> None:
-        """Read what some rows have stored in the same bits: their bytes are brought together and unpacked by one call.
+    def _unpack(self, runs: Sequence[Run], like: torch.Tensor) -> Sequence[torch.Tensor]:
+        """Read packed runs into the working copy: neighbours in the same bits by one call.
 
         Args:
-            layers: one of each row; entries are read turned.
-            lengths: entries of each.
-            bits: in which they are stored.
-            copy: (2, rows, kv_heads, entries, head_dim), float32: keys and values; 0 behind a row's last entry.
+            runs: of one row.
+            like: (1, kv_heads, any, head_dim), of the dtype that is wanted.
+
+        Returns:
+            Keys and values of all runs, (1, kv_heads, entries, head_dim), turned; views that the next call overwrites.
         """
-        keys, values = [layer.keys for layer in layers], [layer.values for layer in layers]
-        if key_bits(bits) == value_bits(bits):
-            # Rows of keys and of values are alike: a row's keys come before all values.
-            self._unpack_parts([*keys, *values], [*lengths, *lengths], bits, copy.flatten(0, 1))
-            return
-        self._unpack_parts(keys, lengths, key_bits(bits), copy[0])
-        self._unpack_parts(values, lengths, value_bits(bits), copy[1])
-
-    def _unpack_parts(
-        self, buffers: Sequence[torch.Tensor | None], lengths: Sequence[int], bits: int, copy: torch.Tensor
-    ) -> None:
-        assert buffers[0] is not None
-        shape = (*copy.shape[:-1], buffers[0].shape[-1])
-        size = math.prod(shape)
-        if self._packed.numel() < size:
-            self._packed = self._packed.new_empty(size)
-        packed = self._packed[:size].view(shape)
-        for part, buffer, length in zip(packed, buffers, lengths, strict=True):
-            assert buffer is not None
-            part[:, :length] = buffer[0, :, :length]
-            if length < part.shape[1]:
-                # A step of 0: whatever the codes are, the vector is 0.
-                part[:, length:] = 0
-        unpack_turned(packed, bits, copy.dtype, copy)
-
-
-def _turned(vectors: torch.Tensor, layers: Sequence[CompressedLayer]) -> torch.Tensor:
-    """Vectors, (rows, heads, 1, head_dim), turned, or turned back, in the rows whose entries are read turned."""
-    flags = [layer.is_read_turned for layer in layers]
-    if not any(flags):
-        return vectors
-    return (
-        turn(vectors) if all(flags) else torch.where(torch.tensor(flags)[:, None, None, None], turn(vectors), vectors)
-    )
+        parts = [(keys, key_bits(pair)) for keys, _, pair in runs if pair is not None]
+        parts += [(values, value_bits(pair)) for _, values, pair in runs if pair is not None]
+        entries = sum(part.shape[2] for part, _ in parts)
+        _, kv_heads, _, head_dim = like.shape
+        if self._copy.numel() < (size := kv_heads * entries * head_dim):
+            self._copy = like.new_empty(size)
+        copy, start = self._copy[:size].view(1, kv_heads, entries, head_dim), 0
+        for bits, neighbours in groupby(parts, key=itemgetter(1)):
+            packed = torch.cat([part for part, _ in neighbours], dim=2)
+            end = start + packed.shape[2]
+            unpack_turned(packed, bits, copy.dtype, copy[:, :, start:end])
+            start = end
+        return copy.chunk(2, dim=2)

@@ -10,7 +10,7 @@ from prefixkv.cache.refusals import RefusingLayer
 from prefixkv.kernels.dispatch import pack
 from prefixkv.kernels.gathering import Move, Moved
 from prefixkv.kernels.packed_row import key_bits, pair_of, value_bits
-from prefixkv.kernels.packing import STEP_BYTES, unpack, unpack_turned
+from prefixkv.kernels.packing import STEP_BYTES, unpack
 
 
 class StoredEntries(RefusingLayer):
@@ -89,47 +89,19 @@ class StoredEntries(RefusingLayer):
         return pair_of(key // self.head_dim, value // self.value_dim)
 
     @property
-    def entries(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values of all stored entries, (1, kv_heads, kept_tokens, head_dim); views where not packed."""
+    def stored(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Views of keys and values as they are stored, (1, kv_heads, kept_tokens, head_dim) or packed_size."""
         assert self.keys is not None
         assert self.values is not None
-        keys, values, bits = *(part[:, :, : self.kept_tokens] for part in (self.keys, self.values)), self.bits
+        return self.keys[:, :, : self.kept_tokens], self.values[:, :, : self.kept_tokens]
+
+    @property
+    def entries(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values of all stored entries, (1, kv_heads, kept_tokens, head_dim); views where not packed."""
+        (keys, values), bits = self.stored, self.bits
         if bits is None:
             return keys, values
         return unpack(keys, key_bits(bits), self.model_dtype), unpack(values, value_bits(bits), self.model_dtype)
-
-    @property
-    def is_read_turned(self) -> bool:
-        """Whether `read` has turned vectors: packed ones, where a query loses nothing by being turned as well."""
-        return self.bits is not None and self.model_dtype == torch.float32 and not self._is_latent
-
-    @property
-    def read(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values of all stored entries for one step, turned as `unpack_turned` says where `is_read_turned`."""
-        if not self.is_read_turned:
-            return self.entries
-        assert self.keys is not None
-        assert self.values is not None
-        assert self.bits is not None
-        kept, exact = self.kept_tokens, self.model_dtype
-        keys = unpack_turned(self.keys[:, :, :kept], key_bits(self.bits), exact)
-        return keys, unpack_turned(self.values[:, :, :kept], value_bits(self.bits), exact)
-
-    def read_into(self, copy: torch.Tensor) -> None:
-        """Read keys and values of all stored entries for one step, turned as `read` has them.
-
-        Args:
-            copy: (2, kv_heads, kept_tokens, head_dim), in the model's precision: of the keys, then of the values.
-        """
-        assert self.keys is not None
-        assert self.values is not None
-        if not self.is_read_turned or self.bits is None:
-            for part, whole in zip(copy, self.entries, strict=True):
-                part.copy_(whole[0])
-            return
-        each = (self.keys, key_bits(self.bits), copy[0]), (self.values, value_bits(self.bits), copy[1])
-        for buffer, bits, part in each:
-            unpack_turned(buffer[0, :, : self.kept_tokens], bits, self.model_dtype, part)
 
     def put(self, slot: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, position: int) -> None:
         """Store one entry in place.

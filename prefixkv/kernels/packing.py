@@ -37,19 +37,19 @@ def pack(vectors: torch.Tensor, bits: int) -> torch.Tensor:
     if bits == 8:
         step = rotated.abs().amax(dim=-1, keepdim=True) / (half - 0.5)
     else:
-        step = rotated.square().mean(dim=-1, keepdim=True).sqrt() * NORMAL_STEPS[bits]
+        deviation = torch.linalg.vector_norm(rotated, dim=-1, keepdim=True) / vectors.shape[-1] ** 0.5
+        step = deviation * NORMAL_STEPS[bits]
     # A vector of zeros has no step of its own; any positive one will do.
-    step = step.clamp(min=2.0**-20)
-    levels = (rotated / step - 0.5).round().clamp(-half, half - 1)
+    step.clamp_(min=2.0**-20)
+    levels = (rotated / step).sub_(0.5).round_().clamp_(-half, half - 1)
     if bits != 8:
         middles = levels + 0.5
-        step = (middles * rotated).sum(dim=-1, keepdim=True) / middles.square().sum(dim=-1, keepdim=True)
-    codes = (levels + half).to(torch.uint8)
-    first, *others = codes.chunk(8 // bits, dim=-1)
-    codes = first.clone()
+        step = torch.linalg.vecdot(middles, rotated) / torch.linalg.vecdot(middles, middles)
+        step.unsqueeze_(-1)
+    codes, *others = levels.add_(half).chunk(8 // bits, dim=-1)
     for number, part in enumerate(others, start=1):
-        codes |= part << (bits * number)
-    return torch.cat([codes, step.half().view(torch.uint8)], dim=-1)
+        codes = torch.add(codes, part, alpha=1 << (bits * number))
+    return torch.cat([codes.to(torch.uint8), step.half().view(torch.uint8)], dim=-1)
 
 
 def unpack(packed: torch.Tensor, bits: int, dtype: torch.dtype) -> torch.Tensor:
@@ -81,19 +81,21 @@ def unpack_turned(packed: torch.Tensor, bits: int, exact: torch.dtype, out: torc
     Returns:
         (..., head_dim).
     """
-    step = packed[..., -STEP_BYTES:].contiguous().view(torch.float16).to(exact)
-    # The bytes become numbers first, of which the parts are split off exactly: a CPU divides faster than it shifts.
-    rest = packed[..., :-STEP_BYTES].to(exact)
-    parts, size, middle = 8 // bits, rest.shape[-1], (1 << (bits - 1)) - 0.5
-    vectors = rest.new_empty(*rest.shape[:-1], parts * size) if out is None else out
-    for number in reversed(range(parts)):
-        # The lowest codes are what is left.
-        unit = float(1 << (bits * number))
-        codes = (rest / unit).floor_() if number else rest
-        if number:
-            rest.sub_(codes, alpha=unit)
-        torch.mul(codes.sub_(middle), step, out=vectors[..., number * size : (number + 1) * size])
-    return vectors
+    steps = packed[..., -STEP_BYTES:].contiguous().view(torch.float16).to(exact)
+    codes, parts = packed[..., :-STEP_BYTES], 8 // bits
+    # The bytes become numbers first, of which the parts are split off exactly: a CPU multiplies faster than it shifts.
+    digits = torch.empty((parts, *codes.shape), dtype=exact, device=packed.device)
+    whole, *higher = digits.unbind()
+    whole.copy_(codes)
+    for digit in higher:
+        torch.mul(whole, 2.0**-bits, out=digit).floor_()
+        whole.sub_(digit, alpha=1 << bits)
+        whole = digit
+    digits.sub_(((1 << bits) - 1) / 2)
+    if out is None:
+        out = steps.new_empty(*codes.shape[:-1], parts * codes.shape[-1])
+    torch.mul(digits, steps, out=out.unflatten(-1, (parts, -1)).movedim(-2, 0))
+    return out
 
 
 def turn(vectors: torch.Tensor) -> torch.Tensor:
@@ -101,7 +103,9 @@ def turn(vectors: torch.Tensor) -> torch.Tensor:
     head_dim = vectors.shape[-1]
     block = head_dim & -head_dim
     matrix = hadamard(block, vectors.device).to(vectors.dtype)
-    return (vectors.unflatten(-1, (head_dim // block, block)) @ matrix).flatten(-2)
+    if block == head_dim:
+        return torch.nn.functional.linear(vectors, matrix)
+    return torch.nn.functional.linear(vectors.unflatten(-1, (-1, block)), matrix).flatten(-2)
 
 
 @functools.cache

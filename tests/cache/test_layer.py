@@ -16,6 +16,6 @@ def test_stored_entries_follow_the_keys_to_their_device() -> None:
     layer.open_queue(range(5))
     new = torch.ones(1, 2, 1, 8, device="meta")
     layer.write(new, new, DecodeLimit(6))
-    keys, values = layer.read
+    keys, values = layer.entries
     assert {part.device.type for part in (keys, values, layer.positions, layer.importance)} == {"meta"}
     assert keys.shape == values.shape == (1, 2, 6, 8)

@@ -11,6 +11,7 @@ import prefixkv
 from prefixkv.cache import attention, compaction
 from prefixkv.cache.capacity import Capacity
 from prefixkv.cache.prefix_cache import PrefixKVCache
+from prefixkv.cache.row_step import RowSteps
 from prefixkv.cache.snapshot import CacheSnapshot
 from prefixkv.engine.admission import Footprint
 from prefixkv.errors import OptionError
@@ -41,8 +42,10 @@ def _read(method: str, budget: str, codec: str = "mixed", layers: int = 4) -> tu
 
 
 def _step(model: Any, cache: PrefixKVCache, token: int) -> torch.Tensor:
+    """Logits of a step in which every row reads the same token, (rows, vocabulary)."""
     with attention.installed(model), torch.no_grad():
-        logits: torch.Tensor = model(input_ids=torch.tensor([[token]]), **cache_argument(cache)).logits[0, -1]
+        ids = torch.full((len(cache.rows), 1), token)
+        logits: torch.Tensor = model(input_ids=ids, **cache_argument(cache)).logits[:, -1]
     return logits
 
 
@@ -142,25 +145,20 @@ def test_a_layer_with_a_small_share_has_a_shorter_fine_run() -> None:
     assert kept > 7
 
 
-def test_rows_together_and_alone_and_turned_or_not_read_the_same() -> None:
+def test_a_step_of_one_row_and_of_several_reads_what_is_unpacked() -> None:
     model, cache = _read("guided", "20%")
-    layer = cache.layers[1]
-    keys, values = layer.entries
-    copy = torch.empty(2, *keys.shape[1:])
-    layer.read_into(copy)
-    for part, whole in zip(layer.read, (keys, values), strict=True):
-        assert not torch.allclose(part, whole, atol=1e-2)
-    assert torch.equal(copy[0], layer.read[0][0])
-    assert torch.equal(copy[1], layer.read[1][0])
     snapshot = CacheSnapshot.take(cache.row)
-    alone = _step(model, cache, 3)
-    rows = [cache.row.emptied() for _ in range(2)]
+    rows = [cache.row.emptied() for _ in range(4)]
     for row in rows:
         snapshot.restore(row, torch.device("cpu"))
-    together = PrefixKVCache.of_rows(rows)
-    with attention.installed(model), torch.no_grad():
-        logits = model(input_ids=torch.tensor([[3], [3]]), **cache_argument(together)).logits[:, -1]
-    assert torch.allclose(logits, alone.expand(2, -1), atol=1e-5)
+    alone, together = PrefixKVCache.of_rows(rows[:1]), PrefixKVCache.of_rows(rows[1:3])
+    expected = PrefixKVCache.of_rows(rows[3:])
+    logits = [_step(model, each, 3) for each in (alone, together)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RowSteps, "can_attend", lambda *parts: False)
+        whole = _step(model, expected, 3)
+    for each in logits:
+        assert torch.allclose(each, whole.expand_as(each), atol=1e-5)
 
 
 def test_a_later_turn_scores_both_runs_and_an_undone_one_leaves_them_as_they_were() -> None:

@@ -17,6 +17,7 @@ from prefixkv.transformers_compat import cache_argument
 from tests import tiny
 
 KINDS = [("30%", "h2o", "plain"), ("50%", "snapkv", "int8"), ("20%", "prefixkv", "int4"), ("100%", "full", "plain")]
+RUNS = [("20%", "guided", "mixed"), ("14%", "guided", "mixed"), ("20%", "h2o", "k4v2"), ("20%", "snapkv", "int2")]
 
 
 @pytest.fixture(scope="module")
@@ -28,41 +29,39 @@ def _rows(model: Any) -> list[CacheRow]:
     """Rows of many lengths, budgets, methods and codecs, each of which has read a prompt."""
     geometry = ModelIdentity.of("tiny", model.config, "float32").geometry
     rows = []
-    for number, (budget, method, codec) in enumerate(KINDS * 2):
+    for number, (budget, method, codec) in enumerate([*KINDS, *RUNS] * 2):
         row = CacheRow(geometry, budget, method, codec=codec)
-        ids = torch.randint(0, 190, (1, 20 + 9 * number), generator=torch.Generator().manual_seed(number))
+        ids = torch.randint(0, 190, (1, 20 + 5 * number), generator=torch.Generator().manual_seed(number))
         model(input_ids=ids, **cache_argument(PrefixKVCache.of_rows([row])), use_cache=True)
         rows.append(row)
     return rows
 
 
-@pytest.mark.parametrize("block_bytes", [1, 20_000, 2**24])
-def test_rows_attend_together_as_each_alone(model: Any, block_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whether the working copy holds one row, some, or all of them."""
-    monkeypatch.setattr(row_step, "BLOCK_BYTES", block_bytes)
+def test_rows_attend_as_each_to_its_unpacked_entries(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     with torch.no_grad(), attention.installed(model):
         together, alone = _rows(model), _rows(model)
         view, single = PrefixKVCache.of_rows(together), [PrefixKVCache.of_rows([row]) for row in alone]
         for step in range(5):
-            tokens = torch.arange(len(KINDS) * 2) * 7 + step
+            tokens = torch.arange(len(together)) * 7 + step
             logits = read_tokens(model, view, tokens)
             for number, cache in enumerate(single):
-                own = read_tokens(model, cache, tokens[number : number + 1])[0]
+                with monkeypatch.context() as patch:
+                    patch.setattr(row_step.RowSteps, "can_attend", lambda *parts: False)
+                    own = read_tokens(model, cache, tokens[number : number + 1])[0]
                 torch.testing.assert_close(logits[number], own, rtol=0, atol=2e-4)
     for one, other in zip(together, alone, strict=True):
         for layer in range(4):
             assert torch.equal(one.kept_positions(layer), other.kept_positions(layer))
 
 
-def test_working_copy_holds_no_more_than_a_block(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(row_step, "BLOCK_BYTES", 20_000)
+def test_working_copy_holds_one_row(model: Any) -> None:
     with torch.no_grad(), attention.installed(model):
         rows = _rows(model)
         view = PrefixKVCache.of_rows(rows)
         read_tokens(model, view, torch.arange(len(rows)))
-        longest = max(layer.kept_tokens for row in rows for layer in row.layers)
-        one_row = 2 * longest * rows[0].geometry.entry_bytes // 2
-        assert 0 < view._pass._steps._copy.nbytes <= max(20_000, one_row)
+        longest = max(layer.stored_tokens for row in rows for layer in row.layers)
+        copy = view._pass._steps._copy
+        assert 0 < copy.nbytes <= longest * rows[0].geometry.entry_bytes
 
 
 def test_batch_of_generate_steps_together(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
