@@ -284,3 +284,12 @@ def is_quantized(config: Any) -> bool:
             "the model that it was made of, or a newer transformers"
         )
     return True
+
+
+def looks_for_outliers(module: Any) -> bool:
+    """Whether a module is a layer of 8 bits that sets large activations apart (LLM.int8(), arXiv 2208.07339).
+
+    Transformers sets `llm_int8_threshold` to 6 where nobody says otherwise; bitsandbytes keeps it in the layer's state.
+    """
+    threshold = getattr(getattr(module, "state", None), "threshold", 0.0)
+    return isinstance(threshold, float) and threshold > 0

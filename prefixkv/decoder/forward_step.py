@@ -23,10 +23,12 @@ from prefixkv.kernels.dispatch import decode_attention, next_slots
 from prefixkv.kernels.entry_table import WHOLE_BITS, EntryTable, LayerEntries
 from prefixkv.models.decoder_weights import UnknownDecoderError, require_unhooked
 from prefixkv.models.geometry import KVGeometry
-from prefixkv.transformers_compat import cache_argument, decoder_of, first_position
+from prefixkv.transformers_compat import cache_argument, decoder_of, first_position, looks_for_outliers
 
 SIMPLE = (bool, int, float, str, type(None))
 """Types of a module's own settings, by which an adapter is switched on and off."""
+WAITING = "its weights in 8 bits look for outliers in every step, which the host waits for; weights in 4 bits do not"
+"""Why a model of bitsandbytes' 8-bit layers is not captured, unless its `llm_int8_threshold` is 0."""
 AXES = 3
 """Of a position, where a model counts time, height and width apart."""
 LEFT_LAYERS = "it has layers that are left alone"
@@ -50,6 +52,8 @@ class ForwardStep:
             UnknownDecoderError: its forward pass cannot be captured; says why.
         """
         require_unhooked(decoder_of(model))
+        if any(looks_for_outliers(module) for module in model.modules()):
+            raise UnknownDecoderError(WAITING)
         if len({parameter.device for parameter in model.parameters()}) > 1:
             raise UnknownDecoderError("its weights are on several devices")
         # Who keeps the step keeps it for as long as there is the model.

@@ -1,4 +1,4 @@
-"""Weights in 4 and 8 bits by bitsandbytes: the step is captured, and says what the plain one says."""
+"""Weights by bitsandbytes: a step in 4 bits is captured, one in 8 says why not; both say what the plain one says."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.gpu
 
 
 @pytest.mark.parametrize("bits", [4, 8])
-def test_captured_steps_give_the_tokens_of_plain_ones(bits: int) -> None:
+def test_steps_give_the_tokens_of_plain_ones(bits: int) -> None:
     pytest.importorskip("bitsandbytes")
     loaded = load_model("demo", str(DEVICE), "bfloat16", placement=Placement(bits=bits))
     model: Any = loaded.model
@@ -34,5 +34,5 @@ def test_captured_steps_give_the_tokens_of_plain_ones(bits: int) -> None:
         with attention.installed(model):
             cache = PrefixKVCache(loaded.geometry, "30%", "h2o")
             answers.append(list(decode(model, inputs, cache, Sampling(40), (), captured, reasons.append)))
-    assert not reasons
+    assert ["look for outliers" in reason for reason in reasons] == [True] * (bits == 8)
     assert answers[0] == answers[1]
