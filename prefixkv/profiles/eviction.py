@@ -10,8 +10,8 @@ from prefixkv.policy.precision import FEWEST_BITS
 
 MIXED_SHARES = (0.2, 0.14, 0.1, 0.05)
 """Of the bytes of a 16-bit cache that entries in two precisions take."""
-SHARES = (0.5, 0.35, 0.2, 0.1)
-"""Of the entries that are kept: about what 8, 4 and 2 bits hold at budgets from 30 to 3 %."""
+SHARES = (0.75, 0.5, 0.35, 0.2, 0.1)
+"""Of the entries that are kept: about what 8, 4 and 2 bits hold at budgets from 40 to 3 %."""
 
 
 def evicting_caches(geometry: KVGeometry, look_ahead: LookAhead) -> dict[float, PrefixKVCache]:
