@@ -177,8 +177,8 @@ class Worker:
 
     def _while_read(self) -> None:
         """All of a prompt is queued: a device is given the step that is due before the first token is waited for."""
-        is_due = self.scheduler.owes_step and self._stepper.is_captured
-        self._step() if is_due else self._hand_out(0)
+        step = self._step if self.scheduler.owes_step and self._stepper.is_captured else partial(self._hand_out, 0)
+        step()
 
     def _give_up(self, request: Request, failure: Exception) -> None:
         """The prompt could not be read, or need not be: it waits for memory if others run, else it has failed."""
