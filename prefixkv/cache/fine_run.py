@@ -35,19 +35,16 @@ class EntriesInRuns(StoredEntries):
         fine_wanted: entries that the next compaction puts into the fine run, of all that stay.
     """
 
-    def __init__(
-        self, head_dim: int, dtype: torch.dtype, is_latent: bool = False, value_dim: int | None = None
-    ) -> None:
+    def __init__(self, head_dim: int, dtype: torch.dtype, value_dim: int | None = None) -> None:
         """Make an empty layer.
 
         Args:
             head_dim: elements of a key.
             dtype: in which the model computes.
-            is_latent: whether what is stored is expanded before it is attended to.
             value_dim: elements of a value; those of a key where None.
         """
-        self.fine, self.fine_wanted = FineRun(head_dim, dtype, is_latent, value_dim), 0
-        super().__init__(head_dim, dtype, is_latent, value_dim)
+        self.fine, self.fine_wanted = FineRun(head_dim, dtype, value_dim), 0
+        super().__init__(head_dim, dtype, value_dim)
         self.reset()
 
     def reset(self) -> None:

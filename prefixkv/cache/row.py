@@ -90,7 +90,7 @@ class CacheRow:
         self.look_ahead = None if look_ahead is None else look_ahead.used_by(self.method)
         losses = self.look_ahead.losses if self.look_ahead else Losses()
         self.capacity = Capacity(geometry, self.budget, self.method, losses, self.codec)
-        kind = geometry.head_dim, getattr(torch, geometry.dtype), geometry.is_latent, geometry.shape.value_dim
+        kind = geometry.head_dim, getattr(torch, geometry.dtype), geometry.shape.value_dim
         self._layers = [CompressedLayer(*kind) for _ in range(geometry.layers)]
         self._numbers = {place: number for number, place in enumerate(geometry.compressed_layers)}
         self.is_in_pass, self.beside, self.version = False, 1, 0

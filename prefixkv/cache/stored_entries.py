@@ -32,12 +32,9 @@ class StoredEntries(RefusingLayer):
         kept_tokens: entries in use.
     """
 
-    def __init__(
-        self, head_dim: int, dtype: torch.dtype, is_latent: bool = False, value_dim: int | None = None
-    ) -> None:
+    def __init__(self, head_dim: int, dtype: torch.dtype, value_dim: int | None = None) -> None:
         super().__init__()
-        self.head_dim, self.value_dim = head_dim, value_dim or head_dim
-        self.model_dtype, self._is_latent = dtype, is_latent
+        self.head_dim, self.value_dim, self.model_dtype = head_dim, value_dim or head_dim, dtype
         self.free()
 
     def free(self) -> None:
