@@ -8,6 +8,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from prefixkv_cli.option_values import spare_conversion
 from prefixkv_cli.settings.defaults import FileDefaults
 from prefixkv_cli.settings.variables import give_variable
 
@@ -60,6 +61,7 @@ class _Panelled:
         parameters = super().get_params(ctx)  # type: ignore[misc]
         for parameter in parameters:
             _lay_out(parameter, ctx)
+            spare_conversion(parameter)
             if ctx.resilient_parsing:
                 # A shell asks for completions. To make values of words typer would load pydantic.
                 parameter.process_value = _as_it_is

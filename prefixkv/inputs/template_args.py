@@ -8,8 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from prefixkv.errors import OptionError
-from prefixkv.models.pretrained import chat_template
-from prefixkv.transformers_compat import parse_template
 
 _NAME = re.compile(r"[A-Za-z_]\w{0,99}")
 _TAKEN = re.compile(
@@ -67,7 +65,11 @@ def say_unused(given: Mapping[str, Any], processor: Any, notify: Callable[[str],
         processor: a processor or a bare tokenizer of transformers.
         notify: called with one line for each.
     """
-    template = chat_template(processor) if given else None
+    if not given:
+        return
+    from prefixkv.models.pretrained import chat_template
+
+    template = chat_template(processor)
     known = set() if template is None else _names(template)
     for name in given:
         if known is not None and name not in known:
@@ -77,6 +79,8 @@ def say_unused(given: Mapping[str, Any], processor: Any, notify: Callable[[str],
 def _names(template: str) -> set[str] | None:
     """The names that a chat template reads from what it is given, `messages` among them; None where it is broken."""
     import jinja2.meta
+
+    from prefixkv.transformers_compat import parse_template
 
     try:
         return jinja2.meta.find_undeclared_variables(parse_template(template))

@@ -12,22 +12,20 @@ from prefixkv.generation.sampling import Sampling
 from prefixkv.home import find_file
 from prefixkv.inputs.template_args import parse_template_args
 from prefixkv.methods.table import get_method
-from prefixkv.models.download import is_here
-from prefixkv.models.loading import LoadedModel, check_device_name, check_dtype_name, check_model_name
-from prefixkv.models.names import source_of
+from prefixkv.models.names import check_device_name, check_dtype_name, check_model_name, source_of
 from prefixkv.models.placement import Placement
 from prefixkv.policy.budget import Budget
 from prefixkv.policy.codec import DEFAULT_CODEC, get_codec
-from prefixkv.profiles.config import PrefixConfig
 from prefixkv_cli import output
 from prefixkv_cli.dialogue.picture_input import open_pictures
 from prefixkv_cli.model_choice import model_for_pictures
-from prefixkv_cli.model_loading import load_shown
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from prefixkv.chat.conversation import Conversation
+    from prefixkv.models.loading import LoadedModel
+    from prefixkv.profiles.config import PrefixConfig
 
 
 _KEPT = {"budget", "method", "codec", "config", "system", "template_arg"}
@@ -138,6 +136,8 @@ class Opening:
 
     def is_model_here(self) -> bool:
         """Whether the chosen model can be loaded without a download."""
+        from prefixkv.models.download import is_here
+
         source = source_of(self.model)
         return (
             self.model == "auto" or Path(source).is_dir() or is_here(source, with_code=self.placement.trust_remote_code)
@@ -153,6 +153,9 @@ class Opening:
         Raises:
             PrefixKVError: it cannot be had.
         """
+        # Here, so that who asks a server does not load what loads a model.
+        from prefixkv_cli.model_loading import load_shown
+
         loaded = load_shown(model, self.device, self.dtype, output.notice, self.placement, shown)
         if self.no_profile:
             from prefixkv.profiles.guidance import leave_out_profile
@@ -204,6 +207,8 @@ class Opening:
         if self.config is not None and chosen and "config" in self.given:
             raise OptionError("a configuration brings its own budget, method and codec: give either --config or those")
         if self.config is not None and not chosen:
+            from prefixkv.profiles.config import PrefixConfig
+
             config = PrefixConfig.load(find_file("configs", self.config))
             self._budget = config.as_budget() if self.search == "online" else config
             self.method, self.codec = config.method, config.codec

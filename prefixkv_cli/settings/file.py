@@ -13,11 +13,6 @@ from prefixkv.home import home
 from prefixkv_cli.settings.names import SETTINGS
 from prefixkv_cli.settings.variables import variable_of
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
 MOST_BYTES = 2**20
 """A settings file above this size is not read."""
 _ON = ("1", "true", "t", "yes", "y", "on")
@@ -131,6 +126,12 @@ def _text(path: Path) -> str:
 
 
 def _parsed(text: str, path: Path) -> dict[str, Any]:
+    # Here, since most users have no such file.
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+
     try:
         return tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import io
+import json
 import socket
 import threading
 from collections.abc import Iterator
@@ -175,8 +176,22 @@ def test_the_home_file_is_believed_where_it_is_the_users_alone(tmp_path: Path, m
     path.chmod(0o644)
     assert home_file.find_server() is None
     path.chmod(0o600)
+    written = json.loads(path.read_text())
+    for wrong in (
+        written | {"version": 2},
+        written | {"url": 8311},
+        written | {"process": "1"},
+        written | {"process": 2**40},
+        {name: value for name, value in written.items() if name != "token"},
+        [written],
+    ):
+        path.write_text(json.dumps(wrong))
+        assert home_file.find_server() is None, wrong
+    path.write_text(json.dumps(written))
     home_file.remove_home_file()
     assert not path.exists()
+    with pytest.raises(PrefixKVError, match="token"):
+        home_file.write_home_file("http://127.0.0.1:1", "short", "demo")
 
 
 def test_fields_that_change_nothing_are_taken_and_others_refused() -> None:
