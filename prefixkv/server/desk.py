@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from prefixkv.inputs.positions import answer_room
 from prefixkv.inputs.prompts import Prompt
 from prefixkv.inputs.template_args import check_template_args, say_unused
 from prefixkv.inputs.token_ids import end_tokens
+from prefixkv.inputs.turn import Turn
 from prefixkv.models.frontend import Frontend
 from prefixkv.policy.budget import Budget
 from prefixkv.profiles.config import PrefixConfig
@@ -132,6 +134,19 @@ class Desk:
         )
         words = budget.as_budget().text if isinstance(budget, PrefixConfig) else budget.text
         return Asked(stream, writer, sampling, {"method": method, "codec": codec, "budget": words}, notices)
+
+    def warm_up(self) -> None:
+        """Have a short question answered that nobody has asked.
+
+        So the first one that somebody asks does not wait for what is done once: the profile and the chat template are
+        read, kernels loaded, and on a GPU the step is captured.
+        """
+        own = self._manner
+        # Whatever is wrong with it is said to who asks.
+        with contextlib.suppress(Exception):
+            prompt = Prompt(self.frontend.processor, [Turn("Hello")])
+            asked = self.engine.submit(prompt, own.budget, Sampling(2), method=own.method, codec=own.codec)
+            asked.result()
 
     def other_model(self, name: str) -> RefusedError:
         """What is said to who asks for another model."""

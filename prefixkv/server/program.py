@@ -120,6 +120,7 @@ def serve(
         if engine is not None:
             engine.when_lost(server.end)
         try:
+            desk.warm_up()
             with given_back():
                 server.run(sockets=[listener])
         finally:
