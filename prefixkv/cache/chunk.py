@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from prefixkv.cache.compaction import AHEAD, Compaction, small_bytes
-from prefixkv.cache.scoring import entry_marks, score
+from prefixkv.cache.scoring import KnownScores, entry_marks, score
 from prefixkv.kernels.dispatch import gather
 from prefixkv.methods.evidence import Evidence
 from prefixkv.methods.precedence import with_newest
@@ -33,7 +33,11 @@ if TYPE_CHECKING:
 
 
 class Chunk:
-    """One chunk of one row."""
+    """One chunk of one row.
+
+    Attributes:
+        known_scores: of the layer that attends next, for `prefixkv.cache.scoring.score`; None where nobody shares them.
+    """
 
     def __init__(self, row: CacheRow, keys: torch.Tensor, marks: TextMarks) -> None:
         """Begin: choose the precision of storage, and see whether everything fits.
@@ -46,6 +50,7 @@ class Chunk:
             keys: (1, kv_heads, chunk_len, head_dim), of the first layer.
             marks: which of the chunk's tokens are text.
         """
+        self.known_scores: KnownScores | None = None
         self._row, self._marks, self._len, self._device = row, marks, keys.shape[2], keys.device
         self._seen = row.seen_tokens + self._len
         row.capacity.check_floor(seen_tokens=self._seen)
@@ -123,7 +128,7 @@ class Chunk:
             layer.keep(None, queries.new_zeros(1, 1, entries, dtype=torch.float32), self._len, row.bits)
         else:
             evidence = self.evidence(index, queries, scale, keys)
-            importance, pictures = score(row.method, layer, evidence)
+            importance, pictures = score(row.method, layer, evidence, self.known_scores)
             importance = with_newest(importance, self._newest)
             if self._trial is not None:
                 layer.hold(importance, self._len)

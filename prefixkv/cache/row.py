@@ -57,6 +57,7 @@ class CacheRow:
         limits: entries that each layer may hold under a hard limit; empty before the first chunk.
         is_text: (1, tokens), bool: which tokens are text, as far as somebody said; None where all are.
         prefix: entries that were read for several rows and come before the first chunk; None otherwise.
+        chunk: a prompt, or a later turn, while it is read; None else.
         is_in_pass: whether a forward pass of the model is under way whose end `end_pass` will tell.
         beside: rows that are read in the same pass, this one among them.
         version: another number whenever buffers or counts change in other ways than by `count_step`.
@@ -107,7 +108,7 @@ class CacheRow:
         self._next_positions: torch.Tensor | None = None
         self.prefix: PrefixEntries | None = None
         self._marks, self._is_due, self._steps = TextMarks(None, 0), False, 0
-        self._chunk: Chunk | None = None
+        self.chunk: Chunk | None = None
         self.version += 1
 
     def emptied(self, budget: Budget | None = None) -> CacheRow:
@@ -230,7 +231,7 @@ class CacheRow:
                 self._marks = self.prefix.marks_before(self._marks, new_len)
             keys, values = self.prefix.before(index, keys, values)
         if index == 0:
-            self._chunk = Chunk(self, keys, self._marks)
+            self.chunk = Chunk(self, keys, self._marks)
             self._marks = TextMarks(None, 0)
         keys, values = layer.arrive(keys, values)
         may_round = not self.keeps_all
@@ -281,10 +282,10 @@ class CacheRow:
         self.capacity.check_full(self.geometry.layers * (self.seen_tokens + 1))
 
     def _compact(self, index: int, queries: torch.Tensor, scale: float, keys: torch.Tensor | None = None) -> None:
-        assert self._chunk is not None
+        assert self.chunk is not None
         if self.prefix is not None:
             queries = self.prefix.queries_before(index, queries)
-        self._chunk.compact(index, queries, scale, keys)
+        self.chunk.compact(index, queries, scale, keys)
         is_last = index == self.geometry.layers - 1
         self._is_due = is_last and self.is_in_pass
         if is_last and not self._is_due:
@@ -292,8 +293,8 @@ class CacheRow:
 
     def _finish(self) -> None:
         """All layers have read the chunk: settle what each may hold, room that a hard limit leaves included."""
-        assert self._chunk is not None
-        self._chunk.finish()
-        self._chunk = self.prefix = None
+        assert self.chunk is not None
+        self.chunk.finish()
+        self.chunk = self.prefix = None
         self.version += 1
         self.limits = self.capacity.limits([layer.counts for layer in self._layers], self.seen_tokens, self.bits)

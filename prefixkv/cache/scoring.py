@@ -5,28 +5,32 @@ from __future__ import annotations
 import torch
 
 from prefixkv.cache.layer import CompressedLayer
-from prefixkv.cache.shared_scores import Scores, known_scores
 from prefixkv.methods.evidence import Evidence
 from prefixkv.methods.method import Method
 from prefixkv.policy import method_calls
 
+Scores = tuple[torch.Tensor, torch.Tensor | None]
+"""As `score` gives them."""
+KnownScores = dict[str, Scores]
+"""What methods have said of one layer's entries, by their names, for all caches that take in the same prompt with the
+same look-ahead queries: it depends neither on the budget nor on the codec."""
 TEXT_FIRST = 2.0
 """Added to the importance of text, which is at most 1, so that it comes before any picture's."""
 
 
-def score(method: Method, layer: CompressedLayer, evidence: Evidence) -> Scores:
+def score(method: Method, layer: CompressedLayer, evidence: Evidence, known: KnownScores | None = None) -> Scores:
     """Score the entries of a layer that has just attended, or take what was said of them for another cache.
 
     Args:
         method: the recipe.
         layer: holds a chunk that is not compacted yet.
         evidence: of that chunk.
+        known: of this layer and prompt: scores are looked up and noted there; None where nobody shares them.
 
     Returns:
         (1, heads, entries), float32, `heads` 1 where they share a choice; and the importance of picture entries
         together, as the scorer said it, one number that stays on the device; None where pictures do not count.
     """
-    known = known_scores()
     if known is None:
         return _score(method, layer, evidence)
     if method.name not in known:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +11,7 @@ import torch
 from prefixkv.cache import hand_off
 from prefixkv.cache.hand_off import HandOff
 from prefixkv.cache.prefix_cache import PrefixKVCache
-from prefixkv.cache.shared_scores import Scores, shared
+from prefixkv.cache.scoring import KnownScores
 from prefixkv.cache.states import fill_states, state_tensors
 from prefixkv.generation.forward import read_prompt
 from prefixkv.inputs.positions import answer_room
@@ -33,7 +32,7 @@ class _LayerPass:
     scale: float = 0.0
     lse: torch.Tensor | None = None
     whole_keys: torch.Tensor | None = None
-    scores: dict[str, Scores] = field(default_factory=dict)
+    scores: KnownScores = field(default_factory=dict)
 
     def note(self, queries: torch.Tensor, scale: float, keys: torch.Tensor | None = None) -> None:
         self.whole_keys = keys
@@ -108,8 +107,9 @@ class Prefill:
             if word is not None and word.after is not None and layer.queries is not None:
                 if layer.lse is not None:
                     row_lse.remember(layer.queries, layer.lse)
-                with shared(layer.scores) if shares_scores else nullcontext():
-                    word.after(layer.queries, layer.scale, layer.whole_keys)
+                if shares_scores and cache.row.chunk is not None:
+                    cache.row.chunk.known_scores = layer.scores
+                word.after(layer.queries, layer.scale, layer.whole_keys)
                 row_lse.forget()
         # The cache's model will write into them.
         states = state_tensors(self._recorder.row.states)
