@@ -96,7 +96,7 @@ class EntriesInRuns(StoredEntries):
     @property
     def entries(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values, (1, kv_heads, stored_tokens, head_dim), in that order; views where nothing is packed."""
-        return _joined(self.fine.entries, super().entries) if self.fine.kept_tokens else super().entries
+        return joined(self.fine.entries, super().entries) if self.fine.kept_tokens else super().entries
 
     def unite(self) -> None:
         """Make both one, in the model's own precision, with a chunk ahead that is scored with all of them."""
@@ -155,7 +155,8 @@ class EntriesInRuns(StoredEntries):
         return others, count - fine
 
 
-def _joined(
+def joined(
     first: tuple[torch.Tensor, torch.Tensor], second: tuple[torch.Tensor, torch.Tensor]
 ) -> tuple[torch.Tensor, torch.Tensor]:
+    """Keys and values of two runs behind each other, (1, kv_heads, entries of both, head_dim) each."""
     return torch.cat([first[0], second[0]], dim=2), torch.cat([first[1], second[1]], dim=2)

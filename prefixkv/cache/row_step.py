@@ -1,26 +1,27 @@
-"""Steps on the CPU: the new entries of all rows are packed in one call, and a row's entries are unpacked by few."""
+"""Steps on the CPU: new entries of all rows are packed in one call, and the entries of several unpacked in one."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import groupby
-from operator import itemgetter
+from collections.abc import Iterator, Sequence
 
 import torch
 
-from prefixkv.cache.fine_run import Run
+from prefixkv.cache.fine_run import Run, joined
 from prefixkv.cache.row import CacheRow
 from prefixkv.cache.stored_entries import packed_pair
 from prefixkv.kernels.packed_row import key_bits, value_bits
 from prefixkv.kernels.packing import turn, unpack_turned
+
+COPY_BYTES = 2**21
+"""Of the working copy of several rows' unpacked entries: a few times what a core has in its second cache. A row that
+needs more is unpacked by itself."""
 
 
 class RowSteps:
     """Has rows attend in steps that read one token of each.
 
     A query loses nothing by being turned as packed vectors are: few queries are turned, and few outputs turned back,
-    instead of all keys and values. Rows attend one after the other: bringing several together for one call, padded to
-    the longest, costs more than the calls.
+    instead of all keys and values.
     """
 
     def __init__(self) -> None:
@@ -58,44 +59,72 @@ class RowSteps:
         stored |= {bits: packed_pair(key, value, bits) for bits in {row.bits for row in rows} if bits is not None}
         # The heads of a group ask the same keys: they stand for several queries of one head.
         queries = query.reshape(count, kv_heads, -1, head_dim)
-        outputs = []
+        stored_runs = []
         for index, row in enumerate(rows):
-            here = slice(index, index + 1)
-            keys, values = stored[row.bits]
-            layer = row.store_step(keys[here], values[here], place)
-            outputs.append(self._attend(layer.runs, queries[here], scale))
-        output = torch.cat(outputs) if count > 1 else outputs[0]
+            keys, values = (part[index : index + 1] for part in stored[row.bits])
+            stored_runs.append(row.store_step(keys, values, place).runs)
+        outputs = [self._attend(stored_runs[some], queries[some], scale) for some in _alike(stored_runs, queries)]
+        output = torch.cat(outputs) if len(outputs) > 1 else outputs[0]
         return output.view(query.shape).transpose(1, 2)
 
-    def _attend(self, runs: Sequence[Run], queries: torch.Tensor, scale: float) -> torch.Tensor:
-        """Attend to all runs of one row, (1, kv_heads, group, head_dim)."""
+    def _attend(self, runs: Sequence[Sequence[Run]], queries: torch.Tensor, scale: float) -> torch.Tensor:
+        """Attend to all runs of each of some rows, either all packed or none, (rows, kv_heads, group, head_dim)."""
+        is_packed = runs[0][0][2] is not None
+        entries = self._unpacked(runs, queries) if is_packed else [(keys, values) for ((keys, values, _),) in runs]
         attention = torch.nn.functional.scaled_dot_product_attention
-        keys, values, pair = runs[0]
-        if pair is None:
-            return attention(queries, keys, values, scale=scale)
-        keys, values = self._unpack(runs, queries)
-        return turn(attention(turn(queries), keys, values, scale=scale))
+        asked = (turn(queries) if is_packed else queries).split(1)
+        outputs = [attention(one, *pair, scale=scale) for one, pair in zip(asked, entries, strict=True)]
+        output = torch.cat(outputs) if len(outputs) > 1 else outputs[0]
+        return turn(output) if is_packed else output
 
-    def _unpack(self, runs: Sequence[Run], like: torch.Tensor) -> Sequence[torch.Tensor]:
-        """Read packed runs into the working copy: neighbours in the same bits by one call.
+    def _unpacked(
+        self, runs: Sequence[Sequence[Run]], like: torch.Tensor
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Read packed runs into the working copy, all that are in the same bits by one call.
 
         Args:
-            runs: of one row.
-            like: (1, kv_heads, any, head_dim), of the dtype that is wanted.
+            runs: of each row.
+            like: (any, kv_heads, any, head_dim), of the dtype that is wanted.
 
-        Returns:
-            Keys and values of all runs, (1, kv_heads, entries, head_dim), turned; views that the next call overwrites.
+        Yields:
+            Keys and values of a row's runs, (1, kv_heads, entries, head_dim), turned; what the next call overwrites.
         """
-        parts = [(keys, key_bits(pair)) for keys, _, pair in runs if pair is not None]
-        parts += [(values, value_bits(pair)) for _, values, pair in runs if pair is not None]
-        entries = sum(part.shape[2] for part, _ in parts)
+        parts: dict[int, list[torch.Tensor]] = {}
+        for row in runs:
+            for keys, values, pair in row:
+                assert pair is not None
+                parts.setdefault(key_bits(pair), []).append(keys)
+                parts.setdefault(value_bits(pair), []).append(values)
         _, kv_heads, _, head_dim = like.shape
-        if self._copy.numel() < (size := kv_heads * entries * head_dim):
+        vector_groups = {bits: sum(part.shape[2] for part in same) for bits, same in parts.items()}
+        size = kv_heads * head_dim * sum(vector_groups.values())
+        if self._copy.numel() < size:
             self._copy = like.new_empty(size)
-        copy, start = self._copy[:size].view(1, kv_heads, entries, head_dim), 0
-        for bits, neighbours in groupby(parts, key=itemgetter(1)):
-            packed = torch.cat([part for part, _ in neighbours], dim=2)
-            end = start + packed.shape[2]
-            unpack_turned(packed, bits, copy.dtype, copy[:, :, start:end])
-            start = end
-        return copy.chunk(2, dim=2)
+        read: dict[int, Iterator[torch.Tensor]] = {}
+        start = 0
+        for bits, same in parts.items():
+            end = start + kv_heads * head_dim * vector_groups[bits]
+            copy = self._copy[start:end].view(1, kv_heads, -1, head_dim)
+            unpack_turned(torch.cat(same, dim=2), bits, copy.dtype, copy)
+            read[bits], start = iter(copy.split([part.shape[2] for part in same], dim=2)), end
+        for row in runs:
+            pairs = [(next(read[key_bits(pair)]), next(read[value_bits(pair)])) for _, _, pair in row if pair]
+            yield pairs[0] if len(pairs) == 1 else joined(*pairs)
+
+
+def _alike(runs: Sequence[Sequence[Run]], like: torch.Tensor) -> Iterator[slice]:
+    """Rows next to each other that attend together: all packed or none, and unpacked in no more than `COPY_BYTES`.
+
+    Args:
+        runs: of each row.
+        like: (any, kv_heads, any, head_dim), of the dtype in which they are unpacked.
+    """
+    entry_bytes = 2 * like.shape[1] * like.shape[3] * like.element_size()
+    start, held, is_packed = 0, 0, False
+    for index, row in enumerate(runs):
+        own = entry_bytes * sum(keys.shape[2] for keys, _, _ in row)
+        if index > start and (held + own > COPY_BYTES or is_packed != (row[0][2] is not None)):
+            yield slice(start, index)
+            start, held = index, 0
+        held, is_packed = held + own, row[0][2] is not None
+    yield slice(start, len(runs))

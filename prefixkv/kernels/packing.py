@@ -82,19 +82,15 @@ def unpack_turned(packed: torch.Tensor, bits: int, exact: torch.dtype, out: torc
         (..., head_dim).
     """
     steps = packed[..., -STEP_BYTES:].contiguous().view(torch.float16).to(exact)
-    codes, parts = packed[..., :-STEP_BYTES], 8 // bits
-    # The bytes become numbers first, of which the parts are split off exactly: a CPU multiplies faster than it shifts.
-    digits = torch.empty((parts, *codes.shape), dtype=exact, device=packed.device)
-    whole, *higher = digits.unbind()
-    whole.copy_(codes)
-    for digit in higher:
-        torch.mul(whole, 2.0**-bits, out=digit).floor_()
-        whole.sub_(digit, alpha=1 << bits)
-        whole = digit
-    digits.sub_(((1 << bits) - 1) / 2)
+    size, parts, mask = packed.shape[-1] - STEP_BYTES, 8 // bits, (1 << bits) - 1
     if out is None:
-        out = steps.new_empty(*codes.shape[:-1], parts * codes.shape[-1])
-    torch.mul(digits, steps, out=out.unflatten(-1, (parts, -1)).movedim(-2, 0))
+        out = steps.new_empty(*packed.shape[:-1], parts * size)
+    for number, numbers in enumerate(out.split(size, dim=-1)):
+        # Whole rows, the bytes of their steps among them: a CPU is slow where memory has gaps.
+        part = packed >> bits * number if number else packed
+        if number < parts - 1:
+            part = part & mask
+        torch.mul(part.to(exact).sub_(mask / 2)[..., :size], steps, out=numbers)
     return out
 
 

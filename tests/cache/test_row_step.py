@@ -54,14 +54,19 @@ def test_rows_attend_as_each_to_its_unpacked_entries(model: Any, monkeypatch: py
             assert torch.equal(one.kept_positions(layer), other.kept_positions(layer))
 
 
-def test_working_copy_holds_one_row(model: Any) -> None:
+def test_working_copy_holds_few_bytes_or_one_row(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     with torch.no_grad(), attention.installed(model):
         rows = _rows(model)
-        view = PrefixKVCache.of_rows(rows)
-        read_tokens(model, view, torch.arange(len(rows)))
-        longest = max(layer.stored_tokens for row in rows for layer in row.layers)
-        copy = view._pass._steps._copy
-        assert 0 < copy.nbytes <= longest * rows[0].geometry.entry_bytes
+        entry_bytes = rows[0].geometry.entry_bytes
+        copies = []
+        for most_bytes in (0, 150 * entry_bytes, row_step.COPY_BYTES):
+            monkeypatch.setattr(row_step, "COPY_BYTES", most_bytes)
+            view = PrefixKVCache.of_rows(rows)
+            logits = read_tokens(model, view, torch.arange(len(rows)))
+            longest = max(layer.stored_tokens for row in rows for layer in row.layers if row.bits)
+            copies.append(view._pass._steps._copy.nbytes // entry_bytes)
+            assert logits.isfinite().all()
+    assert 0 < copies[0] <= longest < copies[1] <= 150 < copies[2]
 
 
 def test_batch_of_generate_steps_together(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
