@@ -229,12 +229,12 @@ class CompressedLayer(EntriesInRuns):
         """Where the next token's entry goes, (1,), int64: taken off the queue's oldest end and put at the newest."""
         assert self.order is not None
         if self.kept_tokens < limit.allowed(self.seen_tokens):
-            slot = torch.full((1,), self.kept_tokens, dtype=torch.int32, device=self.order.device)
+            slot = torch.full((1,), self.kept_tokens, device=self.order.device)
         else:
-            slot = self.order[self.head : self.head + 1].clone()
+            slot = self.order[self.head : self.head + 1].long()
         newest = (self.head + self.count) % len(self.order)
         self.order[newest : newest + 1] = slot
-        return slot.long()
+        return slot
 
     def reserve(self, limit: DecodeLimit, steps: int) -> None:
         """Make room for so many further tokens; a buffer that grows does so ahead, unless its limit is fixed.

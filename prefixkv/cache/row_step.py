@@ -55,14 +55,12 @@ class RowSteps:
             (rows, 1, query_heads, head_dim).
         """
         count, kv_heads, _, head_dim = key.shape
-        stored: dict[int | None, tuple[torch.Tensor, torch.Tensor]] = {None: (key, value)}
-        stored |= {bits: packed_pair(key, value, bits) for bits in {row.bits for row in rows} if bits is not None}
+        pairs: dict[int | None, tuple[torch.Tensor, torch.Tensor]] = {None: (key, value)}
+        pairs |= {bits: packed_pair(key, value, bits) for bits in {row.bits for row in rows} if bits is not None}
+        new = {bits: list(zip(keys.split(1), values.split(1), strict=True)) for bits, (keys, values) in pairs.items()}
         # The heads of a group ask the same keys: they stand for several queries of one head.
         queries = query.reshape(count, kv_heads, -1, head_dim)
-        stored_runs = []
-        for index, row in enumerate(rows):
-            keys, values = (part[index : index + 1] for part in stored[row.bits])
-            stored_runs.append(row.store_step(keys, values, place).runs)
+        stored_runs = [row.store_step(*new[row.bits][index], place).runs for index, row in enumerate(rows)]
         outputs = [self._attend(stored_runs[some], queries[some], scale) for some in _alike(stored_runs, queries)]
         output = torch.cat(outputs) if len(outputs) > 1 else outputs[0]
         return output.view(query.shape).transpose(1, 2)

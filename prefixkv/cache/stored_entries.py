@@ -113,7 +113,7 @@ class StoredEntries(RefusingLayer):
         assert self.values is not None
         assert self.positions is not None
         assert self.importance is not None
-        if self.bits is not None and keys.dtype != torch.uint8:
+        if keys.dtype != self.keys.dtype and self.bits is not None:
             keys, values = packed_pair(keys, values, self.bits)
         self.keys.index_copy_(2, slot, keys)
         self.values.index_copy_(2, slot, values)
