@@ -14,9 +14,8 @@ from prefixkv.policy.budget import Budget
 from prefixkv.policy.codec import CODECS, DEFAULT_CODEC, Codec
 from prefixkv.policy.entry_size import EntrySize
 from prefixkv.policy.precision import (
-    COARSE_BITS,
-    FEWEST_BITS,
     FINE_OF,
+    ROUNDED,
     TYPICAL_EVICTION,
     Losses,
     beside_bits,
@@ -103,8 +102,7 @@ class Capacity:
     @property
     def outcomes(self) -> tuple[Capacity, ...]:
         """This, and what it may become once a prompt has said what the model loses by few bits."""
-        borne = ({COARSE_BITS: 0.0}, {COARSE_BITS: 0.0, FEWEST_BITS: 0.0})
-        measured = (replace(self, losses=Losses(each, TYPICAL_EVICTION)) for each in borne)
+        measured = (replace(self, losses=Losses({bits: 0.0}, TYPICAL_EVICTION)) for bits in ROUNDED)
         return (self, *measured) if self.is_unmeasured else (self,)
 
     def holds_all(self, seen_tokens: int, bits: int | None = None, fine: int = 0) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import reduce
 from itertools import accumulate, pairwise
 from math import inf
 
@@ -11,10 +12,10 @@ from prefixkv.kernels.packed_row import PAIRS, makes_bytes
 from prefixkv.models.geometry import KVGeometry
 from prefixkv.policy.entry_size import EntrySize
 
-FINE_BITS, COARSE_BITS, UNEVEN_BITS, FEWEST_BITS = 8, 4, 42, 2
-"""Of `PAIRS` those that a method which packs chooses from: keys and values in 8, in 4, keys in 4 and values in 2, and
-both in 2 bits."""
-ROUNDED = (COARSE_BITS, UNEVEN_BITS, FEWEST_BITS)
+FINE_BITS, FINE_KEY_BITS, COARSE_BITS, UNEVEN_BITS, FEWEST_BITS = 8, 84, 4, 42, 2
+"""Of `PAIRS` those that a method which packs chooses from: keys and values in 8, keys in 8 and values in 4, both in 4,
+keys in 4 and values in 2, and both in 2 bits."""
+ROUNDED = (FINE_KEY_BITS, COARSE_BITS, UNEVEN_BITS, FEWEST_BITS)
 """Those of which a profile says what they lose."""
 FINE_OF = {UNEVEN_BITS: COARSE_BITS, FEWEST_BITS: UNEVEN_BITS}
 """Where a layer's entries are in two precisions: that of the most important ones, its fine run, by that of the others:
@@ -33,6 +34,9 @@ SCARCE = 0.3
 """The same where fewer bits lose more than slightly: a model misses what is evicted beyond this more than precision."""
 CLEARLY = 0.75
 """Two precisions are taken where they lose less than this part of what one loses: a profile's samples are few."""
+BY_A_TENTH = 0.9
+"""More bits are taken where they lose less than this part of what fewer lose, which hold more entries: what is evicted
+is missed most in what the samples do not show."""
 TYPICAL_EVICTION = {0.5: 0.05, 0.35: 0.1, 0.2: 0.2, 0.1: 0.4}
 """What evicting is taken to lose where nobody measured it, in nats a token by the share that is kept: about what
 SmolLM2 loses in texts."""
@@ -43,7 +47,8 @@ class Losses:
     """What a model was measured to lose, in nats a token along its own answers.
 
     Attributes:
-        rounding: by bits, of `ROUNDED`, where all entries are kept and rounded; what was not measured is not used.
+        rounding: by bits, of `ROUNDED`, where all entries are kept and rounded, those of the answer too; what was not
+            measured is not used.
         eviction: by the share of the entries that `guided` keeps, where those are stored as they are; empty where it
             was not measured.
         mixed: by the share of a 16-bit cache's bytes, where `guided` keeps as many entries as that holds in two
@@ -112,8 +117,8 @@ def loses_less_mixed(geometry: KVGeometry, room_bytes: int, entries: int, bits: 
 def packed_bits(geometry: KVGeometry, room_bytes: int, entries: int, before: int | None, losses: Losses) -> int:
     """The bits for a budget that does not hold all entries as they are.
 
-    Those by which the model loses least, rounding and eviction together, where both were measured; else fewer bits
-    where few entries are held, as far as the model bears them.
+    Where rounding and eviction were both measured, the fewest, unless the model loses a tenth less by more; else fewer
+    bits where few entries are held, as far as the model bears them.
 
     Args:
         geometry: the model's KV shape.
@@ -127,7 +132,10 @@ def packed_bits(geometry: KVGeometry, room_bytes: int, entries: int, before: int
         lost = {
             bits: losses.rounding.get(bits, 0.0) + losses.of_evicting(min(1.0, share)) for bits, share in held.items()
         }
-        bits = min(lost, key=lambda each: (lost[each], PAIRS.index(each)))
+        bits = reduce(
+            lambda fewer, more: more if lost[more] < BY_A_TENTH * lost[fewer] else fewer,
+            sorted(lost, key=PAIRS.index, reverse=True),
+        )
     else:
         bits = _by_scarcity(held, losses.rounding)
     return fewer_bits(bits, before)

@@ -11,6 +11,7 @@ from prefixkv.policy.precision import (
     BEARABLE_LOSS,
     COARSE_BITS,
     FEWEST_BITS,
+    FINE_KEY_BITS,
     TYPICAL_EVICTION,
     UNEVEN_BITS,
     Losses,
@@ -25,7 +26,8 @@ LOST_NATS = 0.3
 """Nats a token that are taken to be lost for each by which attention diverges: SmolLM2 loses 0.5, the demo less."""
 VALUES_PART = 1 / 8
 """Of what keys and values in the fewest bits lose, the part that is taken to be the values': the demo's by its profile
-(0.0005 nats in `UNEVEN_BITS` less 0.00006 in `COARSE_BITS`, of 0.0033)."""
+(0.0005 nats in `UNEVEN_BITS` less 0.00006 in `COARSE_BITS`, of 0.0033). Of what `COARSE_BITS` lose SmolLM2's values
+make a ninth."""
 
 
 @torch.no_grad()
@@ -81,10 +83,13 @@ class RoundingTrial:
     def losses(self) -> Losses:
         """What stands for a profile's losses, without bits that lose more than is bearable. Waits for the device.
 
-        Keys in more bits than values lose what the keys lose in theirs, and a part of what fewest bits lose.
+        Keys in more bits than values lose what the keys lose in theirs, which is nothing in 8, and a part of what both
+        lose in those of the values.
         """
         diverged = {bits: sum(float(layer[bits]) for layer in self._tried) / self._layers for bits in self._tried[0]}
         lost = {bits: LOST_NATS * nats for bits, nats in diverged.items()}
+        if COARSE_BITS in lost:
+            lost[FINE_KEY_BITS] = VALUES_PART * lost[COARSE_BITS]
         if {COARSE_BITS, FEWEST_BITS} <= lost.keys():
             lost[UNEVEN_BITS] = lost[COARSE_BITS] + VALUES_PART * lost[FEWEST_BITS]
         return Losses({bits: nats for bits, nats in lost.items() if nats <= BEARABLE_LOSS}, TYPICAL_EVICTION)

@@ -124,8 +124,8 @@ class LayerProfile:
         layers: a curve for each layer.
         created_by: program and version.
         look_ahead: queries that the model asked while it answered; None where they were not recorded.
-        rounding_losses: divergence of the model's predictions, in nats a token, where its prompt is stored in 4 bits,
-            as `k4v2` and in 2 bits, as far as it was measured; by the bits, 42 for `k4v2`.
+        rounding_losses: divergence of the model's predictions, in nats a token, where prompt and answer are stored
+            as `k8v4`, in 4 bits, as `k4v2` and in 2 bits, as far as it was measured; by the bits, 84 for `k8v4`.
         eviction_losses: the same where `guided` keeps a share of the entries as they are, by that share.
         mixed_losses: the same where it stores what a share of a 16-bit cache's bytes holds in two precisions, by that.
     """

@@ -38,7 +38,7 @@ SCORER = accumulated.__name__
 ANSWER_TOKENS = 128
 """Length to which a model answers a calibration sample: look-ahead queries are drawn from the whole answers."""
 COMPARED_SAMPLES = 16
-"""Samples, the first ones, whose answers are predicted again from rounded caches and from such as evict."""
+"""Samples, the first ones, whose answers are predicted again from caches that round and from such as evict."""
 
 
 class _Recorder(DynamicCache):

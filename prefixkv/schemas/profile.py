@@ -58,7 +58,7 @@ class ProfileSchema(Schema):
     samples: Annotated[list[SampleSchema], Field(max_length=100_000, fail_fast=True)]
     layers: Annotated[list[LayerSchema], Field(min_length=1, max_length=MOST_LAYERS, fail_fast=True)]
     look_ahead: LookAheadSchema | None = None
-    rounding_losses: dict[Literal["4", "42", "2"], NotNegative] = Field(default_factory=dict)
+    rounding_losses: dict[Literal["84", "4", "42", "2"], NotNegative] = Field(default_factory=dict)
     eviction_losses: Annotated[dict[KeptShare, NotNegative], Field(max_length=100)] = Field(default_factory=dict)
     mixed_losses: Annotated[dict[KeptShare, NotNegative], Field(max_length=100)] = Field(default_factory=dict)
     created_by: Name

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -18,6 +20,7 @@ from prefixkv.models.identity import ModelIdentity
 from prefixkv.policy.budget import Budget
 from prefixkv.policy.codec import CODECS, get_codec, stored_name
 from prefixkv.policy.entry_size import EntrySize
+from prefixkv.policy.precision import TYPICAL_EVICTION, Losses
 from prefixkv.profiles.config import PrefixConfig
 from tests import tiny
 
@@ -134,3 +137,18 @@ def test_a_configuration_holds_as_many_entries_as_its_codec_fits(codec: str) -> 
     assert usage.codec == codec
     assert sum(config.kept_tokens()) > {8: 1.7, 84: 2.2, 4: 3.1, 42: 3.9, 2: 5.2}[CODECS[codec].bits] * 0.1 * 204 * 4
     assert usage.kept_bytes == config.budget["bytes"] <= 0.1 * usage.full_bytes
+
+
+def test_what_a_prompt_may_say_of_its_bits_is_foreseen() -> None:
+    """Room is reserved for whatever `guided` without a profile may come to store once it has tried the prompt."""
+    lost = ({84: 0.001}, {84: 0.001, 4: 0.01}, {84: 0.001, 4: 0.01, 42: 0.02}, {84: 0.0, 4: 0.0, 42: 0.001, 2: 0.01})
+    found = set()
+    for share in range(3, 52):
+        capacity = Capacity(GEOMETRY, Budget.parse(f"{share}%"), get_method("guided"))
+        foreseen = {each.bits(1000, None, is_evicted=False) for each in capacity.outcomes}
+        for rounding in lost:
+            measured = replace(capacity, losses=Losses(rounding, TYPICAL_EVICTION))
+            bits = measured.bits(1000, None, is_evicted=False)
+            assert bits in foreseen, (share, rounding)
+            found.add(bits)
+    assert found == {8, 84, 4, 42, 2}
