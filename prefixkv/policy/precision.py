@@ -37,6 +37,9 @@ CLEARLY = 0.75
 BY_A_TENTH = 0.9
 """More bits are taken where they lose less than this part of what fewer lose, which hold more entries: what is evicted
 is missed most in what the samples do not show."""
+NEARLY_ALL = 0.95
+"""Bits that hold this share of the entries and lose no more than slightly come before any that evict more. Rounding
+harms all answers a little, and evicting few of them much, of which a profile's samples may have none."""
 TYPICAL_EVICTION = {0.5: 0.05, 0.35: 0.1, 0.2: 0.2, 0.1: 0.4}
 """What evicting is taken to lose where nobody measured it, in nats a token by the share that is kept: about what
 SmolLM2 loses in texts."""
@@ -110,6 +113,8 @@ def fine_tokens(room_bytes: int, entries: int, layers: int, fine_price: int, bes
 def loses_less_mixed(geometry: KVGeometry, room_bytes: int, entries: int, bits: int, losses: Losses) -> bool:
     """Whether a model loses clearly less by two precisions than in `bits`, the answer of `packed_bits`; as for that."""
     held = room_bytes / (entries * EntrySize.of(geometry, bits).stored)
+    if _is_slight(held, bits, losses):
+        return False
     lost = losses.rounding.get(bits, 0.0) + losses.of_evicting(min(1.0, held)) if losses.eviction else inf
     return losses.of_mixing(room_bytes / (entries * geometry.counted_bytes)) < CLEARLY * lost
 
@@ -117,8 +122,9 @@ def loses_less_mixed(geometry: KVGeometry, room_bytes: int, entries: int, bits: 
 def packed_bits(geometry: KVGeometry, room_bytes: int, entries: int, before: int | None, losses: Losses) -> int:
     """The bits for a budget that does not hold all entries as they are.
 
-    Where rounding and eviction were both measured, the fewest, unless the model loses a tenth less by more; else fewer
-    bits where few entries are held, as far as the model bears them.
+    Where rounding and eviction were both measured, the most of those that hold nearly all entries and lose no more than
+    slightly; where there are none, the fewest, unless the model loses a tenth less by more. Else fewer bits where few
+    entries are held, as far as the model bears them.
 
     Args:
         geometry: the model's KV shape.
@@ -128,7 +134,10 @@ def packed_bits(geometry: KVGeometry, room_bytes: int, entries: int, before: int
         losses: what the model was measured to lose.
     """
     held = {bits: room_bytes / (entries * EntrySize.of(geometry, bits).stored) for bits in _possible(geometry, losses)}
-    if losses.eviction:
+    slight = [bits for bits, share in held.items() if _is_slight(share, bits, losses)]
+    if losses.eviction and slight:
+        bits = min(slight, key=PAIRS.index)
+    elif losses.eviction:
         lost = {
             bits: losses.rounding.get(bits, 0.0) + losses.of_evicting(min(1.0, share)) for bits, share in held.items()
         }
@@ -139,6 +148,11 @@ def packed_bits(geometry: KVGeometry, room_bytes: int, entries: int, before: int
     else:
         bits = _by_scarcity(held, losses.rounding)
     return fewer_bits(bits, before)
+
+
+def _is_slight(held: float, bits: int, losses: Losses) -> bool:
+    """Whether bits of which a budget holds such a share of the entries evict next to nothing, and round little."""
+    return held >= NEARLY_ALL and losses.rounding.get(bits, 0.0) <= SLIGHT_LOSS
 
 
 def fewer_bits(bits: int, before: int | None) -> int:

@@ -127,7 +127,7 @@ def test_loss_of_eviction_is_that_of_the_compressed_prompt() -> None:
 
 @pytest.mark.exhaustive(keep=1)
 @pytest.mark.parametrize(
-    ("budget", "bits"), [("5%", 2), ("14.1%", 42), ("20%", 4), ("26.6%", 4), ("30%", 84), ("50%", 8)]
+    ("budget", "bits"), [("5%", 2), ("10%", 2), ("14.1%", 42), ("20%", 42), ("26.6%", 4), ("40%", 84), ("50%", 8)]
 )
 def test_the_demo_stores_in_bits_that_it_bears(budget: str, bits: int, demo: LoadedModel) -> None:
     (sample,) = drawn_samples(1, first_seed=73)
@@ -209,6 +209,16 @@ def test_keys_that_do_not_bear_four_bits_are_stored_in_eight() -> None:
     rooms = [Budget.parse(f"{share}%").room_bytes(GEOMETRY, 3000) for share in (51, 40, 20, 5)]
     assert [packed_bits(GEOMETRY, room, 32 * 3000, None, losses) for room in rooms] == [8, 84, 84, 84]
     assert [packed_bits(GEOMETRY, rooms[0], 32 * 3000, before, losses) for before in (84, 4)] == [84, 4]
+
+
+def test_what_holds_nearly_all_and_rounds_little_comes_before_what_evicts() -> None:
+    """Whatever the samples have lost by evicting, and in two precisions."""
+    eviction, mixed = {0.75: 0.0, 0.5: 0.0, 0.1: 1.0}, {0.2: 0.0, 0.1: 0.0}
+    rooms = [Budget.parse(f"{share}%").room_bytes(GEOMETRY, 3000) for share in (26, 20, 14, 10)]
+    for uneven, bits in ((SLIGHT_LOSS, [4, 42, 4, 2]), (SLIGHT_LOSS * 1.01, [4, 4, 4, 2])):
+        losses = Losses({4: 0.0001, 42: uneven, 2: SLIGHT_LOSS * 1.01}, eviction, mixed)
+        assert [packed_bits(GEOMETRY, room, 32 * 3000, None, losses) for room in rooms] == bits
+        assert loses_less_mixed(GEOMETRY, rooms[1], 32 * 3000, bits[1], losses) == (bits[1] == 4)
 
 
 def test_more_bits_are_taken_where_they_lose_a_tenth_less() -> None:

@@ -1,7 +1,7 @@
 """Measure the demo model's bundled profile: `python -m tools.demo.profile --out prefixkv/demo/profile.json`.
 
 Half of its samples are drawn scenes and half drawn documents, since the model is asked about both. No evaluation draws
-their seeds.
+their seeds. Answers are taken to their ends: what evicting loses is lost late in long ones.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from prefixkv.profiles.calibration import document_samples, drawn_samples
 from prefixkv.profiles.profile import LayerProfile
 
 _FIRST_SEED = 910_000
+_ANSWER_TOKENS = 320
 
 
 def main() -> None:
@@ -28,7 +29,8 @@ def main() -> None:
     last = _FIRST_SEED + options.samples - 1
     source = f"{options.samples} drawn scenes and {options.samples} drawn documents (seeds {_FIRST_SEED} to {last})"
     samples = list(chain.from_iterable(zip(scenes, documents, strict=True)))
-    LayerProfile.measure(prefixkv.load_model("demo"), samples, source, progress=print).save(options.out)
+    loaded = prefixkv.load_model("demo")
+    LayerProfile.measure(loaded, samples, source, answer_tokens=_ANSWER_TOKENS, progress=print).save(options.out)
 
 
 if __name__ == "__main__":
