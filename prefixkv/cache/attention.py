@@ -11,7 +11,6 @@ from prefixkv.cache import installations
 from prefixkv.cache.captured_blocks import captured_blocks
 from prefixkv.cache.compressed_attention import attend, make_mask
 from prefixkv.cache.fused_layers import fused_layers
-from prefixkv.cache.last_token import shortened_last_layer
 from prefixkv.cache.latents import expanded_latents
 from prefixkv.cache.passes import watched_passes
 from prefixkv.cache.positions import tracked
@@ -53,7 +52,6 @@ def _changed(model: PreTrainedModel) -> Iterator[None]:
         fused_layers(model, attend),
         captured_blocks(model),
         expanded_latents(model),
-        shortened_last_layer(model),
         completed_passes(model),
     ):
         yield

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from prefixkv.cache.last_token import last_token_alone
 from prefixkv.cache.prefix_cache import PrefixKVCache
 from prefixkv.cache.reading_graphs import replayed_parts
 from prefixkv.errors import PrefixKVError
@@ -53,7 +52,7 @@ def read_prompt(model: PreTrainedModel, inputs: Mapping[str, Any], cache: Any) -
         PrefixKVError: the model does not take the pictures.
     """
     options = {**cache_argument(cache), "use_cache": True, "logits_to_keep": 1}
-    with torch.no_grad(), picture_errors(inputs), replayed_parts(model), last_token_alone():
+    with torch.no_grad(), picture_errors(inputs), replayed_parts(model):
         output = model(**inputs, **options)
         return output.logits[:, -1].float()
 

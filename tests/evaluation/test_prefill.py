@@ -14,7 +14,6 @@ from prefixkv.evaluation.continuation import GivenText
 from prefixkv.evaluation.data import DataSource
 from prefixkv.evaluation.exercise import Exercises
 from prefixkv.evaluation.following import State, follow
-from prefixkv.generation.forward import read_prompt
 from prefixkv.generation.prefill import Prefill
 from prefixkv.methods.evidence import Evidence
 from prefixkv.methods.method import Method
@@ -32,8 +31,9 @@ def inputs(demo: LoadedModel) -> dict[str, torch.Tensor]:
 
 
 def _own_pass(loaded: LoadedModel, inputs: dict[str, torch.Tensor], cell: Cell) -> tuple[PrefixKVCache, torch.Tensor]:
-    cache = new_cache(loaded, cell)
-    return cache, read_prompt(loaded.model, inputs, cache)
+    cache, model = new_cache(loaded, cell), loaded.model
+    forward: Any = model
+    return cache, forward(**inputs, **cache_argument(cache), use_cache=True, logits_to_keep=1).logits[:, -1].float()
 
 
 def _assert_equal(one: PrefixKVCache, other: PrefixKVCache) -> None:
