@@ -38,8 +38,9 @@ BY_A_TENTH = 0.9
 """More bits are taken where they lose less than this part of what fewer lose, which hold more entries: what is evicted
 is missed most in what the samples do not show."""
 NEARLY_ALL = 0.95
-"""Bits that hold this share of the entries and lose no more than slightly come before any that evict more. Rounding
-harms all answers a little, and evicting few of them much, of which a profile's samples may have none."""
+"""Bits that hold this share of the entries and lose no more than slightly come before other bits that evict more.
+Rounding harms all answers a little, and evicting few of them much, of which a profile's samples may have none. What two
+precisions lose is measured as they are."""
 TYPICAL_EVICTION = {0.5: 0.05, 0.35: 0.1, 0.2: 0.2, 0.1: 0.4}
 """What evicting is taken to lose where nobody measured it, in nats a token by the share that is kept: about what
 SmolLM2 loses in texts."""
@@ -113,8 +114,6 @@ def fine_tokens(room_bytes: int, entries: int, layers: int, fine_price: int, bes
 def loses_less_mixed(geometry: KVGeometry, room_bytes: int, entries: int, bits: int, losses: Losses) -> bool:
     """Whether a model loses clearly less by two precisions than in `bits`, the answer of `packed_bits`; as for that."""
     held = room_bytes / (entries * EntrySize.of(geometry, bits).stored)
-    if _is_slight(held, bits, losses):
-        return False
     lost = losses.rounding.get(bits, 0.0) + losses.of_evicting(min(1.0, held)) if losses.eviction else inf
     return losses.of_mixing(room_bytes / (entries * geometry.counted_bytes)) < CLEARLY * lost
 

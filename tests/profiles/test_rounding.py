@@ -212,13 +212,13 @@ def test_keys_that_do_not_bear_four_bits_are_stored_in_eight() -> None:
 
 
 def test_what_holds_nearly_all_and_rounds_little_comes_before_what_evicts() -> None:
-    """Whatever the samples have lost by evicting, and in two precisions."""
+    """Whatever the samples have lost by evicting; two precisions that were measured to lose less come before it."""
     eviction, mixed = {0.75: 0.0, 0.5: 0.0, 0.1: 1.0}, {0.2: 0.0, 0.1: 0.0}
     rooms = [Budget.parse(f"{share}%").room_bytes(GEOMETRY, 3000) for share in (26, 20, 14, 10)]
     for uneven, bits in ((SLIGHT_LOSS, [4, 42, 4, 2]), (SLIGHT_LOSS * 1.01, [4, 4, 4, 2])):
         losses = Losses({4: 0.0001, 42: uneven, 2: SLIGHT_LOSS * 1.01}, eviction, mixed)
         assert [packed_bits(GEOMETRY, room, 32 * 3000, None, losses) for room in rooms] == bits
-        assert loses_less_mixed(GEOMETRY, rooms[1], 32 * 3000, bits[1], losses) == (bits[1] == 4)
+        assert loses_less_mixed(GEOMETRY, rooms[1], 32 * 3000, bits[1], losses)
 
 
 def test_more_bits_are_taken_where_they_lose_a_tenth_less() -> None:
