@@ -25,9 +25,9 @@ QUERIES = 64
 LOST_NATS = 0.3
 """Nats a token that are taken to be lost for each by which attention diverges: SmolLM2 loses 0.5, the demo less."""
 VALUES_PART = 1 / 8
-"""Of what keys and values in the fewest bits lose, the part that is taken to be the values': the demo's by its profile
-(0.0005 nats in `UNEVEN_BITS` less 0.00006 in `COARSE_BITS`, of 0.0033). Of what `COARSE_BITS` lose SmolLM2's values
-make a ninth."""
+"""Of what keys and values in the fewest bits lose, the part that is taken to be the values': the demo's
+where only the prompt is rounded (0.0005 nats in `UNEVEN_BITS` less 0.00006 in `COARSE_BITS`, of 0.0033). Of what
+`COARSE_BITS` lose SmolLM2's values make a ninth."""
 
 
 @torch.no_grad()

@@ -115,12 +115,13 @@ def serve(
             lifespan="on",
             timeout_graceful_shutdown=END_SECONDS,
         )
+        # Before the file says where this is: a signal that ends it meanwhile leaves none behind.
+        desk.warm_up()
         is_found = place.is_local and write_home_file(url, token, desk.frontend.id)
         server = _Server(config, lambda: begun(url, is_found))
         if engine is not None:
             engine.when_lost(server.end)
         try:
-            desk.warm_up()
             with given_back():
                 server.run(sockets=[listener])
         finally:
