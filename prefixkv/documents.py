@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import codecs
-import hashlib
 import json
 import math
 import os
 import stat
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -202,6 +200,9 @@ def write_whole(path: Path, data: bytes) -> None:
     Raises:
         PrefixKVError: the place cannot be written, or is a link.
     """
+    # Here, as the hash below: who only reads, such as who asks a server, loads neither.
+    import tempfile
+
     refuse_link(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -228,6 +229,8 @@ def refuse_link(path: Path) -> None:
 
 def file_sha256(path: Path) -> str:
     """Hex digest of a file's content."""
+    import hashlib
+
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 

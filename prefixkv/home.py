@@ -6,8 +6,6 @@ import os
 import re
 from pathlib import Path
 
-from platformdirs import user_data_path
-
 from prefixkv.errors import OptionError, PrefixKVError
 
 SUFFIXES = {"contexts": ".safetensors"}
@@ -19,7 +17,11 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 def home() -> Path:
     """`PREFIXKV_HOME`, else the platform's folder for user data."""
     chosen = os.environ.get("PREFIXKV_HOME")
-    return Path(chosen).expanduser() if chosen else user_data_path("prefixkv", appauthor=False)
+    if chosen:
+        return Path(chosen).expanduser()
+    from platformdirs import user_data_path
+
+    return user_data_path("prefixkv", appauthor=False)
 
 
 def named_file(folder: str, name: str) -> Path:

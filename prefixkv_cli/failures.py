@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
-from dataclasses import dataclass
-
-import typer
+import sys
+from typing import NamedTuple
 
 from prefixkv.errors import DeviceMemoryError, PrefixKVError, is_out_of_memory
 
@@ -14,8 +13,7 @@ INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
 
 
-@dataclass(frozen=True)
-class Failure:
+class Failure(NamedTuple):
     """How a run ends.
 
     Attributes:
@@ -31,9 +29,11 @@ class Failure:
         """The failure that an exception stands for."""
         if isinstance(error, PrefixKVError):
             return cls(_one_line(str(error)), error.exit_code)
-        if isinstance(error, (KeyboardInterrupt, typer.Abort)):
+        # Where typer is not loaded there are no errors of its own.
+        typer = sys.modules.get("typer")
+        if isinstance(error, KeyboardInterrupt) or (typer and isinstance(error, typer.Abort)):
             return cls("", INTERRUPTED)
-        if isinstance(error, typer.TyperException):
+        if typer and isinstance(error, typer.TyperException):
             return cls(_one_line(error.format_message()), error.exit_code)
         if is_out_of_memory(error):
             return cls(

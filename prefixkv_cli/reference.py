@@ -11,9 +11,9 @@ from typing import Any
 
 import typer
 
-from prefixkv_cli.app import app
 from prefixkv_cli.dialogue.slash_commands import COMMANDS, KEYS
 from prefixkv_cli.help_panels import panel_of
+from prefixkv_cli.program import app
 
 _OPENING = """# The command line
 

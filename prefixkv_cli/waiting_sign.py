@@ -6,8 +6,6 @@ import os
 import sys
 from collections.abc import Sequence
 
-from prefixkv_cli.settings.file import is_switched_on
-
 _WAITED_FOR = frozenset({"chat", "save", "batch", "eval", "bench", "profile", "search"})
 """Commands that load a model, which takes seconds."""
 _ANSWERED_AT_ONCE = frozenset({"--help", "-h", "--quiet", "-q", "list", "show", "compare", "remove", "path"})
@@ -25,6 +23,10 @@ def show_start(words: Sequence[str]) -> None:
     _is_wanted = "--plain" not in words
     command = next((word for word in words if not word.startswith("-")), None)
     if command in _WAITED_FOR and not _ANSWERED_AT_ONCE & set(words):
+        if not _has_terminal():
+            return
+        from prefixkv_cli.settings.file import is_switched_on
+
         _is_wanted = _is_wanted and not is_switched_on("plain")
         if is_switched_on("quiet"):
             return
@@ -38,11 +40,10 @@ def show_sign(doing: str) -> None:
         doing: in a word or two, such as `loading demo`.
     """
     global _is_shown
-    stream = sys.stderr
-    if not _is_wanted or stream is None or stream.closed or not stream.isatty() or os.environ.get("TERM") == "dumb":
+    if not _is_wanted or not _has_terminal():
         return
-    stream.write(f"{_ERASE}{doing} ...")
-    stream.flush()
+    sys.stderr.write(f"{_ERASE}{doing} ...")
+    sys.stderr.flush()
     _is_shown = True
 
 
@@ -53,3 +54,8 @@ def end_sign() -> None:
         sys.stderr.write(_ERASE)
         sys.stderr.flush()
     _is_shown = False
+
+
+def _has_terminal() -> bool:
+    stream = sys.stderr
+    return stream is not None and not stream.closed and stream.isatty() and os.environ.get("TERM") != "dumb"

@@ -21,6 +21,7 @@ def take_pictures(
     loaded: LoadedModel | Frontend,
     max_pixels: int | None,
     notify: Callable[[str], None],
+    notify_strange: Callable[[str], None] | None = None,
 ) -> tuple[Image, ...]:
     """Pictures as the model's processor may have them.
 
@@ -29,6 +30,7 @@ def take_pictures(
         loaded: the model that will see them.
         max_pixels: a picture with more is scaled down to them; None for no limit.
         notify: called with one line for each that was larger, and where the demo model knows nothing of one.
+        notify_strange: called instead where the demo model knows nothing of one; may raise.
 
     Returns:
         RGB.
@@ -42,5 +44,5 @@ def take_pictures(
     if loaded.id == "demo":
         from prefixkv.demo.drawn import say_strange
 
-        say_strange(pictures, notify)
+        say_strange(pictures, notify_strange or notify)
     return scaled_down(pictures, max_pixels, notify)

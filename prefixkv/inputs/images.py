@@ -141,6 +141,11 @@ def picture_sha256(image: Image.Image) -> str:
     return hashlib.sha256(header + image.tobytes()).hexdigest()
 
 
+def picture_facts(image: Image.Image) -> dict[str, Any]:
+    """By which a picture is known again, wherever its file is: `sha256` of its pixels, `width` and `height`."""
+    return {"sha256": picture_sha256(image), "width": image.width, "height": image.height}
+
+
 def _decode(source: Path | bytes, name: str, page: int | None) -> Image.Image:
     try:
         head = _head(source)

@@ -62,6 +62,8 @@ class ChatRequestSchema(Schema):
     template_args: dict[Name, Any] | None = None
     max_pixels: Annotated[int, Field(ge=LEAST_PIXELS, le=2**53)] | None = None
     keep_marks: bool | None = None
+    known_pictures_only: bool = False
+    picture_facts: bool = False
 
     @model_validator(mode="before")
     @classmethod

@@ -176,4 +176,5 @@ class Completion:
             "tokens_per_second": answer.tokens_per_second,
             "peak_device_bytes": self._desk.engine.peak_bytes,
             "warnings": self._asked.notices,
+            **({} if self._asked.pictures is None else {"pictures": self._asked.pictures}),
         }

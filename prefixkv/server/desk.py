@@ -15,6 +15,7 @@ from prefixkv.generation.sampling import Sampling
 from prefixkv.generation.special_tokens import left_out
 from prefixkv.generation.stop_text import stop_texts
 from prefixkv.inputs.download import fetch_public
+from prefixkv.inputs.images import picture_facts
 from prefixkv.inputs.positions import answer_room
 from prefixkv.inputs.prompts import Prompt
 from prefixkv.inputs.template_args import check_template_args, say_unused
@@ -66,6 +67,7 @@ class Asked:
         sampling: how they are chosen.
         rule: budget, method and codec, as they are called.
         notices: what the one who asked should know.
+        pictures: of the question, each its `sha256`, `width` and `height`; None where nobody asked for them.
     """
 
     stream: Stream
@@ -73,6 +75,7 @@ class Asked:
     sampling: Sampling
     rule: dict[str, str]
     notices: list[str]
+    pictures: list[dict[str, Any]] | None = None
 
 
 class Desk:
@@ -133,7 +136,9 @@ class Desk:
             on_token=woken,
         )
         words = budget.as_budget().text if isinstance(budget, PrefixConfig) else budget.text
-        return Asked(stream, writer, sampling, {"method": method, "codec": codec, "budget": words}, notices)
+        # While the engine reads already.
+        pictures = [picture_facts(image) for image in prompt.turns[-1].images] if asked.picture_facts else None
+        return Asked(stream, writer, sampling, {"method": method, "codec": codec, "budget": words}, notices, pictures)
 
     def warm_up(self) -> None:
         """Have a short question answered that nobody has asked.
@@ -155,9 +160,10 @@ class Desk:
 
     def _prompt(self, asked: ChatRequestSchema, notices: list[str]) -> Prompt:
         frontend, limit = self.frontend, asked.max_pixels or self._manner.max_pixels
+        strange = _refuse_strange if asked.known_pictures_only else None
         system, turns = read_messages(
             asked.messages,
-            lambda pictures: take_pictures(pictures, frontend, limit, notices.append),
+            lambda pictures: take_pictures(pictures, frontend, limit, notices.append, strange),
             fetch_public if self._manner.allow_addresses else None,
         )
         arguments = check_template_args(asked.template_args)
@@ -193,3 +199,7 @@ class Desk:
             plain, method, codec = own, self._manner.method, self._manner.codec
         budget = plain if asked.budget is None else Budget.parse(asked.budget)
         return budget, asked.method or method, asked.codec or codec
+
+
+def _refuse_strange(text: str) -> None:
+    raise OptionError(text)

@@ -6,9 +6,8 @@ Knows nothing of torch.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from prefixkv.documents import read_json, write_json
 from prefixkv.errors import PrefixKVError
@@ -17,8 +16,7 @@ from prefixkv.home import home
 NAME = "server.json"
 
 
-@dataclass(frozen=True)
-class RunningServer:
+class RunningServer(NamedTuple):
     """A server as its file has it.
 
     Attributes:

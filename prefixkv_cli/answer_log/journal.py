@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import secrets
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
     from prefixkv_cli.answer_log.store import LoggedAnswer
 
 
-@dataclass
 class Journal:
     """Writes to the log what a conversation's turns are, one after another.
 
@@ -26,8 +24,8 @@ class Journal:
         conversation_id: the same for all its entries.
     """
 
-    is_on: bool
-    conversation_id: str = field(default_factory=lambda: secrets.token_hex(8))
+    def __init__(self, is_on: bool) -> None:
+        self.is_on, self.conversation_id = is_on, os.urandom(8).hex()
 
     @contextmanager
     def logged(self, conversation: Conversation) -> Iterator[None]:

@@ -171,7 +171,7 @@ def chat(
     if talk_with := remote_conversation(opening, server, needs_engine):
         from prefixkv_cli.remote.questions import ask_remotely
 
-        ask_remotely(talk_with, questions, opening.pictures, Journal(log), json, json_lines, plain)
+        ask_remotely(talk_with, questions, Journal(log), json, json_lines, plain)
         return
     opening.choose_model()
     conversation = None

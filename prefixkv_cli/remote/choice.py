@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from prefixkv.errors import OptionError
+from prefixkv.home import home
 from prefixkv_cli import output
 
 OFF = "off"
@@ -15,8 +16,7 @@ KEY_VARIABLE = "PREFIXKV_API_KEY"
 _URL = re.compile(r"https?://[^/\s]+(/[^\s?#]*)?")
 
 
-@dataclass(frozen=True)
-class ServerAddress:
+class ServerAddress(NamedTuple):
     """A server.
 
     Attributes:
@@ -52,11 +52,11 @@ def choose_server(given: str | None, model: str, needs_engine: Sequence[str]) ->
         if needs_engine:
             raise OptionError(f"{needs_engine[0]} needs a model in this process: leave it out, or give --server {OFF}")
         url = given.rstrip("/").removesuffix("/v1")
-        own = _own_server()
+        own = own_server()
         if own is not None and own.url == url:
             return ServerAddress(url, own.key, "" if model == "auto" else model)
         return ServerAddress(url, os.environ.get(KEY_VARIABLE, ""), "" if model == "auto" else model)
-    own = _own_server()
+    own = own_server()
     if own is None:
         return None
     reason = needs_engine[0] if needs_engine else ""
@@ -68,10 +68,8 @@ def choose_server(given: str | None, model: str, needs_engine: Sequence[str]) ->
     return own
 
 
-def _own_server() -> ServerAddress | None:
+def own_server() -> ServerAddress | None:
     """The user's own, by its file, where it is there at all without loading what reads it."""
-    from prefixkv.home import home
-
     if not (home() / "server.json").exists():
         return None
     from prefixkv.server.home_file import find_server

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import urllib.request
+import io
+from base64 import b64encode
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prefixkv_cli import output
 from prefixkv_cli.dialogue.opening import Opening
-from prefixkv_cli.remote.choice import ServerAddress, choose_server
-from prefixkv_cli.remote.client import RemoteConversation
+from prefixkv_cli.remote.choice import choose_server
+from prefixkv_cli.remote.client import RemoteConversation, SentPicture
 
-PING_SECONDS = 2.0
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 def remote_conversation(opening: Opening, given: str | None, needs_engine: Sequence[str]) -> RemoteConversation | None:
@@ -29,7 +31,7 @@ def remote_conversation(opening: Opening, given: str | None, needs_engine: Seque
         OptionError: a server is named that cannot do what is asked for.
     """
     server = choose_server(given, opening.model, [*needs_engine, *_needs(opening)])
-    if server is None or (given is None and not _can_answer(server, opening)):
+    if server is None:
         return None
     options: dict[str, Any] = {
         "budget": opening.budget,
@@ -44,7 +46,19 @@ def remote_conversation(opening: Opening, given: str | None, needs_engine: Seque
         "max_pixels": opening.max_pixels,
         "keep_marks": opening.keep_marks,
     }
-    return RemoteConversation(server, opening.system, opening.pictures, options)
+    pictures = [sent_picture(picture) for picture in opening.pictures]
+    talk = RemoteConversation(server, opening.system, pictures, options)
+    return talk if given is not None or _can_answer(talk, opening) else None
+
+
+def sent_picture(picture: Image) -> SentPicture:
+    """A picture as a PNG file without anything beside its pixels."""
+    from prefixkv.inputs.images import picture_facts
+
+    file = io.BytesIO()
+    picture.save(file, "PNG", compress_level=1)
+    url = f"data:image/png;base64,{b64encode(file.getvalue()).decode()}"
+    return SentPicture(str(picture.info.get("name", "picture")), url, picture_facts(picture))
 
 
 def _needs(opening: Opening) -> list[str]:
@@ -64,12 +78,10 @@ def _needs(opening: Opening) -> list[str]:
     return [name for name, is_asked in asked.items() if is_asked]
 
 
-def _can_answer(server: ServerAddress, opening: Opening) -> bool:
+def _can_answer(talk: RemoteConversation, opening: Opening) -> bool:
     """Whether the user's own server is there, and knows what the pictures show."""
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    try:
-        opener.open(f"{server.url}/health", timeout=PING_SECONDS).close()
-    except OSError:
+    server = talk.server
+    if not talk.is_there():
         output.notice(f"the server at {server.url} does not answer: the model is loaded here")
         return False
     if server.model == "demo" and opening.model == "auto" and opening.pictures:

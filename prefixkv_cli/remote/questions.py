@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any
+from itertools import repeat
+from typing import Any
 
 from prefixkv_cli import output
 from prefixkv_cli.answer_log.journal import Journal
 from prefixkv_cli.failures import Failure
 from prefixkv_cli.remote.client import RemoteConversation
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
 
 def ask_remotely(
     talk: RemoteConversation,
     questions: Sequence[str],
-    pictures: Sequence[Image],
     journal: Journal,
     json: bool,
     json_lines: bool,
@@ -31,7 +28,6 @@ def ask_remotely(
     Args:
         talk: with the server.
         questions: at least one; one only with `json`.
-        pictures: before the first of them.
         journal: logs the answers.
         json: whether to write one object.
         json_lines: whether to write events.
@@ -41,19 +37,43 @@ def ask_remotely(
         PrefixKVError: a question is not answered.
     """
     if json_lines:
-        _write_events(talk, questions, pictures, journal)
+        _write_events(talk, questions, journal)
         return
-    for number, question in enumerate(questions):
-        with closing(talk.ask(question)) as pieces:
-            if json:
-                for _ in pieces:
-                    pass
-            else:
-                _show(talk, pieces, plain)
-        record = _record(talk)
-        _log(journal, talk, question, () if number else pictures)
+    for question in questions:
+        write_answer(talk, question, talk.ask(question), journal, json, plain)
+
+
+def write_answer(
+    talk: RemoteConversation,
+    question: str,
+    pieces: Generator[str, None, None],
+    journal: Journal,
+    json: bool,
+    plain: bool,
+) -> None:
+    """Write one answer, and log it.
+
+    Args:
+        talk: with the server.
+        question: that is answered.
+        pieces: of the answer, as they come.
+        journal: logs it.
+        json: whether to write one object.
+        plain: whether Markdown is left as it is.
+
+    Raises:
+        PrefixKVError: the question is not answered.
+    """
+    with closing(pieces):
         if json:
-            output.write_document("answer", record)
+            for _ in pieces:
+                pass
+        else:
+            _show(talk, pieces, plain)
+    record = _record(talk)
+    _log(journal, talk, question)
+    if json:
+        output.write_document("answer", record)
 
 
 def _show(talk: RemoteConversation, pieces: Any, plain: bool) -> None:
@@ -75,6 +95,8 @@ def _show(talk: RemoteConversation, pieces: Any, plain: bool) -> None:
 def _record(talk: RemoteConversation) -> dict[str, Any]:
     """What `--json` says; the server's notices are said, too."""
     facts = dict(talk.facts)
+    # For the log alone.
+    facts.pop("pictures", None)
     for text in facts.pop("warnings"):
         output.notice(text)
     warnings = output.take_notices()
@@ -82,28 +104,20 @@ def _record(talk: RemoteConversation) -> dict[str, Any]:
     return record | ({"warnings": warnings} if warnings else {})
 
 
-def _write_events(
-    talk: RemoteConversation, questions: Sequence[str], pictures: Sequence[Image], journal: Journal
-) -> None:
-    from prefixkv.inputs.images import picture_sha256
-
+def _write_events(talk: RemoteConversation, questions: Sequence[str], journal: Journal) -> None:
     turn = 0
     try:
         for turn, question in enumerate(questions, start=1):
             with closing(talk.ask(question)) as pieces:
                 first = next(pieces, "")
                 if turn == 1:
-                    named = [
-                        {"name": str(picture.info.get("name", "picture")), "sha256": picture_sha256(picture)}
-                        | {"width": picture.width, "height": picture.height}
-                        for picture in pictures
-                    ]
+                    named = [{"name": picture.name, **(picture.facts or {})} for picture in talk.pictures]
                     output.write_json({"event": "start", "model": talk.model, "earlier_turns": 0, "pictures": named})
                 output.write_json({"event": "token", "turn": turn, "text": first})
                 for piece in pieces:
                     output.write_json({"event": "token", "turn": turn, "text": piece})
             output.write_json({"event": "turn", "turn": turn, "question": question, **_record(talk)})
-            _log(journal, talk, question, pictures if turn == 1 else ())
+            _log(journal, talk, question)
     except output.ReaderLeftError:
         raise
     except BaseException as error:
@@ -114,10 +128,9 @@ def _write_events(
     output.write_json({"event": "end", "turns": turn, "exit_code": 0, "error": None})
 
 
-def _log(journal: Journal, talk: RemoteConversation, question: str, pictures: Sequence[Image]) -> None:
+def _log(journal: Journal, talk: RemoteConversation, question: str) -> None:
     if not journal.is_on:
         return
-    from prefixkv.inputs.images import picture_sha256
     from prefixkv_cli.answer_log.store import LoggedAnswer
 
     facts, kept = talk.facts, talk.facts["kv"] or {}
@@ -128,7 +141,8 @@ def _log(journal: Journal, talk: RemoteConversation, question: str, pictures: Se
             prompt=question,
             answer=talk.answer,
             pictures=tuple(
-                {"name": str(image.info.get("name", "picture")), "sha256": picture_sha256(image)} for image in pictures
+                {"name": picture.name, "sha256": (picture.facts or told)["sha256"]}
+                for picture, told in zip(talk.pictures, facts.get("pictures") or repeat({}), strict=False)
             ),
             model=talk.model,
             method=facts["method"],

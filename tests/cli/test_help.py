@@ -14,8 +14,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from prefixkv_cli.app import app
 from prefixkv_cli.help_panels import PANELS, panel_of
+from prefixkv_cli.program import app
 from prefixkv_cli.reference import reference
 from tests.cli.loaded_modules import Loaded, what_is_loaded
 from tests.cli.program import ENVIRONMENT, PROGRAM

@@ -14,8 +14,8 @@ from prefixkv.demo import profile_path
 from prefixkv.schemas.config import ConfigSchema
 from prefixkv.schemas.context import ContextSchema
 from prefixkv.schemas.profile import ProfileSchema
-from prefixkv_cli.app import app
 from prefixkv_cli.json_outputs.table import OUTPUTS
+from prefixkv_cli.program import app
 from tests.cli.program import Run
 
 ANSWERS = ["-p", "ba ce di", "--max-new-tokens", "4"]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from prefixkv_cli.app import app
+from prefixkv_cli.program import app
 from prefixkv_cli.settings.names import SETTINGS
 from prefixkv_cli.settings.schema import SettingsSchema
 from tests.cli.program import Run, environment

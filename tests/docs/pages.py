@@ -13,7 +13,7 @@ from pathlib import Path
 
 import typer
 
-from prefixkv_cli.app import app
+from prefixkv_cli.program import app
 from tests.cli.program import ENVIRONMENT, PROGRAM, run_here
 
 ROOT = Path(__file__).parents[2]

@@ -16,7 +16,7 @@ from PIL import Image
 import prefixkv
 from prefixkv.demo.scenes import draw_scene
 from prefixkv.methods.table import METHODS
-from prefixkv_cli.app import app
+from prefixkv_cli.program import app
 from tests.gpu.conftest import SEED, Program
 from tests.gpu.device import DEVICE, DTYPES
 from tests.server.running import running, user

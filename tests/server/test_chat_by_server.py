@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from pydantic import TypeAdapter
 
 from prefixkv.demo.scenes import draw_scene
@@ -90,7 +91,7 @@ def test_nothing_heavy_is_loaded_to_ask_a_server(server: Running, tmp_path: Path
     """And so an answer is there within a second, its program's start included, on a machine that does nothing else."""
     check = (
         "import sys; from prefixkv_cli.app import _run; code = _run(sys.argv[1:]); "
-        "heavy = {'torch', 'transformers', 'numpy', 'pydantic', 'rich', 'psutil', 'prefixkv.models.loading'}; "
+        "heavy = {'torch', 'transformers', 'numpy', 'pydantic', 'rich', 'psutil', 'typer', 'PIL', 'inspect'}; "
         "sys.exit(', '.join(heavy & set(sys.modules)) or code)"
     )
     scene = str(tmp_path / "scene.png")
@@ -106,6 +107,13 @@ def test_nothing_heavy_is_loaded_to_ask_a_server(server: Running, tmp_path: Path
     )
     assert (done.returncode, done.stderr) == (0, "")
     print(f"one question in {time.perf_counter() - began:.2f} s")
+
+
+def test_a_picture_that_its_model_does_not_know_is_not_asked_of_it(server: Running, tmp_path: Path) -> None:
+    photo = tmp_path / "photo.jpg"
+    Image.effect_noise((336, 336), 90).convert("RGB").save(photo)
+    done = chat(server, str(photo), "-p", QUESTIONS[0])
+    assert f"the server at {server.url} is not asked: its demo model knows nothing of {photo}" in done.stderr
 
 
 def test_a_server_that_has_gone_is_not_waited_for(server: Running, scene: str, tmp_path: Path) -> None:
