@@ -32,12 +32,14 @@ def attention_peak(
     """
     kv_heads, key_len = keys.shape[1:3]
     grouped = queries.unflatten(1, (kv_heads, -1)).float() * scale
-    transposed = keys.float().unsqueeze(2).transpose(-1, -2)
+    transposed = keys.float().transpose(-1, -2)
     hidden = torch.ones(own, own, dtype=torch.bool, device=keys.device).triu_(1)
     shares = query_weights(queries.shape[2], own)
     peaks, means = [], []
     for first in range(0, grouped.shape[3], TOGETHER):
-        weights = grouped[..., first : first + TOGETHER, :] @ transposed
+        some = grouped[..., first : first + TOGETHER, :]
+        # The heads of a group as queries of one: else their keys would be copied for each.
+        weights = (some.flatten(2, 3) @ transposed).unflatten(2, some.shape[2:4])
         seen = hidden[first : first + TOGETHER]
         if len(seen):
             weights[..., : len(seen), key_len - own :].masked_fill_(seen, float("-inf"))

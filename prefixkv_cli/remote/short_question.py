@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from binascii import b2a_base64
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -80,13 +81,15 @@ def answer_shortly(words: Sequence[str]) -> bool:
     talk = _begun(asked, server)
     if talk is None:
         return False
-    # Here, while the server reads.
+    # Here, while the server reads: what writes an answer, and the log's SQLite.
     from prefixkv_cli import output
     from prefixkv_cli.answer_log.journal import Journal
     from prefixkv_cli.remote.questions import write_answer
 
     output.be_quiet(bool({"--quiet", "-q"} & asked.switches))
     journal = Journal(_is_logged(asked))
+    if journal.is_on:
+        import_module("prefixkv_cli.answer_log.store")
     write_answer(talk, asked.question, talk.pieces(), journal, "--json" in asked.switches, "--plain" in asked.switches)
     return True
 
