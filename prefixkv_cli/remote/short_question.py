@@ -1,14 +1,15 @@
 """`chat PICTURE -p QUESTION` in its plainest form, asked of the user's server before anything else is loaded.
 
 The parser of commands, the checks of options and what opens pictures take longer to load than a server that runs takes
-to answer. So words that hold nothing but pictures, one question and a few switches are read here. Whatever else there
-is, and whatever goes wrong before the server has taken the question, goes the usual way, which does all of it again and
-says what there is to say.
+to answer. So words that hold nothing but pictures, one question and the commonest options are read here. Whatever else
+there is, and whatever goes wrong before the server has taken the question, goes the usual way, which does all of it
+again and says what there is to say.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from binascii import b2a_base64
 from collections.abc import Sequence
 from importlib import import_module
@@ -41,9 +42,17 @@ OPTIONS = {
 _SUFFIXES = {".png": b"\x89PNG\r\n\x1a\n", ".jpg": b"\xff\xd8\xff", ".jpeg": b"\xff\xd8\xff"}
 """How the names of picture files end, and how their content begins."""
 _SWITCHES = frozenset({"--json", "--log", "--no-log", "--plain", "--quiet", "-q"})
-_QUESTION = frozenset({"-p", "--prompt"})
+_VALUES = {
+    "-p": "question",
+    "--prompt": "question",
+    "--model": "model",
+    "--budget": "budget",
+    "--max-new-tokens": "max_completion_tokens",
+}
+"""Options with a value, and what it is."""
 _VARIABLES_LEFT_ASIDE = frozenset({"PREFIXKV_HOME", "PREFIXKV_API_KEY", "PREFIXKV_CAPTURE", "PREFIXKV_GPU_RESULTS"})
 """Variables of ours that change nothing here."""
+_COUNT = re.compile("[1-9][0-9]{0,5}", re.ASCII)
 _LOG = {None: True, "true": True, "false": False}
 """Whether answers are logged, by what `PREFIXKV_LOG` holds."""
 
@@ -55,11 +64,15 @@ class ShortQuestion(NamedTuple):
         pictures: paths, at least one.
         question: the text.
         switches: of `_SWITCHES`.
+        model: that is to answer; `auto` for the server's.
+        options: fields of the request that are not as in `OPTIONS`.
     """
 
     pictures: tuple[str, ...]
     question: str
     switches: frozenset[str]
+    model: str
+    options: dict[str, str | int]
 
 
 def answer_shortly(words: Sequence[str]) -> bool:
@@ -76,7 +89,7 @@ def answer_shortly(words: Sequence[str]) -> bool:
         ReaderLeftError: whoever read stdout has closed it.
     """
     asked = read_short(words)
-    if asked is None or (server := _server()) is None:
+    if asked is None or (server := _server()) is None or asked.model not in ("auto", server.model):
         return False
     talk = _begun(asked, server)
     if talk is None:
@@ -105,20 +118,28 @@ def read_short(words: Sequence[str]) -> ShortQuestion | None:
     """
     if words[:1] not in (["chat"], ("chat",)) or not _is_plain_environment():
         return None
-    pictures, questions, switches = list[str](), list[str](), set[str]()
+    pictures, switches, values = list[str](), set[str](), dict[str, str]()
     rest = iter(words[1:])
     for word in rest:
-        if word in _QUESTION:
-            questions.append(next(rest, ""))
+        if (name := _VALUES.get(word)) is not None:
+            if name in values:
+                return None
+            values[name] = next(rest, "")
         elif word in _SWITCHES:
             switches.add(word)
         elif word.startswith("-"):
             return None
         else:
             pictures.append(word)
-    if not pictures or len(questions) != 1 or questions[0].strip() in ("", "-") or {"--log", "--no-log"} <= switches:
+    question, model = values.pop("question", ""), values.pop("model", "auto")
+    if not pictures or question.strip() in ("", "-") or {"--log", "--no-log"} <= switches:
         return None
-    return ShortQuestion(tuple(pictures), questions[0], frozenset(switches))
+    options: dict[str, str | int] = dict(values)
+    if (count := values.get("max_completion_tokens")) is not None:
+        if not _COUNT.fullmatch(count):
+            return None
+        options["max_completion_tokens"] = int(count)
+    return ShortQuestion(tuple(pictures), question, frozenset(switches), model, options)
 
 
 def _is_plain_environment() -> bool:
@@ -146,7 +167,9 @@ def _begun(asked: ShortQuestion, server: ServerAddress) -> RemoteConversation | 
     pictures = [picture for picture in sent if picture is not None]
     if len(pictures) < len(sent):
         return None
-    options = {**OPTIONS, "known_pictures_only": True, "picture_facts": _is_logged(asked)}
+    # Who names the demo model has it say something about any picture.
+    beside = {"known_pictures_only": asked.model == "auto", "picture_facts": _is_logged(asked)}
+    options = {**OPTIONS, **asked.options, **beside}
     talk = RemoteConversation(server, "", pictures, options)
     if not talk.is_there():
         return None

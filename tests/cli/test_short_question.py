@@ -93,7 +93,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def test_it_sends_what_the_usual_way_sends_and_the_file_as_it_is(server: Listening, scene: str) -> None:
     short = run_here("chat", scene, "-p", "How many?")
-    usual = run_here("chat", scene, "-p", "How many?", "--budget", "20%")
+    usual = run_here("chat", scene, "-p", "How many?", "--top-p", "1")
     assert (short.stdout, short.stderr, short.returncode) == (usual.stdout, usual.stderr, 0)
     assert (short.stdout, short.stderr) == ("four red\n", "note: told by the server\n")
     first, second = server.asked
@@ -111,6 +111,22 @@ def test_its_options_are_the_defaults_that_the_help_names(server: Listening, sce
     assert {name: server.asked[0][name] for name in OPTIONS} == OPTIONS
 
 
+def test_options_are_sent_as_the_usual_way_sends_them(server: Listening, scene: str) -> None:
+    words = ("chat", scene, "-p", "How many?", "--budget", "5%", "--max-new-tokens", "7", "--model", "demo")
+    assert run_here(*words).stdout == run_here(*words, "--top-p", "1").stdout == "four red\n"
+    first, second = server.asked
+    assert first.pop("known_pictures_only") is False, "who names the model has it answer whatever is shown"
+    assert first.pop("picture_facts") is False
+    for asked in (first, second):
+        del asked["messages"][0]["content"][0]["image_url"]["url"]
+    assert first == second
+
+
+def test_another_model_than_the_servers_is_not_asked_of_it(server: Listening, scene: str, tmp_path: Path) -> None:
+    done = run_here("chat", scene, "-p", "How many?", "--model", str(tmp_path))
+    assert (done.returncode, server.asked) == (1, [])
+
+
 def test_one_object_and_the_log_are_as_ever(server: Listening, scene: str) -> None:
     env = environment() | {"PREFIXKV_LOG": "true"}
     found = json.loads(run_here("chat", scene, "--prompt", "How many?", "--json", "-q", env=env).stdout)
@@ -118,7 +134,7 @@ def test_one_object_and_the_log_are_as_ever(server: Listening, scene: str) -> No
     assert server.asked[0]["picture_facts"] is True
     (entry,) = json.loads(run_here("log", "list", "--json").stdout)["answers"]
     assert entry["pictures"] == [{"name": scene, "sha256": "f" * 64}]
-    usual = run_here("chat", scene, "-p", "How many?", "--budget", "20%", "--log")
+    usual = run_here("chat", scene, "-p", "How many?", "--top-p", "1", "--log")
     assert usual.returncode == 0
     entries = json.loads(run_here("log", "list", "--json").stdout)["answers"]
     own = picture_facts(open_image(scene))["sha256"]
@@ -156,8 +172,20 @@ def test_pictures_that_cannot_be_read_are_refused_here(server: Listening, scene:
 @pytest.mark.parametrize(
     ("words", "short"),
     [
-        ("chat|a.png|-p|Why?", ShortQuestion(("a.png",), "Why?", frozenset())),
-        ("chat|-p|-why|a.png|b.jpg|--json|-q", ShortQuestion(("a.png", "b.jpg"), "-why", frozenset({"--json", "-q"}))),
+        ("chat|a.png|-p|Why?", ShortQuestion(("a.png",), "Why?", frozenset(), "auto", {})),
+        (
+            "chat|-p|-why|a.png|b.jpg|--json|-q|--model|demo|--budget|5%|--max-new-tokens|9",
+            ShortQuestion(
+                ("a.png", "b.jpg"),
+                "-why",
+                frozenset({"--json", "-q"}),
+                "demo",
+                {"budget": "5%", "max_completion_tokens": 9},
+            ),
+        ),
+        ("chat|a.png|-p|Why?|--budget|5%|--budget|6%", None),
+        ("chat|a.png|-p|Why?|--max-new-tokens|+9", None),
+        ("chat|a.png|-p|Why?|--max-new-tokens|0", None),
         ("chat|a.png|-p|Why?|-p|And?", None),
         ("chat|a.png|-p", None),
         ("chat|a.png|-p| ", None),
@@ -167,7 +195,7 @@ def test_pictures_that_cannot_be_read_are_refused_here(server: Listening, scene:
         ("chat|a.png|-pWhy?", None),
         ("chat|a.png|--prompt=Why?", None),
         ("chat|a.png|-p|Why?|--log|--no-log", None),
-        ("chat|a.png|-p|Why?|--budget|5%", None),
+        ("chat|a.png|-p|Why?|--method|h2o", None),
         ("chat|a.png|-p|Why?|--", None),
         ("save|a.png|-p|Why?", None),
         ("--debug|chat|a.png|-p|Why?", None),
