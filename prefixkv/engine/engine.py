@@ -19,6 +19,7 @@ from prefixkv.cache.reading_graphs import MOST_TOKENS
 from prefixkv.cache.row import CacheRow
 from prefixkv.decoder.stages import layer_devices
 from prefixkv.engine.admission import Footprint, Ledger
+from prefixkv.engine.beside import readers_on
 from prefixkv.engine.counts import Counts
 from prefixkv.engine.kept import CacheName, KeptCaches
 from prefixkv.engine.memory import Memory, memory_limits, peak_bytes
@@ -27,7 +28,8 @@ from prefixkv.engine.request import Request
 from prefixkv.engine.scheduler import Scheduler
 from prefixkv.engine.stream import Stream
 from prefixkv.engine.trace import Trace
-from prefixkv.engine.worker import AHEAD, Worker
+from prefixkv.engine.turns import AHEAD
+from prefixkv.engine.worker import Worker
 from prefixkv.errors import OptionError, PrefixKVError
 from prefixkv.generation.choice import seed_of
 from prefixkv.generation.sampling import Sampling
@@ -86,7 +88,7 @@ class Engine:
             most_rows: requests that run at the same time.
             allowance: prompt tokens that may be read between two steps of the rows that run, which take them between
                 the layers of the pass that reads. More begins requests sooner, fewer keeps the time between two
-                tokens even. None: prompts are read as soon as they fit, each in one go.
+                tokens even. None: prompts are read as soon as they fit, each in one go, on CPU cores two at once.
             trace: a file for a trace of reads, steps and admissions, for chrome://tracing or Perfetto.
             notify: called with one line for each thing that the user should know.
             codec: in which precision entries are stored; a request with a configuration brings its own.
@@ -103,14 +105,14 @@ class Engine:
         self._identity = model.identity if isinstance(model, LoadedModel) else ModelIdentity.of_model(model)
         self._stop_tokens = frozenset(end_tokens(self._model, self._tokenizer))
         self._method, self._codec, self._notify = method, codec, notify
-        places = self._places()
-        ledger = Ledger(memory_limits(memory, self._model.device, places), map(str, places))
+        places, device = self._places(), self._model.device
+        ledger = Ledger(memory_limits(memory, device, places), map(str, places))
         self.memory_bytes, self._divided = ledger.memory_bytes, ledger.layers
         self._new_row("100%")
         self._numbers, self._is_closed = itertools.count(1), False
         self._trace = Trace(None if trace is None else Path(trace))
-        short_tokens = MOST_TOKENS if reads_in_kernels(self._model.device) else 0
-        scheduler: Scheduler[Request] = Scheduler(ledger, most_rows, allowance, short_tokens)
+        pace = allowance, MOST_TOKENS if reads_in_kernels(device) else 0, readers_on(device, allowance)
+        scheduler: Scheduler[Request] = Scheduler(ledger, most_rows, *pace)
         self._worker = Worker(self._model, scheduler, most_rows, self._trace, notify)
         # Also when the interpreter ends, before the libraries below are taken down.
         self._finalizer = weakref.finalize(self, _stop, self._worker, self._trace)

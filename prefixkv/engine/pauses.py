@@ -34,8 +34,8 @@ END_SHARE = 0.125
 
 
 @contextlib.contextmanager
-def pauses(model: Any, pause: Callable[[float], None]) -> Iterator[None]:
-    """Have a function called before each block of the passes that this thread makes while the `with` lasts.
+def pauses(model: Any, pause: Callable[[float], None], thread: int | None = None) -> Iterator[None]:
+    """Have a function called before each block of the passes that a thread makes while the `with` lasts.
 
     Blocks are the members of the outermost module lists: decoder layers, and those of a vision tower. So it is when the
     last of them has run, before what is kept of the prompt is settled.
@@ -44,15 +44,17 @@ def pauses(model: Any, pause: Callable[[float], None]) -> Iterator[None]:
         model: a language or vision-language model of transformers.
         pause: told what the block costs, in prompt tokens that the whole decoder reads; may itself run the model, and
             stops the pass where it raises.
+        thread: its ident; this one's where None.
     """
     blocks = [block for group in block_lists(model) for block in group]
+    thread = threading.get_ident() if thread is None else thread
     least = LEAST_TOKENS if model.device.type == "cuda" else 0
     whole = sum(_size(block) for group in block_lists(decoder_of(model)) for block in group)
     with contextlib.ExitStack() as hooks:
         for block in blocks:
-            hook = _Hook(threading.get_ident(), pause, _size(block) / max(1, whole), least)
+            hook = _Hook(thread, pause, _size(block) / max(1, whole), least)
             hooks.callback(block.register_forward_pre_hook(hook, with_kwargs=True).remove)
-        end = _End(threading.get_ident(), pause, END_SHARE, least)
+        end = _End(thread, pause, END_SHARE, least)
         # Before those who settle what a cache holds when the pass has ended.
         hooks.callback(model.register_forward_hook(end, with_kwargs=True, prepend=True).remove)
         yield

@@ -8,7 +8,8 @@ the first that waits from beginning.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+import itertools
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -121,24 +122,28 @@ class Prefixes:
         """That they take, as reserved."""
         return sum(self._bytes.values())
 
-    def settle(self, waiting: Iterable[Request]) -> None:
+    def settle(self, waiting: Iterable[Request], reading: Collection[Request] = ()) -> None:
         """Free what no waiting request begins with, and what keeps the first from beginning.
 
         Args:
             waiting: the requests that wait, the oldest first.
+            reading: those whose prompts are read now.
         """
         if not self._held:
             return
         requests = list(waiting)
-        wanted = {request.shared.key for request in requests if request.shared is not None}
-        self._free([key for key in self._held if key not in wanted])
+        used, wanted = _keys(reading), _keys(requests)
+        self._free([key for key in self._held if key not in used | wanted])
         if not requests or self._ledger.fits(requests[0].footprint):
             return
-        if self._ledger.fits(requests[0].footprint, without=self._held):
-            own = requests[0].shared.key if requests[0].shared is not None else None
-            self._free([key for key in self._held if key != own])
+        if self._ledger.fits(requests[0].footprint, without=self._held.keys() - used):
+            self._free(self._held.keys() - used - _keys(requests[:1]))
             if not self._ledger.fits(requests[0].footprint):
-                self._free(list(self._held))
+                self.clear(reading)
+
+    def is_awaited(self, waiting: Iterable[Request], reading: Iterable[Request]) -> bool:
+        """Whether the first that waits begins with what another is reading just now; as for `settle`."""
+        return any(self._held.get(key, self) is None for key in _keys(itertools.islice(waiting, 1)) & _keys(reading))
 
     def offer(self, request: Request, waiting: Iterable[Request]) -> bool:
         """Whether a request that begins takes its prefix from here; what is to be read for it is reserved.
@@ -178,14 +183,18 @@ class Prefixes:
             self.read += 1
         return found
 
-    def clear(self) -> None:
-        """Free all."""
-        self._free(list(self._held))
+    def clear(self, reading: Iterable[Request] = ()) -> None:
+        """Free all but what those need whose prompts are read now."""
+        self._free(self._held.keys() - _keys(reading))
 
     def _free(self, keys: Iterable[str]) -> None:
         for key in keys:
             del self._held[key], self._bytes[key]
             self._ledger.end(key)
+
+
+def _keys(requests: Iterable[Request]) -> set[str]:
+    return {request.shared.key for request in requests if request.shared is not None}
 
 
 def _sees_later(inputs: Mapping[str, torch.Tensor]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,12 +13,45 @@ from prefixkv.cache.prefix_cache import PrefixKVCache
 from prefixkv.cache.prefix_entries import PrefixEntries
 from prefixkv.engine.host_inputs import read_from_host
 from prefixkv.engine.kept import KeptCache
-from prefixkv.engine.prefix import cut
+from prefixkv.engine.memory import told
+from prefixkv.engine.prefix import Prefixes, cut
 from prefixkv.engine.request import Request
+from prefixkv.engine.trace import Trace
 from prefixkv.generation.choice import RowChoice
 from prefixkv.generation.forward import are_numbers, refuse_no_numbers
 from prefixkv.generation.logprobs import Logprobs, LogprobTensors
 from prefixkv.kernels.sending import Fetching
+
+Outcome = tuple[int, Logprobs | None] | Exception
+"""Of reading a prompt: the answer's first token, and how likely it was where that was asked for; or what went wrong."""
+
+
+@dataclass(frozen=True)
+class Unread:
+    """A prompt that is to be read now.
+
+    Attributes:
+        request: whose it is.
+        prefixes: where its first part is taken from; None where that is read with the rest.
+        earlier: the cache that it goes on from; None for none.
+    """
+
+    request: Request
+    prefixes: Prefixes | None
+    earlier: KeptCache | None
+
+    def outcome(
+        self, model: PreTrainedModel, ahead: int, trace: Trace, queued: Callable[[], None] = lambda: None
+    ) -> Outcome:
+        """Read it, whatever comes of it; `read` says what it is given."""
+        request, prefixes = self.request, self.prefixes
+        has_prefix = prefixes is not None
+        with trace.span("read", request=request.number, tokens=request.prompt_tokens, shared=has_prefix):
+            try:
+                prefix = None if prefixes is None else prefixes.entries(request)
+                return read(model, request, ahead, prefix, self.earlier, queued)
+            except Exception as error:  # whatever it is, it is this request's own
+                return told(error, model.device)
 
 
 def read(

@@ -11,6 +11,7 @@ import torch
 
 from prefixkv.cache.row import CacheRow
 from prefixkv.engine.admission import Footprint
+from prefixkv.engine.pauses import PassInterruptedError
 from prefixkv.engine.stream import FinishReason, Stream
 from prefixkv.generation.sampling import Sampling
 from prefixkv.generation.shaping import Shaping
@@ -92,3 +93,12 @@ class Request:
         if self.stream.is_cancelled:
             return "cancelled"
         return "deadline" if self.deadline is not None and time.perf_counter() >= self.deadline else None
+
+    def check_is_wanted(self) -> None:
+        """Look whether its prompt is to be read on.
+
+        Raises:
+            PassInterruptedError: it need not be.
+        """
+        if reason := self.interruption():
+            raise PassInterruptedError(reason)

@@ -6,6 +6,7 @@ however large it is; those that run make room for it by ending.
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from typing import Generic, Protocol, TypeVar
 
@@ -36,6 +37,9 @@ MOST_EAGER = 64
 """The allowance is exceeded by this factor at most."""
 SHORT_EAGER = 3
 """And by this one for a short prompt: while its host is at that a GPU has the time for about two steps."""
+ENOUGH = 16
+"""Rows whose step takes hardly longer for each of them than that of more: beside a prompt that is read they
+step, rather than that a second one is read."""
 
 
 class Scheduler(Generic[R]):
@@ -44,11 +48,14 @@ class Scheduler(Generic[R]):
     Attributes:
         ledger: the bytes that are reserved.
         waiting: those that were not read yet, the oldest first.
-        reading: the one whose prompt is read.
+        reading: those whose prompts are read, by number.
         running: those that decode, by number.
+        readers: prompts that may be read at the same time.
     """
 
-    def __init__(self, ledger: Ledger, most_rows: int, allowance: int | None, short_tokens: int = 0) -> None:
+    def __init__(
+        self, ledger: Ledger, most_rows: int, allowance: int | None, short_tokens: int = 0, readers: int = 1
+    ) -> None:
         """Begin with no request.
 
         Args:
@@ -58,23 +65,25 @@ class Scheduler(Generic[R]):
                 one part of a pass is of more, it is followed by as many steps as its allowances. None: no steps
                 between.
             short_tokens: a prompt of no more keeps the host busy for longer than the device.
+            readers: prompts that may be read at the same time, the last of them in the stead of steps.
         """
         self.ledger = ledger
         self.waiting: deque[R] = deque()
-        self.reading: R | None = None
+        self.reading: dict[int, R] = {}
         self.running: dict[int, R] = {}
         self._most_rows, self._allowance, self._short_tokens = most_rows, allowance, short_tokens
+        self.readers = readers
         self._debt = 0.0
         self._is_held = False
 
     @property
     def is_idle(self) -> bool:
         """Whether there is no request."""
-        return not self.waiting and self.reading is None and not self.running
+        return not self.waiting and not self.reading and not self.running
 
     def all(self) -> list[R]:
         """All requests."""
-        return [*self.waiting, *([] if self.reading is None else [self.reading]), *self.running.values()]
+        return [*self.waiting, *self.reading.values(), *self.running.values()]
 
     def add(self, request: R) -> None:
         """Have a request wait.
@@ -87,7 +96,9 @@ class Scheduler(Generic[R]):
 
     def may_read(self) -> bool:
         """Whether the first that waits can be read now; else running rows take a step first."""
-        if self.reading is not None or not self.waiting or len(self.running) >= self._most_rows:
+        if not self.waiting or len(self.reading) == self.readers:
+            return False
+        if len(self.reading) + len(self.running) >= self._most_rows or (self.reading and len(self.running) >= ENOUGH):
             return False
         if self.running and (self._debt > 0 or self._is_held):
             return False
@@ -99,20 +110,17 @@ class Scheduler(Generic[R]):
             return None
         request = self.waiting.popleft()
         self.ledger.begin(request.number, request.footprint)
-        self.reading = request
+        self.reading[request.number] = request
         return request
 
     def run(self, request: R) -> None:
         """The request's prompt is read: from now on it takes steps."""
-        assert self.reading is request
-        self.reading = None
-        self.running[request.number] = request
+        self.running[request.number] = self.reading.pop(request.number)
         self.ledger.run(request.number, request.footprint)
 
     def put_back(self, request: R) -> None:
         """The request could not be read beside those that run: it is tried again when one of them has ended."""
-        assert self.reading is request
-        self.reading = None
+        del self.reading[request.number]
         self.ledger.end(request.number)
         self.waiting.appendleft(request)
         self._is_held = True
@@ -127,9 +135,9 @@ class Scheduler(Generic[R]):
         """
         if self._allowance is None or not self.running:
             return None
-        unread = len(self.waiting) + (self.reading is not None)
+        unread = len(self.waiting) + len(self.reading)
         others = max(0, min(unread, self._most_rows - len(self.running)) - 1)
-        first = self.reading or (self.waiting[0] if self.waiting else None)
+        first = next(iter([*self.reading.values(), *itertools.islice(self.waiting, 1)]), None)
         is_short = first is not None and first.prompt_tokens <= self._short_tokens
         most = SHORT_EAGER if is_short else MOST_EAGER
         return self._allowance * min(most, 1 + FREE_PLACE * others / len(self.running))
@@ -155,8 +163,7 @@ class Scheduler(Generic[R]):
 
     def end(self, request: R) -> None:
         """Forget a request, in whichever state it is, and free its bytes at once."""
-        if request is self.reading:
-            self.reading = None
+        if self.reading.pop(request.number, None) is not None:
             self.ledger.end(request.number)
         elif self.running.pop(request.number, None) is not None:
             self.ledger.end(request.number)

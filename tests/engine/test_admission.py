@@ -177,13 +177,14 @@ def test_what_can_never_fit_is_refused_with_both_sizes() -> None:
     ),
     most_rows=st.integers(1, 6),
     allowance=st.sampled_from([None, 1, 50, 300]),
+    readers=st.integers(1, 2),
     data=st.data(),
 )
 def test_every_request_is_read_in_its_turn_and_none_starves(
-    sizes: list[tuple[int, int, int, int]], most_rows: int, allowance: int | None, data: st.DataObject
+    sizes: list[tuple[int, int, int, int]], most_rows: int, allowance: int | None, readers: int, data: st.DataObject
 ) -> None:
     """Any arrivals, ends, cancellations and failures: memory and rows are never exceeded, and all is given back."""
-    scheduler: Scheduler[Asked] = Scheduler(Ledger(1000), most_rows, allowance)
+    scheduler: Scheduler[Asked] = Scheduler(Ledger(1000), most_rows, allowance, readers=readers)
     coming = [
         Asked(number, tokens, Footprint(reading, running), steps)
         for number, (tokens, reading, running, steps) in enumerate(sizes)
@@ -210,19 +211,23 @@ def test_every_request_is_read_in_its_turn_and_none_starves(
                     while scheduler.must_step(request.prompt_tokens / 4):
                         scheduler.count_step()
                     scheduler.count_read(request.prompt_tokens / 4)
-                scheduler.run(request)
+                if len(scheduler.reading) == readers or data.draw(st.booleans()):
+                    scheduler.run(data.draw(st.sampled_from(list(scheduler.reading.values()))))
         elif scheduler.running:
             scheduler.count_step()
             for running in list(scheduler.running.values()):
                 running.steps -= 1
                 if running.steps <= 0:
                     scheduler.end(running)
+        elif scheduler.reading:
+            scheduler.run(next(iter(scheduler.reading.values())))
         elif scheduler.waiting:
             # Nothing runs: whatever waits first can begin.
             raise AssertionError("the first of the line waits for nothing")
         held = sum(other.footprint.running for other in scheduler.running.values())
+        held += sum(other.footprint.most for other in scheduler.reading.values())
         assert held == scheduler.ledger.reserved_bytes <= 1000
-        assert len(scheduler.running) <= most_rows
+        assert len(scheduler.running) + len(scheduler.reading) <= most_rows
         if not coming and scheduler.is_idle:
             break
     assert read == [number for number in arrived if number in read]

@@ -255,16 +255,16 @@ def test_closing_ends_what_is_asked(model: Any) -> None:
 
 
 def test_full_memory_of_the_device_waits_for_those_that_run(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from prefixkv.engine import worker
+    from prefixkv.engine import reader
 
-    read, failures = worker.read, iter([False, True, False])
+    read, failures = reader.read, iter([False, True, False])
 
     def failing(*arguments: Any) -> int:
         if next(failures, False):
             raise torch.OutOfMemoryError("no memory")
         return read(*arguments)
 
-    monkeypatch.setattr(worker, "read", failing)
+    monkeypatch.setattr(reader, "read", failing)
     ids = {"input_ids": tiny.text(20)}
     with prefixkv.Engine(model, "h2o", "40MiB") as engine:
         streams = [engine.submit(ids, sampling=Sampling(40), stop_tokens=()) for _ in range(2)]

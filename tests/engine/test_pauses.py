@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import prefixkv
 from prefixkv.cache.row import CacheRow
-from prefixkv.engine import worker
+from prefixkv.engine import reader
 from prefixkv.engine.pauses import pauses
 from prefixkv.engine.stepper import Stepper
 from prefixkv.engine.stream import Stream
@@ -32,7 +32,7 @@ def model() -> Any:
 def _asked(model: Any, method: str, allowance: int | None, budget: str, lengths: list[int]) -> tuple[Any, Kept]:
     """The tokens of requests that come while others run, and the positions that each row kept of its prompt."""
     kept: Kept = {}
-    read = worker.read
+    read = reader.read
 
     def look(model: Any, request: Any, *others: Any) -> Any:
         token = read(model, request, *others)
@@ -44,7 +44,7 @@ def _asked(model: Any, method: str, allowance: int | None, budget: str, lengths:
         pytest.MonkeyPatch.context() as patch,
         prefixkv.Engine(model, method, "40MiB", most_rows=3, allowance=allowance) as engine,
     ):
-        patch.setattr(worker, "read", look)
+        patch.setattr(reader, "read", look)
         streams: list[Stream] = []
         for number, length in enumerate(lengths):
             inputs = tiny.prompt(length, seed=number % 2 + 1)
@@ -68,7 +68,7 @@ def test_parts_of_any_size_keep_the_same_entries(
 
 
 def test_running_rows_get_tokens_while_a_prompt_is_read(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    read, given_while_read = worker.read, list[int]()
+    read, given_while_read = reader.read, list[int]()
 
     def count(*arguments: Any) -> Any:
         before = engine.generated_tokens
@@ -76,7 +76,7 @@ def test_running_rows_get_tokens_while_a_prompt_is_read(model: Any, monkeypatch:
         given_while_read.append(engine.generated_tokens - before)
         return token
 
-    monkeypatch.setattr(worker, "read", count)
+    monkeypatch.setattr(reader, "read", count)
     with prefixkv.Engine(model, "h2o", "40MiB", allowance=30) as engine:
         first = engine.submit(tiny.prompt(60), "50%", Sampling(400), stop_tokens=())
         next(first)
@@ -90,7 +90,7 @@ def test_running_rows_get_tokens_while_a_prompt_is_read(model: Any, monkeypatch:
 
 def test_a_device_has_a_step_while_a_first_token_is_waited_for(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a prompt that is read in one go beside a row that runs; a stand-in for a step that a device replays."""
-    events, read, advance = list[str](), worker.read, Stepper.advance
+    events, read, advance = list[str](), reader.read, Stepper.advance
 
     class Watched(Fetching):
         @property
@@ -107,7 +107,7 @@ def test_a_device_has_a_step_while_a_first_token_is_waited_for(model: Any, monke
         advance(stepper)
 
     monkeypatch.setattr("prefixkv.engine.reader.Fetching", Watched)
-    monkeypatch.setattr(worker, "read", watched_read)
+    monkeypatch.setattr(reader, "read", watched_read)
     monkeypatch.setattr(Stepper, "advance", watched_step)
     monkeypatch.setattr(Stepper, "is_captured", True)
     with prefixkv.Engine(model, "h2o", "40MiB", allowance=1000) as engine:
