@@ -20,8 +20,12 @@ SECONDS = 10.0
 until the next tensors have their pages."""
 LEAST_WORK = 0.1
 """Seconds of processor time without which nothing was freed that is worth it."""
-_ARENA_MAX = -8
-"""`M_ARENA_MAX` of malloc.h."""
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
+"""`M_TRIM_THRESHOLD`, `M_MMAP_THRESHOLD` and `M_ARENA_MAX` of malloc.h."""
+HELD_BYTES = 2**30
+"""So much may be free at once before glibc gives of it back by itself."""
+LARGE_BYTES = 2**25
+"""A tensor of more comes from the system and goes back there each time; glibc's own rule ends there, too."""
 
 
 @functools.cache
@@ -51,13 +55,26 @@ def share_one_arena() -> None:
         set_option(_ARENA_MAX, 1)
 
 
+def hold_between_passes() -> None:
+    """Keep what is free for the next tensors, until `give_back`.
+
+    By default glibc gives memory back while a pass is computed, as soon as twice its largest tensor is free, and takes
+    it again for the next layers: some 20,000 pages a prompt of the demo model, each of which the system fills with
+    zeros.
+    """
+    if set_option := _function("mallopt"):
+        set_option(_MMAP_THRESHOLD, LARGE_BYTES)
+        set_option(_TRIM_THRESHOLD, HELD_BYTES)
+
+
 @contextlib.contextmanager
 def given_back(seconds: float = SECONDS) -> Iterator[None]:
-    """Give back what is free, again and again while the `with` lasts, in a thread of its own.
+    """Give back what is free, again and again while the `with` lasts, in a thread of its own; and not before.
 
     Args:
         seconds: between two times; nothing is done where the process has not worked between them.
     """
+    hold_between_passes()
     ended = threading.Event()
 
     def work() -> None:

@@ -33,6 +33,17 @@ def make_holes_in_a_thread():
     thread.join()
 """
 """60 MB are freed, between small pieces that stay."""
+PASSES = """
+import resource
+for _ in range(10):
+    tensors = [glibc.malloc(5_000_000) for _ in range(8)]
+    for tensor in tensors:
+        ctypes.memset(tensor, 1, 5_000_000)
+    for tensor in tensors:
+        glibc.free(tensor)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+"""
+"""40 MB, some 10,000 pages, are taken and freed, ten times; prints how many pages had to be made in all."""
 
 
 def run(*lines: str) -> subprocess.CompletedProcess[str]:
@@ -54,6 +65,16 @@ def test_holes_between_what_stays_are_given_back(line: str, holds_much: bool) ->
 def test_threads_take_memory_from_one_place(line: str, arenas: int) -> None:
     done = run(line, "make_holes_in_a_thread()", "glibc.malloc_stats()")
     assert done.stderr.count("Arena") == arenas
+
+
+@needs_glibc
+@pytest.mark.parametrize(("line", "is_held"), [("", False), ("host_memory.hold_between_passes()", True)])
+def test_what_is_free_is_held_between_passes(line: str, is_held: bool) -> None:
+    done = run("host_memory.share_one_arena()", line, PASSES)
+    assert (int(done.stdout) < 40_000) == is_held
+    resident = "psutil.Process().memory_info().rss"
+    done = run(line, PASSES, "host_memory.give_back()", f"print({resident})")
+    assert int(done.stdout.split()[-1]) < 50e6
 
 
 def test_it_is_given_back_while_there_is_work_and_not_without(monkeypatch: pytest.MonkeyPatch) -> None:
