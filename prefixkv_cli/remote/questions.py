@@ -78,11 +78,11 @@ def write_answer(
 
 def _show(talk: RemoteConversation, pieces: Any, plain: bool) -> None:
     if not plain and output.is_terminal(sys.stdout):
-        for _ in pieces:
-            pass
-        # Where it is needed: a pipe is not to wait for the import of its parser.
+        # Here, while the server reads; a pipe is not to wait for the import of its parser.
         from rich.markdown import Markdown
 
+        for _ in pieces:
+            pass
         output.stdout_console().print(Markdown(talk.answer))
         return
     try:
