@@ -62,7 +62,7 @@ def test_packed_entries_are_decoded_without_unpacking_them() -> None:
     for captured in (False, True):
         with opened(model, "40%", "guided") as cache:
             tokens = list(decode(model, ids(80), cache, Sampling(40), (), captured=captured))
-            assert cache.layers[0].bits in (8, 4)
+            assert cache.layers[0].bits in (8, 84, 4)
             found.append(tokens)
     assert found[0][:8] == found[1][:8]
 
