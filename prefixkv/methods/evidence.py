@@ -86,7 +86,8 @@ class Evidence:
         """The length of each value: (batch, kv_heads, key_len), float32. On a GPU the values are not copied for it."""
         assert self.values is not None
         norms = torch.linalg.vector_norm(self.values, dim=-1, dtype=torch.float32)
-        return norms.repeat_interleave(self.keys.shape[1] // norms.shape[1], dim=1)
+        copies = self.keys.shape[1] // norms.shape[1]
+        return norms if copies == 1 else norms.repeat_interleave(copies, dim=1)
 
     def attention(self, queries: torch.Tensor) -> torch.Tensor:
         """The attention that each entry receives from queries, summed over them and averaged over a group's heads.
