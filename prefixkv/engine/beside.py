@@ -38,8 +38,7 @@ class ReaderBeside:
         """Have the thread while the `with` lasts, at the end of which nothing is read any more.
 
         Args:
-            model: inside `prefixkv.cache.attention.installed`; from now on its operations use one core in the thread
-                that calls, which ends with the `with`, as in the other.
+            model: inside `prefixkv.cache.attention.installed`. The thread that calls ends with the `with`.
         """
         self.request = self._found = None
         self._cores = torch.get_num_threads()
@@ -47,24 +46,16 @@ class ReaderBeside:
             thread = pool.submit(threading.get_ident).result()
             with pauses(model, self._pause, thread):
                 self._pool = pool
-                self._use(1)
                 try:
                     yield
                 finally:
                     self._pool = None
                     pool.shutdown()
 
-    @contextlib.contextmanager
-    def all_cores(self) -> Iterator[None]:
-        """Have operations of the thread that calls use all cores while nothing is read beside it."""
-        if not self.is_free:
-            yield
-            return
-        self._use(self._cores)
-        try:
-            yield
-        finally:
-            self._use(1)
+    def take_cores(self) -> None:
+        """Have operations of the thread that calls use all cores or, while a prompt is read beside it, half of them."""
+        if self._pool is not None:
+            self._use(self._cores if self.is_free else self._cores // 2)
 
     def _pause(self, tokens: float) -> None:
         if self.request is not None:
@@ -84,14 +75,14 @@ class ReaderBeside:
         """
 
         def call() -> Outcome:
-            self._use(1)
+            self._use(self._cores // 2)
             with torch.no_grad():
                 return read()
 
         assert self._pool is not None
-        # Also where this thread is reading with all of them.
-        self._use(1)
         self.request, self._found = request, self._pool.submit(call)
+        # Also where this thread is reading with all of them.
+        self.take_cores()
 
     def taken(self, wait: bool) -> tuple[Request, Outcome] | None:
         """The request that was read, and what that has given; the thread is free then.

@@ -115,8 +115,8 @@ class Turns:
     def _read(self, prompt: Unread) -> None:
         self._tell()
         self._reading = prompt.request
-        with self._beside.all_cores():
-            outcome = prompt.outcome(self._model, AHEAD, self._trace, self._while_read)
+        self._beside.take_cores()
+        outcome = prompt.outcome(self._model, AHEAD, self._trace, self._while_read)
         self._reading = None
         self._begin(prompt.request, outcome)
 
@@ -213,6 +213,7 @@ class Turns:
         stepping = {request.place: request for request in running if request.place >= 0}
         if not stepping:
             return False
+        self._beside.take_cores()
         self._stepper.advance()
         self.scheduler.count_step()
         self._queued.append(stepping)

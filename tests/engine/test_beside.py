@@ -23,9 +23,9 @@ from tests.engine.test_prefix import alone, ask, prompts
 
 
 @contextlib.contextmanager
-def two_cores() -> Iterator[None]:
+def cores(count: int = 2) -> Iterator[None]:
     before = torch.get_num_threads()
-    torch.set_num_threads(2)
+    torch.set_num_threads(count)
     try:
         yield
     finally:
@@ -56,7 +56,7 @@ def threads_here() -> list[int]:
 def test_two_threads_read_each_part_once_and_every_answer_is_as_alone(model: Any, method: str, tmp_path: Path) -> None:
     asked, path = pictures(3), tmp_path / "trace.json"
     expected = [alone(model, inputs, "20%", method) for inputs in asked]
-    with two_cores(), prefixkv.Engine(model, method, "40MiB", most_rows=5, allowance=None, trace=path) as engine:
+    with cores(), prefixkv.Engine(model, method, "40MiB", most_rows=5, allowance=None, trace=path) as engine:
         assert [stream.result(60) for stream in ask(engine, asked, "20%")] == expected
         assert threads_here() == [2, 2]
     assert (engine.prefixes.read, engine.prefixes.bytes, engine.reserved_bytes) == (3, 0, 0)
@@ -64,8 +64,27 @@ def test_two_threads_read_each_part_once_and_every_answer_is_as_alone(model: Any
     assert len({event["tid"] for event in events if event["name"] == "read"}) == 2
 
 
+def test_each_thread_has_half_of_the_cores_and_a_prompt_alone_has_all(
+    model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, does, used = pictures(2), reader.read, list[tuple[str, int]]()
+
+    def read(*arguments: Any) -> Any:
+        used.append((threading.current_thread().name.split("_")[0], torch.get_num_threads()))
+        return does(*arguments)
+
+    monkeypatch.setattr(reader, "read", read)
+    with cores(4), prefixkv.Engine(model, "h2o", "40MiB", allowance=None) as engine:
+        for stream in ask(engine, asked, "20%"):
+            stream.result(60)
+        assert {("prefixkv-reader", 2), ("prefixkv-engine", 2)} <= {*used}
+        used.clear()
+        ask(engine, asked[:1], "20%")[0].result(60)
+    assert used == [("prefixkv-engine", 4)]
+
+
 def test_with_an_allowance_or_one_core_one_thread_reads(model: Any) -> None:
-    with two_cores():
+    with cores():
         assert prefixkv.Engine(model, "h2o", allowance=None)._worker.scheduler.readers == 2
         assert prefixkv.Engine(model, "h2o")._worker.scheduler.readers == 1
         torch.set_num_threads(1)
@@ -88,7 +107,7 @@ def test_a_prompt_that_fails_or_is_cancelled_beside_others_is_alone_in_that(
         return does(model, request, *further)
 
     monkeypatch.setattr(reader, "read", read)
-    with two_cores(), prefixkv.Engine(model, "h2o", "40MiB", allowance=None) as engine:
+    with cores(), prefixkv.Engine(model, "h2o", "40MiB", allowance=None) as engine:
         streams = ask(engine, asked, "20%")
         streams[1].result(60)
         streams[0].cancel()
