@@ -28,18 +28,21 @@ class Worker(Turns):
     ) -> None:
         """Begin without a thread; as for `Turns`."""
         super().__init__(model, scheduler, most_rows, trace, notify)
+        # The one that works, and the newest one, which may have nothing to do any more but to end.
         self._thread: threading.Thread | None = None
+        self._newest: threading.Thread | None = None
 
     def start(self) -> None:
         """See to it that a thread works; called under the lock."""
         if self._thread is None:
             # A daemon, so that a program may end whose answers nobody waits for.
             self._thread = threading.Thread(target=self._work, name="prefixkv-engine", daemon=True)
+            self._newest = self._thread
             self._thread.start()
 
     def join(self) -> None:
-        """Wait until there is no request."""
-        if (thread := self._thread) is not None and thread is not threading.current_thread():
+        """Wait until there is no request, and no thread: none must compute where the interpreter ends."""
+        if (thread := self._newest) is not None and thread is not threading.current_thread():
             thread.join()
 
     def _work(self) -> None:
