@@ -15,7 +15,7 @@ from PIL import Image
 
 from prefixkv.batch.preparation import Preparation
 from prefixkv.chat.conversation import Conversation
-from prefixkv.engine import worker
+from prefixkv.engine import reader
 from prefixkv.generation.sampling import Sampling
 from prefixkv.models.loading import load_model
 from tests.cli.program import ENVIRONMENT, PROGRAM, Run, launched
@@ -238,7 +238,7 @@ def test_a_line_that_fails_in_any_way_is_its_own_fault(
     """Whatever is raised in its thread or in the engine's: the others are answered, and it is tried again."""
     lines = [{"prompt": "ba"}, {"prompt": "ce"}, {"prompt": "di"}, {"prompt": "fo"}]
     file, out = _write(tmp_path / "questions.jsonl", lines), tmp_path / "answers.jsonl"
-    reads, opens = worker.read, Preparation._prompt
+    reads, opens = reader.read, Preparation._prompt
     errors = iter([ValueError("odd\nshape"), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
 
     def failing(model: Any, request: Any, *arguments: Any) -> int:
@@ -252,7 +252,7 @@ def test_a_line_that_fails_in_any_way_is_its_own_fault(
         return opens(self, line)
 
     with monkeypatch.context() as patched:
-        patched.setattr(worker, "read", failing)
+        patched.setattr(reader, "read", failing)
         patched.setattr(Preparation, "_prompt", opening)
         done = run("batch", str(file), "--out", str(out), *options, "--rows", "1")
     assert done.returncode == 4, done.stderr
