@@ -102,7 +102,9 @@ def cut(inputs: Mapping[str, torch.Tensor], start: int, end: int | None = None) 
 
 
 class Prefixes:
-    """The prefixes that are there. All but `entries` is called under the worker's lock.
+    """The prefixes that are there. All but `entries` is called under the lock of the turns.
+
+    Where two threads read, `is_awaited` keeps them from reading the same prefix, and nothing frees one in use.
 
     Attributes:
         bytes: that they take, as reserved.
@@ -143,7 +145,8 @@ class Prefixes:
 
     def is_awaited(self, waiting: Iterable[Request], reading: Iterable[Request]) -> bool:
         """Whether the first that waits begins with what another is reading just now; as for `settle`."""
-        return any(self._held.get(key, self) is None for key in _keys(itertools.islice(waiting, 1)) & _keys(reading))
+        wanted = _keys(itertools.islice(waiting, 1)) & _keys(reading)
+        return any(key in self._held and self._held[key] is None for key in wanted)
 
     def offer(self, request: Request, waiting: Iterable[Request]) -> bool:
         """Whether a request that begins takes its prefix from here; what is to be read for it is reserved.
